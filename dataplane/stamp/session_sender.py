@@ -1,0 +1,112 @@
+"""The transmitting side of one STAMP session: when to send, and what.
+
+Rules that hold here:
+
+- Packets are due at ``start + k * interval``, whatever the delay of earlier ones:
+  the schedule does not drift.
+- A sender that is late by whole intervals skips those slots and counts them. It
+  neither bursts nor uses up sequence numbers, so skipping is never seen as loss.
+"""
+
+from __future__ import annotations
+
+from dataplane.config import SenderSession
+from dataplane.stamp.packet import OPEN
+from dataplane.stamp.timestamp import ErrorEstimate, encode_timestamp
+
+_SEQUENCE = 0xFFFFFFFF
+_NS_PER_US = 1_000
+_NS_PER_S = 1_000_000_000
+
+
+class SessionSender:
+    """One run of one session.
+
+    ``start_ns`` is when the first packet is due, on the monotonic clock that
+    ``send`` is told. ``first_sequence`` continues the numbers of an earlier run.
+    """
+
+    __slots__ = (
+        "_end_slot",
+        "_first_sequence",
+        "_interval_ns",
+        "_slot",
+        "_start_ns",
+        "_template",
+        "config",
+        "sequence",
+        "skipped",
+        "tai_offset_s",
+    )
+
+    def __init__(
+        self,
+        config: SenderSession,
+        *,
+        start_ns: int,
+        first_sequence: int = 0,
+        tai_offset_s: int = 0,
+    ) -> None:
+        self.config = config
+        self.sequence = first_sequence
+        """Number of the next packet, not wrapped."""
+        self.skipped = 0
+        """Slots in which nothing was sent, because the engine came too late."""
+        self.tai_offset_s = tai_offset_s
+        """TAI minus UTC, which PTPv2 timestamps need; settable at any time."""
+        self._first_sequence = first_sequence
+        self._start_ns = start_ns
+        self._interval_ns = config.interval_us * _NS_PER_US
+        self._slot = 0
+        self._end_slot: int | None = None
+        if config.duration_s is not None:
+            self._end_slot = -(-config.duration_s * _NS_PER_S // self._interval_ns)
+        self._template = bytearray(OPEN.length)
+
+    @property
+    def sent(self) -> int:
+        """Packets of this run so far."""
+        return self.sequence - self._first_sequence
+
+    @property
+    def complete(self) -> bool:
+        """Whether the packet count or the duration of the run is reached."""
+        count = self.config.packet_count
+        return (count is not None and self.sent >= count) or (
+            self._end_slot is not None and self._slot >= self._end_slot
+        )
+
+    def next_send_ns(self) -> int | None:
+        """When the next packet is due, on the monotonic clock; None once complete."""
+        if self.complete:
+            return None
+        return self._start_ns + self._slot * self._interval_ns
+
+    def send(self, now_ns: int, t1_ns: int, error: ErrorEstimate) -> bytes:
+        """The UDP payload to transmit now.
+
+        ``now_ns`` is monotonic; ``t1_ns`` is wall time since 1970, read as late
+        as possible. RuntimeError once complete.
+        """
+        if self.complete:
+            raise RuntimeError(f"run of session {self.config.ssid} is complete")
+        self._advance(now_ns)
+        fmt = self.config.timestamp_format
+        OPEN.sender.pack_into(
+            self._template,
+            0,
+            self.sequence & _SEQUENCE,
+            encode_timestamp(t1_ns, fmt, self.tai_offset_s),
+            error.in_format(fmt).encode(),
+            self.config.ssid,
+        )
+        self.sequence += 1
+        return bytes(self._template)
+
+    def _advance(self, now_ns: int) -> None:
+        """Use up the slot that ``now_ns`` lies in, and skip those before it."""
+        current = max(self._slot, (now_ns - self._start_ns) // self._interval_ns)
+        if self._end_slot is not None:
+            current = min(current, self._end_slot - 1)
+        self.skipped += current - self._slot
+        self._slot = current + 1
