@@ -89,7 +89,7 @@ class SenderSession:
     history_depth: int = 10
     """Closed computation intervals that are kept."""
 
-    result_depth: int = 10_000
+    result_depth: int = 1_000
     """Records that are kept until they are fetched; the oldest are dropped
     and counted when the ring is full."""
 

@@ -1,0 +1,58 @@
+"""The actions of a Session-Sender's session: the paper's Start, Stop and
+GetStampSessionResults, and clear."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dataplane.engines.base import EngineError
+from dataplane.host.client import EngineHost
+from sysrepo_plugin.datastore import TOP, ActionHandler, JsonTree, Refused
+from sysrepo_plugin.state import record_state
+
+SESSION = f"{TOP}/session-sender/session"
+
+
+class Actions:
+    """The handlers, by the schema path of their action."""
+
+    def __init__(self, host: EngineHost) -> None:
+        self._host = host
+
+    def handlers(self) -> dict[str, ActionHandler]:
+        return {
+            f"{SESSION}/start": _on_session(self._start),
+            f"{SESSION}/stop": _on_session(self._stop),
+            f"{SESSION}/clear": _on_session(self._clear),
+            f"{SESSION}/fetch-results": _on_session(self._fetch_results),
+        }
+
+    def _start(self, ssid: int, values: JsonTree) -> None:
+        self._host.start(ssid, values.get("duration"))
+
+    def _stop(self, ssid: int, _values: JsonTree) -> None:
+        self._host.stop(ssid)
+
+    def _clear(self, ssid: int, _values: JsonTree) -> None:
+        self._host.clear(ssid)
+
+    def _fetch_results(self, ssid: int, values: JsonTree) -> JsonTree:
+        records = self._host.results.fetch(ssid, values["max"])
+        left = self._host.results.snapshot(ssid)
+        one_way = left.round_trip is None
+        return {
+            "remaining": left.records_pending,
+            "dropped": left.records_dropped,
+            "result": [record_state(record, one_way=one_way) for record in records],
+        }
+
+
+def _on_session(action: Callable[[int, JsonTree], JsonTree | None]) -> ActionHandler:
+    def handler(keys: Mapping[str, str], values: Mapping[str, Any]) -> JsonTree | None:
+        try:
+            return action(int(keys["ssid"]), dict(values))
+        except EngineError as error:
+            raise Refused(str(error)) from error
+
+    return handler

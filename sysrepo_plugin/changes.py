@@ -1,0 +1,97 @@
+"""Changes of the running configuration: check first, act when all have agreed.
+
+sysrepo asks every subscriber ("change"), and only when none refuses says
+"done"; otherwise those that agreed are told "abort". Everything that can be
+refused is refused at "change", and nothing is touched before "done": so a
+refused edit leaves running sessions exactly as they were, and an abort has
+nothing to undo but the preparation.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dataplane.config import Node
+from dataplane.engines.base import Capabilities, EngineError
+from sysrepo_plugin.configuration import (
+    ConfigurationError,
+    Presentation,
+    check,
+    node_from_tree,
+    presentation_from_tree,
+)
+from sysrepo_plugin.datastore import Refused
+
+LOG = logging.getLogger(__name__)
+
+RETRY_S = 1.0
+"""Between two attempts to apply a configuration while there is no host process."""
+
+Prepared = tuple[Node, Presentation]
+
+
+class Changes:
+    """Turns sysrepo's change events into calls of `apply`."""
+
+    def __init__(
+        self,
+        capabilities_of: Callable[[str], Capabilities],
+        apply: Callable[[Node], None],
+    ) -> None:
+        self._capabilities_of = capabilities_of
+        self._apply = apply
+        self._prepared: Prepared | None = None
+        self._closed = threading.Event()
+        self.node = Node()
+        """The configuration that all have agreed to."""
+
+        self.presentation = Presentation({})
+        """What belongs to `node` and concerns the operational state alone."""
+
+    def close(self) -> None:
+        """Stop trying to apply what could not be applied."""
+        self._closed.set()
+
+    def handle(self, event: str, tree: Mapping[str, Any] | None) -> None:
+        """Raises Refused for "change" and "enabled"."""
+        match event:
+            case "change" | "enabled":
+                self._prepared = self._prepare(tree)
+            case "done":
+                self._commit(self._prepared or self._prepare(tree))
+                self._prepared = None
+            case "abort":
+                self._prepared = None
+
+    def _prepare(self, tree: Mapping[str, Any] | None) -> Prepared:
+        try:
+            node = node_from_tree(tree)
+            check(node, self._capabilities_of)
+        except ConfigurationError as error:
+            raise Refused(str(error)) from error
+        return node, presentation_from_tree(tree)
+
+    def _commit(self, prepared: Prepared) -> None:
+        self.node, self.presentation = prepared
+        node = self.node
+        try:
+            self._apply(node)
+        except EngineError as error:
+            LOG.error("configuration not applied, trying again: %s", error)
+            retry = threading.Thread(target=self._reapply, args=(node,), daemon=True)
+            retry.start()
+
+    def _reapply(self, node: Node) -> None:
+        # All have agreed by now: it is too late to refuse, and giving up would
+        # leave the node doing something else than its configuration says.
+        while not self._closed.wait(RETRY_S) and self.node is node:
+            try:
+                self._apply(node)
+            except EngineError as error:
+                LOG.error("configuration still not applied: %s", error)
+            else:
+                LOG.info("configuration applied")
+                return

@@ -1,0 +1,183 @@
+"""sysrepo, as the daemon uses it: trees go in and out as RFC 7951 JSON.
+
+The only file that imports sysrepo. JSON is printed and parsed by libyang
+itself, which is some ten times faster than the binding's dictionaries: 1000
+sessions cost tens of milliseconds instead of most of a second.
+
+Each subscription has a session and a thread of its own, as sessions are not
+thread-safe.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import sysrepo
+from _sysrepo import ffi, lib
+from sysrepo.session import SysrepoSession
+
+LOG = logging.getLogger(__name__)
+
+MODULE = "srv6-stamp"
+TOP = f"/{MODULE}:stamp"
+
+JsonTree = dict[str, Any]
+
+ChangeHandler = Callable[[str, JsonTree | None], None]
+"""Called with the event ("enabled", "change", "done" or "abort") and the new tree."""
+
+OperationalHandler = Callable[[str | None], JsonTree | None]
+"""Called with the XPath that was asked for; gives the container `stamp`."""
+
+ActionHandler = Callable[[Mapping[str, str], JsonTree], JsonTree | None]
+"""Called with the keys in the action's path, and its input; gives its output."""
+
+KEY_PREDICATE = re.compile(r"\[([\w-]+)=(?:'([^']*)'|\"([^\"]*)\")\]")
+
+
+class Refused(Exception):
+    """Raised by a handler to refuse a change or an action; the text reaches the client."""
+
+
+class Datastore:
+    """One connection to sysrepo with the subscriptions of the daemon."""
+
+    def __init__(self) -> None:
+        self._connection = sysrepo.SysrepoConnection()
+        self._sessions: list[SysrepoSession] = []
+        self._raw_subscriptions: list[Any] = []
+        self._callbacks: list[Any] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Unsubscribe, last subscription first, and disconnect."""
+        while self._raw_subscriptions:
+            lib.sr_unsubscribe(self._raw_subscriptions.pop())
+        while self._sessions:
+            self._sessions.pop().stop()
+        self._connection.disconnect()
+
+    def subscribe_changes(self, handler: ChangeHandler) -> None:
+        """Have `handler` told of the running configuration, now and when it changes."""
+
+        def callback(session: SysrepoSession, event: str, _request: int, _private: object) -> None:
+            tree = None if event == "abort" else read_tree(session)
+            try:
+                handler(event, tree)
+            except Refused as refusal:
+                raise sysrepo.SysrepoValidationFailedError(str(refusal)) from None
+
+        session = self._session("running")
+        # Without an explicit XPath the binding loses the text of a refusal.
+        session.subscribe_module_change_unsafe(MODULE, TOP, callback, enabled=True)
+
+    def subscribe_operational(self, handler: OperationalHandler) -> None:
+        """Have `handler` asked for the operational state, merged with the configuration."""
+        session = self._session("operational")
+        callback = _operational_callback(handler)
+        self._callbacks.append(callback)
+        subscription = ffi.new("sr_subscription_ctx_t **")
+        code = lib.sr_oper_get_subscribe(
+            session.cdata,
+            MODULE.encode(),
+            TOP.encode(),
+            callback,
+            ffi.NULL,
+            lib.SR_SUBSCR_OPER_MERGE,
+            subscription,
+        )
+        if code != lib.SR_ERR_OK:
+            raise sysrepo.SysrepoError.new("cannot subscribe to operational data", code)
+        self._raw_subscriptions.append(subscription[0])
+
+    def subscribe_action(self, xpath: str, handler: ActionHandler) -> None:
+        """Have `handler` called for the action at schema path `xpath`."""
+
+        def callback(path: str, values: JsonTree, _event: str, _private: object) -> JsonTree | None:
+            keys = {
+                match[1]: match[2] if match[2] is not None else match[3]
+                for match in KEY_PREDICATE.finditer(path)
+            }
+            try:
+                return handler(keys, values)
+            except Refused as refusal:
+                raise sysrepo.SysrepoOperationFailedError(str(refusal)) from None
+
+        session = self._session("running")
+        session.subscribe_rpc_call(xpath, callback, strict=True, include_implicit_defaults=True)
+
+    def notifier(self) -> Callable[[str, JsonTree], None]:
+        """A function that sends a notification, for use by one thread alone."""
+        session = self._session("running")
+
+        def send(name: str, values: JsonTree) -> None:
+            session.notification_send(f"/{MODULE}:{name}", values, strict=True)
+
+        return send
+
+    def _session(self, datastore: str) -> SysrepoSession:
+        session = self._connection.start_session(datastore)
+        self._sessions.append(session)
+        return session
+
+
+def read_tree(session: SysrepoSession) -> JsonTree | None:
+    """The container `stamp` as `session` sees it, defaults included."""
+    try:
+        with session.get_data_ly(TOP) as data:
+            text = data.print_mem("json", with_siblings=True, include_implicit_defaults=True)
+    except sysrepo.SysrepoNotFoundError:
+        return None
+    tree = json.loads(text or "{}").get(f"{MODULE}:stamp")
+    return tree if isinstance(tree, dict) else None
+
+
+def _operational_callback(handler: OperationalHandler) -> Any:
+    @ffi.callback(  # type: ignore[untyped-decorator]
+        "int(sr_session_ctx_t *, uint32_t, const char *, const char *,"
+        " const char *, uint32_t, struct lyd_node **, void *)"
+    )
+    def callback(
+        session: Any,
+        _id: int,
+        _module: Any,
+        _xpath: Any,
+        request: Any,
+        _request_id: int,
+        parent: Any,
+        _private: Any,
+    ) -> int:
+        # An exception must not cross into C.
+        try:
+            wanted = ffi.string(request).decode() if request else None
+            tree = handler(wanted)
+            if tree:
+                with SysrepoSession(session, True).get_ly_ctx() as context:
+                    node = context.parse_data_mem(
+                        json.dumps({f"{MODULE}:stamp": tree}),
+                        "json",
+                        parse_only=True,
+                        strict=True,
+                    )
+                parent[0] = ffi.cast("struct lyd_node *", node.cdata)
+        except Exception:
+            LOG.exception("cannot give operational data")
+            return int(lib.SR_ERR_CALLBACK_FAILED)
+        return int(lib.SR_ERR_OK)
+
+    return callback

@@ -1,0 +1,92 @@
+"""The operational state, collected when a client asks for it.
+
+Nothing here waits for the host process: status is what it last reported, and
+results are read from memory that is shared with it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+from dataplane.clock import read_clock_status
+from dataplane.engines.base import EngineError
+from dataplane.host.client import EngineHost
+from dataplane.session_state import SessionSnapshot
+from sysrepo_plugin.changes import Changes
+from sysrepo_plugin.requests import Request, parse_request
+from sysrepo_plugin.state import (
+    Tree,
+    date_and_time,
+    reflector_counters,
+    reflector_state,
+    sender_state,
+    session_state,
+)
+
+LOG = logging.getLogger(__name__)
+
+
+class Operational:
+    """Gives the operational state of the node."""
+
+    def __init__(self, host: EngineHost, changes: Changes) -> None:
+        self._host = host
+        self._changes = changes
+
+    def tree(self, request_xpath: str | None) -> Tree | None:
+        """The state below container `stamp`, at least what `request_xpath` selects."""
+        request = parse_request(request_xpath)
+        node = self._changes.node
+        tree: Tree = {}
+        if node.sender is not None and request.sender:
+            tree["session-sender"] = sender_state(
+                self._sender_sessions(request),
+                engine_restarts=self._host.restarts,
+                clock=read_clock_status(),
+            )
+        if node.reflector is not None and request.reflector:
+            tree |= self._reflector()
+        return tree or None
+
+    def _sender_sessions(self, request: Request) -> Iterator[Tree]:
+        depths = self._changes.presentation.record_depth
+        for ssid, status in sorted(self._host.status().items()):
+            # A session that is being deleted may still be known to the host.
+            if ssid in depths and request.ssid in (None, ssid):
+                depth = depths[ssid] if request.history else 0
+                snapshot = self._snapshot(ssid, depth)
+                yield session_state(ssid, status, snapshot, history=request.history)
+
+    def _snapshot(self, ssid: int, records: int) -> SessionSnapshot | None:
+        try:
+            return self._host.results.snapshot(ssid, records)
+        except EngineError as error:
+            LOG.warning("no results of session %d: %s", ssid, error)
+            return None
+
+    def _reflector(self) -> Tree:
+        status = self._host.reflector_status()
+        if status is None:
+            return {}
+        results = self._host.results.reflector()
+        if results is None:
+            return {"session-reflector": reflector_state(status, None, ())}
+        counters = reflector_counters(results.received, results.reflected, results.discards)
+        sessions = [
+            {
+                "ssid": key[0],
+                "sender-address": "any" if key[1] is None else str(key[1]),
+                "counters": {
+                    "received": str(session.received),
+                    "reflected": str(session.reflected),
+                },
+            }
+            | (
+                {"last-received": date_and_time(session.last_received_ns)}
+                if session.last_received_ns
+                else {}
+            )
+            for key, session in results.sessions.items()
+        ]
+        return {"session-reflector": reflector_state(status, counters, sessions)}
