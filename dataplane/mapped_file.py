@@ -1,0 +1,70 @@
+"""Fixed-size files that several processes map into their memory.
+
+Best kept in a tmpfs: what is written there survives the process that wrote it,
+and no write ever waits for a disk. Each open file costs a file descriptor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+from pathlib import Path
+
+
+class StoreError(Exception):
+    """A store cannot be made, opened or used; the text names its path."""
+
+
+class MappedFile:
+    """A mapping of a whole file. One that is not writable sees what others write."""
+
+    def __init__(self, path: Path, writable: bool) -> None:
+        """Raises `StoreError` where the file cannot be opened or mapped."""
+        self.path = path
+        self.writable = writable
+        try:
+            descriptor = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
+            try:
+                # A private mapping of a shared file is read-only towards the
+                # file, yet writable memory, which ctypes overlays insist on.
+                access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_COPY
+                self._map = mmap.mmap(descriptor, 0, access=access)
+            finally:
+                os.close(descriptor)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise StoreError(f"{path}: cannot be opened: {reason}") from error
+        self.view = memoryview(self._map)
+
+    @staticmethod
+    def create(path: Path, content: bytes, size: int) -> None:
+        """Put a file of `size` bytes in place at once, zeros after `content`.
+
+        Its memory is allocated here: a file system that is full shows as a
+        `StoreError`, not as a process killed by a later write.
+        """
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+        try:
+            flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+            descriptor = os.open(temporary, flags, 0o600)
+            try:
+                os.posix_fallocate(descriptor, 0, size)
+                os.pwrite(descriptor, content, 0)
+            finally:
+                os.close(descriptor)
+            temporary.rename(path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise StoreError(f"{path}: cannot be created: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Let go of the mapping; overlays that are still in use keep it alive."""
+        with contextlib.suppress(BufferError):
+            self.view.release()
+            self._map.close()
+
+    def unlink(self) -> None:
+        """Remove the file, if it is still there; open mappings stay valid."""
+        self.path.unlink(missing_ok=True)

@@ -1,0 +1,251 @@
+"""Counters of a Session-Reflector, in one mapped file.
+
+The host process writes, the plugin reads. What a session has counted, and the
+sequence number that a stateful one comes to next, outlive the host process.
+Every field is written by one store of at most 64 bits, so none is ever torn;
+fields of one session may be of moments a packet apart.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+
+from dataplane.config import IPAddress
+from dataplane.mapped_file import MappedFile, StoreError
+from dataplane.session_state import DISCARD_INDEX, DISCARD_SLOTS
+from dataplane.stamp.errors import DiscardReason
+
+MAGIC = b"STAMPrfl"
+LAYOUT_VERSION = 1
+
+
+class ReflectorHeader(ctypes.Structure):
+    _fields_ = (
+        ("magic", ctypes.c_char * 8),
+        ("layout_version", ctypes.c_uint32),
+        ("capacity", ctypes.c_uint32),
+    )
+
+    magic: bytes
+    layout_version: int
+    capacity: int
+
+
+class ReflectorRoleState(ctypes.Structure):
+    """Counts of the role: requests without a configured session, and discards of all."""
+
+    _fields_ = (
+        ("received", ctypes.c_uint64),
+        ("reflected", ctypes.c_uint64),
+        ("next_sequence", ctypes.c_uint64),
+        ("last_received_ns", ctypes.c_int64),
+        ("start_time_ns", ctypes.c_int64),
+        ("discards", ctypes.c_uint64 * DISCARD_SLOTS),
+    )
+
+    received: int
+    """Requests without a configured session that were accepted."""
+
+    reflected: int
+    """Replies to them."""
+
+    next_sequence: int
+    last_received_ns: int
+    start_time_ns: int
+    discards: ctypes.Array[ctypes.c_uint64]
+    """By `DISCARD_INDEX`."""
+
+    def discard(self, reason: DiscardReason) -> None:
+        """Count a request that is not answered."""
+        self.discards[DISCARD_INDEX[reason]] += 1
+
+
+class ReflectorSessionState(ctypes.Structure):
+    """One session's counters; see `SessionState` of the session reflector."""
+
+    _fields_ = (
+        ("used", ctypes.c_uint8),
+        ("address_version", ctypes.c_uint8),
+        ("ssid", ctypes.c_uint16),
+        ("next_sequence", ctypes.c_uint32),
+        ("address", ctypes.c_uint8 * 16),
+        ("received", ctypes.c_uint64),
+        ("reflected", ctypes.c_uint64),
+        ("last_received_ns", ctypes.c_int64),
+    )
+
+    used: int
+    address_version: int
+    """4, 6, or 0 for any sender."""
+
+    ssid: int
+    next_sequence: int
+    address: ctypes.Array[ctypes.c_uint8]
+    received: int
+    reflected: int
+    last_received_ns: int
+
+    @property
+    def key(self) -> tuple[int, IPAddress | None]:
+        address = bytes(self.address)
+        if self.address_version == 4:
+            return self.ssid, IPv4Address(address[:4])
+        return self.ssid, IPv6Address(address) if self.address_version else None
+
+
+@dataclass(frozen=True, slots=True)
+class ReflectorSessionSnapshot:
+    received: int
+    reflected: int
+    next_sequence: int
+    last_received_ns: int | None
+    """Unix time; None before the first request."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReflectorSnapshot:
+    """A Session-Reflector as it stands."""
+
+    received: int
+    """Requests accepted, with and without a configured session."""
+
+    reflected: int
+    unconfigured_received: int
+    """Requests accepted without a configured session."""
+
+    unconfigured_reflected: int
+    last_received_ns: int | None
+    """Unix time, of any request; None before the first."""
+
+    start_time_ns: int | None
+    discards: dict[DiscardReason, int]
+    sessions: dict[tuple[int, IPAddress | None], ReflectorSessionSnapshot]
+
+
+class ReflectorStore:
+    """The file of a Session-Reflector; make one with `create` or `open`."""
+
+    def __init__(self, file: MappedFile) -> None:
+        self._file = file
+        self.capacity = _checked_capacity(file)
+        at = ctypes.sizeof(ReflectorHeader)
+        self.role = ReflectorRoleState.from_buffer(file.view, at)
+        at += ctypes.sizeof(ReflectorRoleState)
+        self._table = (ReflectorSessionState * self.capacity).from_buffer(file.view, at)
+        self._slots: dict[tuple[int, IPAddress | None], ReflectorSessionState] = {
+            slot.key: slot for slot in self._table if slot.used
+        }
+
+    @classmethod
+    def create(cls, path: Path, capacity: int) -> ReflectorStore:
+        """Put an empty store for `capacity` sessions in place, and open it writable."""
+        header = ReflectorHeader(magic=MAGIC, layout_version=LAYOUT_VERSION, capacity=capacity)
+        MappedFile.create(path, bytes(header), _size(capacity))
+        return cls.open(path, writable=True)
+
+    @classmethod
+    def open(cls, path: Path, writable: bool) -> ReflectorStore:
+        """Raises `StoreError` where it cannot be opened or is not such a store."""
+        file = MappedFile(path, writable)
+        try:
+            return cls(file)
+        except StoreError:
+            file.close()
+            raise
+
+    @property
+    def path(self) -> Path:
+        return self._file.path
+
+    @property
+    def keys(self) -> set[tuple[int, IPAddress | None]]:
+        """Sessions that this process has allocated, or found when it opened the store."""
+        return set(self._slots)
+
+    def allocate(self, ssid: int, sender_address: IPAddress | None) -> ReflectorSessionState:
+        """The state of a session, as it was left if the session is known.
+
+        Raises `StoreError` where no slot is free.
+        """
+        known = self._slots.get((ssid, sender_address))
+        if known is not None:
+            return known
+        for slot in self._table:
+            if not slot.used:
+                break
+        else:
+            raise StoreError(f"{self.path}: full, it holds {self.capacity} sessions")
+        ctypes.memset(ctypes.addressof(slot), 0, ctypes.sizeof(slot))
+        slot.ssid = ssid
+        if sender_address is not None:
+            slot.address_version = sender_address.version
+            packed = sender_address.packed
+            slot.address[: len(packed)] = list(packed)
+        slot.used = 1
+        self._slots[ssid, sender_address] = slot
+        return slot
+
+    def free(self, ssid: int, sender_address: IPAddress | None) -> None:
+        """Forget a session; KeyError where it is not known."""
+        self._slots.pop((ssid, sender_address)).used = 0
+
+    def snapshot(self) -> ReflectorSnapshot:
+        """All counters, read from the file."""
+        role = ReflectorRoleState.from_buffer_copy(self._file.view, ctypes.sizeof(ReflectorHeader))
+        sessions = {
+            slot.key: ReflectorSessionSnapshot(
+                received=slot.received,
+                reflected=slot.reflected,
+                next_sequence=slot.next_sequence,
+                last_received_ns=slot.last_received_ns or None,
+            )
+            for slot in self._table
+            if slot.used
+        }
+        latest = [session.last_received_ns or 0 for session in sessions.values()]
+        return ReflectorSnapshot(
+            received=role.received + sum(session.received for session in sessions.values()),
+            reflected=role.reflected + sum(session.reflected for session in sessions.values()),
+            unconfigured_received=role.received,
+            unconfigured_reflected=role.reflected,
+            last_received_ns=max([role.last_received_ns, *latest]) or None,
+            start_time_ns=role.start_time_ns or None,
+            discards={reason: role.discards[index] for reason, index in DISCARD_INDEX.items()},
+            sessions=sessions,
+        )
+
+    def close(self) -> None:
+        """Let go of the file; no state taken from the store may be used then."""
+        self._slots.clear()
+        for name in ("role", "_table"):
+            self.__dict__.pop(name, None)
+        self._file.close()
+
+    def unlink(self) -> None:
+        """Remove the file, if it is still there."""
+        self._file.unlink()
+
+
+def _size(capacity: int) -> int:
+    return (
+        ctypes.sizeof(ReflectorHeader)
+        + ctypes.sizeof(ReflectorRoleState)
+        + capacity * ctypes.sizeof(ReflectorSessionState)
+    )
+
+
+def _checked_capacity(file: MappedFile) -> int:
+    size = len(file.view)
+    if size < ctypes.sizeof(ReflectorHeader) or bytes(file.view[: len(MAGIC)]) != MAGIC:
+        raise StoreError(f"{file.path}: not a reflector store")
+    header = ReflectorHeader.from_buffer_copy(file.view)
+    if header.layout_version != LAYOUT_VERSION:
+        raise StoreError(
+            f"{file.path}: layout version is {header.layout_version}, not {LAYOUT_VERSION}"
+        )
+    if size != _size(header.capacity):
+        raise StoreError(f"{file.path}: {size} bytes long, not {_size(header.capacity)}")
+    return int(header.capacity)

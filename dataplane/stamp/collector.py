@@ -1,0 +1,455 @@
+"""The receiving side of one Session-Sender: replies in, records and statistics out.
+
+Rules that hold here:
+
+- Times named `now_ns` are of the monotonic clock and never go back; T1..T4 and
+  `unix_ns` are nanoseconds since 1970 UTC.
+- A packet is announced with `sent` before it is handed to the system. One that
+  is killed in between leaves a packet whose fate is unknown, never a sequence
+  number that is used twice.
+- A packet is lost once `loss_timeout_ms` has passed without a reply. A reply
+  that comes later is counted as late and has neither record nor statistics;
+  in directional loss it is a backward loss, for it was reflected.
+- A packet whose fate became unknown (the engine died, the run was stopped) is
+  unresolved: neither received nor lost. A reply to it counts as late.
+- Duplicates count once each and have no record; the first copy counts.
+- The last `window` sequence numbers are remembered: twice as many as can be
+  under way within the loss timeout, and some. An older reply counts as late,
+  even if it is a duplicate. More packets under way than that become unresolved.
+- Nothing here is safe against being called from two threads at once.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from dataplane.config import IPAddress, SenderSession, SsidZeroAction
+from dataplane.measurement import Record, RecordFlag, TimestampMethod
+from dataplane.session_state import DISCARD_INDEX, INT64_MAX, Synchronization
+from dataplane.stamp.errors import DiscardReason, PacketError
+from dataplane.stamp.intervals import Intervals
+from dataplane.stamp.packet import ReflectorPacket
+from dataplane.stamp.timestamp import ErrorEstimate, decode_timestamp
+from dataplane.store import SessionStore
+
+_WRAP = 1 << 32
+_HALF = 1 << 31
+_NS_PER_S = 1_000_000_000
+
+_WINDOW_MARGIN = 64
+_UNUSED, _UNDER_WAY, _RECEIVED, _LOST, _UNRESOLVED = range(5)
+
+
+class Ignored(enum.Enum):
+    """A valid reply that makes no record."""
+
+    DUPLICATE = "duplicate"
+    LATE = "late"
+
+
+def window_of(config: SenderSession) -> int:
+    """Sequence numbers that are remembered, a power of two."""
+    under_way = -(-config.loss_timeout_ms * 1_000 // config.interval_us)
+    return 1 << (2 * under_way + _WINDOW_MARGIN - 1).bit_length()
+
+
+class Collector:
+    """One session's results, kept in `store`, of which it is the only writer.
+
+    A store that has been written before is taken up: packets that were under
+    way become unresolved. A run that was open goes on if `resumed`, its current
+    interval suspect and aligned as before; else it is ended.
+    """
+
+    def __init__(
+        self,
+        config: SenderSession,
+        store: SessionStore,
+        *,
+        now_ns: int,
+        resumed: bool = False,
+        tai_offset_s: int = 0,
+    ) -> None:
+        self.config = config
+        self.tai_offset_s = tai_offset_s
+        """TAI minus UTC, which PTPv2 timestamps need; settable at any time."""
+        self.ssid_zero_seen = False
+        """A reply had SSID 0 (RFC 8972 §3): where the session is to stop then, stop it."""
+        self.window = window_of(config)
+        self._store = store
+        self._head = store.state.head
+        self._counters = self._head.counters
+        self._discards = self._head.discards
+        self._records = store.records
+        self._mask = self.window - 1
+        self._fate = bytearray(self.window)
+        self._sent_ns = [0] * self.window
+        self._refined: dict[int, tuple[int, int]] = {}
+        self._number = [0] * self.window
+        self._copies: dict[int, set[int]] = {}
+        self._timeout_ns = config.loss_timeout_ms * 1_000_000
+        self._intervals = Intervals(store, config.computation_interval_s * _NS_PER_S, self.window)
+        self._reflector_estimate: ErrorEstimate | None = None
+        self._highest: int | None = None
+        self._next = self._first = self._settled = self._head.next_sequence
+        self._take_up(now_ns, resumed)
+
+    @property
+    def next_sequence(self) -> int:
+        """Number of the next packet, unwrapped; goes on from run to run."""
+        return self._next
+
+    @property
+    def running(self) -> bool:
+        return bool(self._head.running)
+
+    @property
+    def in_flight(self) -> int:
+        """Packets that are neither received nor timed out nor given up."""
+        counters = self._counters
+        return counters.sent - counters.received - counters.lost - counters.unresolved
+
+    def start(self, now_ns: int, unix_ns: int) -> None:
+        """Begin a run, or go on with one that is open: intervals are counted from here."""
+        self._intervals.unix_offset_ns = unix_ns - now_ns
+        head = self._head
+        if head.running:
+            return
+        self._begin_write()
+        head.start_time_ns = unix_ns
+        head.discontinuity_ns = head.discontinuity_ns or unix_ns
+        self._intervals.interrupt()
+        self._intervals.begin(now_ns, now_ns + self._intervals.length_ns, suspect=False)
+        head.running = 1
+        self._end_write()
+
+    def stop(self, now_ns: int) -> list[int]:
+        """End the run. Packets under way become unresolved: wait for `in_flight`
+        to become 0 where they should not. Returns the intervals closed since
+        `expire`, the partial one, which is suspect, among them."""
+        head = self._head
+        if not head.running:
+            return self._intervals.take_closed()
+        self._begin_write()
+        self._expire(now_ns)
+        self._give_up()
+        if now_ns > self._intervals.current.start_monotonic_ns:
+            self._intervals.close(now_ns, now_ns, INT64_MAX, suspect=True)
+        self._intervals.end_ns = INT64_MAX
+        head.running = 0
+        self._end_write()
+        return self._intervals.take_closed()
+
+    def interrupt(self, now_ns: int) -> None:
+        """Measuring was disturbed: what is under way becomes unresolved and the
+        current interval suspect; the run goes on."""
+        self._begin_write()
+        self._expire(now_ns)
+        self._give_up()
+        self._intervals.current.suspect = 1
+        self._end_write()
+
+    def clear(self, now_ns: int) -> None:
+        """Forget statistics, counters, closed intervals and records not fetched yet.
+
+        Packets under way are counted as sent anew. The current interval goes
+        on to its end, suspect. Sequence and interval numbers go on.
+        """
+        self._begin_write()
+        self._expire(now_ns)
+        in_flight = self.in_flight
+        self._store.clear()
+        self._begin_write()
+        self._counters.sent = in_flight
+        self._head.discontinuity_ns = self._intervals.unix_offset_ns + now_ns
+        if self._intervals.loss is not None:
+            self._intervals.loss.reset()
+        if self._head.running:
+            self._intervals.begin(now_ns, self._intervals.end_ns, suspect=True)
+        self._end_write()
+
+    def sent(
+        self,
+        sequence: int,
+        t1_ns: int,
+        now_ns: int,
+        t1_method: TimestampMethod = TimestampMethod.USERSPACE,
+    ) -> None:
+        """Packet `sequence` is about to leave; ValueError unless it is the next one."""
+        if sequence != self._next:
+            raise ValueError(f"sequence {sequence} is not the next one, {self._next}")
+        self._intervals.unix_offset_ns = t1_ns - now_ns
+        self._begin_write()
+        if now_ns >= self._intervals.end_ns:
+            self._expire(now_ns)
+        if sequence - self._settled >= self.window:
+            self._make_room(now_ns)
+        slot = sequence & self._mask
+        if self._refined:
+            self._refined.pop(sequence - self.window, None)
+        if self._copies:
+            self._copies.pop(sequence - self.window, None)
+        self._fate[slot] = _UNDER_WAY
+        self._sent_ns[slot] = now_ns
+        self._next = sequence + 1
+        head = self._head
+        head.next_sequence = sequence + 1
+        self._counters.sent += 1
+        head.last_sent_ns = t1_ns
+        head.t1_method = t1_method.code
+        self._end_write()
+
+    def send_failed(self, sequence: int) -> None:
+        """The packet sent last could not leave: its number is free again.
+
+        Of a batch, take back from the end. ValueError unless it is the last one
+        and under way.
+        """
+        slot = sequence & self._mask
+        if sequence != self._next - 1 or self._fate[slot] != _UNDER_WAY:
+            raise ValueError(f"sequence {sequence} is not the last one sent")
+        self._begin_write()
+        self._fate[slot] = _UNUSED
+        self._refined.pop(sequence, None)
+        self._next = self._head.next_sequence = sequence
+        self._counters.sent -= 1
+        self._counters.send_errors += 1
+        self._end_write()
+
+    def skipped(self, slots: int) -> None:
+        """That many times to send passed unused."""
+        self._begin_write()
+        self._counters.skipped += slots
+        self._end_write()
+
+    def refine_t1(
+        self,
+        sequence: int,
+        t1_ns: int,
+        t1_method: TimestampMethod = TimestampMethod.KERNEL_SOFTWARE,
+    ) -> bool:
+        """A better T1 for a packet under way, to be used instead of the echoed one.
+
+        False if its reply has been processed already, or it is not under way.
+        """
+        if not self._first <= sequence < self._next or sequence < self._next - self.window:
+            return False
+        if self._fate[sequence & self._mask] != _UNDER_WAY:
+            return False
+        self._refined[sequence] = t1_ns, t1_method.code
+        return True
+
+    def set_local_clock(self, synchronized: bool, error_ns: int) -> None:
+        """What is known about the clock that T1 and T4 are read from."""
+        self._begin_write()
+        self._head.local_synchronization = Synchronization.of(synchronized).value
+        self._head.local_error_ns = min(error_ns, INT64_MAX)
+        self._end_write()
+
+    def discard(self, reason: DiscardReason) -> DiscardReason:
+        """Count a packet that is not used."""
+        self._begin_write()
+        self._discards[DISCARD_INDEX[reason]] += 1
+        self._end_write()
+        return reason
+
+    def receive(
+        self,
+        data: bytes | memoryview,
+        *,
+        source: IPAddress,
+        source_port: int,
+        t4_ns: int,
+        now_ns: int,
+        t4_method: TimestampMethod = TimestampMethod.USERSPACE,
+    ) -> Record | Ignored | DiscardReason:
+        """A UDP payload arrived. No content raises."""
+        config = self.config
+        if source_port != config.reflector_udp_port:
+            return self.discard(DiscardReason.WRONG_PORT)
+        if source != config.reflector_address:
+            return self.discard(DiscardReason.WRONG_ADDRESS)
+        try:
+            packet = ReflectorPacket.decode(data)
+        except PacketError as error:
+            return self.discard(error.reason)
+        if packet.ssid != config.ssid:
+            if packet.ssid:
+                return self.discard(DiscardReason.SSID_MISMATCH)
+            self.ssid_zero_seen = True
+            if config.on_ssid_zero is SsidZeroAction.STOP:
+                return self.discard(DiscardReason.SSID_MISMATCH)
+        newest = self._next - 1
+        age = (newest - packet.sender_sequence) % _WRAP
+        sequence = newest - age
+        if age >= _HALF or sequence < 0:
+            return self.discard(DiscardReason.UNEXPECTED_SEQUENCE)
+        self._begin_write()
+        try:
+            if now_ns >= self._intervals.end_ns:
+                self._expire(now_ns)
+            slot = sequence & self._mask
+            forgotten = sequence < self._first or age >= self.window
+            fate = _UNRESOLVED if forgotten else self._fate[slot]
+            if fate == _UNDER_WAY and now_ns > self._sent_ns[slot] + self._timeout_ns:
+                self._expire(now_ns)
+                fate = _LOST
+            if fate == _UNDER_WAY:
+                return self._record(packet, sequence, t4_ns, t4_method)
+            if fate == _RECEIVED:
+                self._counters.duplicates += 1
+                if self._intervals.loss is not None:
+                    self._observe_copy(packet, sequence, t4_ns)
+                return Ignored.DUPLICATE
+            self._counters.late += 1
+            return Ignored.LATE
+        finally:
+            self._end_write()
+
+    def expire(self, now_ns: int) -> list[int]:
+        """Time out what is due and close intervals; returns the numbers of those
+        closed since the last call. Process replies that have arrived first."""
+        if now_ns >= self._intervals.end_ns or (
+            self._settled < self._next
+            and now_ns > self._sent_ns[self._settled & self._mask] + self._timeout_ns
+        ):
+            self._begin_write()
+            self._expire(now_ns)
+            self._end_write()
+        return self._intervals.take_closed()
+
+    def next_timer_ns(self) -> int | None:
+        """When `expire` has something to do next; None for never."""
+        due = self._intervals.end_ns
+        if self._settled < self._next:
+            due = min(due, self._sent_ns[self._settled & self._mask] + self._timeout_ns + 1)
+        return None if due == INT64_MAX else due
+
+    def _record(
+        self, packet: ReflectorPacket, sequence: int, t4_ns: int, t4_method: TimestampMethod
+    ) -> Record:
+        tai_offset_s = self.tai_offset_s
+        sender, reflector = packet.sender_error_estimate, packet.error_estimate
+        refined = self._refined.pop(sequence, None)
+        if refined is None:
+            t1_ns = decode_timestamp(packet.sender_timestamp, sender.fmt, t4_ns, tai_offset_s)
+            t1_method = TimestampMethod.USERSPACE.code
+        else:
+            t1_ns, t1_method = refined
+        fmt = reflector.fmt
+        t2_ns = decode_timestamp(packet.receive_timestamp, fmt, t4_ns, tai_offset_s)
+        t3_ns = decode_timestamp(packet.timestamp, fmt, t4_ns, tai_offset_s)
+        flags = (RecordFlag.SENDER_SYNCHRONIZED.value if sender.synchronized else 0) | (
+            RecordFlag.REFLECTOR_SYNCHRONIZED.value if reflector.synchronized else 0
+        )
+        method = t4_method.code
+        record = Record(
+            sequence, t1_ns, t2_ns, t3_ns, t4_ns,
+            packet.sequence, packet.sender_ttl, t1_method, method, flags,
+        )  # fmt: skip
+        self._records.append(record)
+        head, counters = self._head, self._counters
+        counters.received += 1
+        head.last_received_ns = t4_ns
+        head.t1_method = t1_method
+        head.t4_method = method
+        if reflector != self._reflector_estimate:
+            self._reflector_estimate = reflector
+            head.reflector_synchronization = Synchronization.of(reflector.synchronized).value
+            head.reflector_error_ns = min(reflector.error_ns, INT64_MAX)
+        if self._highest is None or sequence > self._highest:
+            self._highest = sequence
+        else:
+            counters.reordered += 1
+        self._intervals.add(sequence, t2_ns - t1_ns, t4_ns - t3_ns)
+        self._fate[sequence & self._mask] = _RECEIVED
+        if self._intervals.loss is not None:
+            number = self._intervals.loss.observe(packet.sequence, t3_ns)
+            self._number[sequence & self._mask] = number
+        if sequence == self._settled:
+            self._settle()
+        return record
+
+    def _observe_copy(self, packet: ReflectorPacket, sequence: int, t4_ns: int) -> None:
+        """A duplicate made on the forward path has a number of its own."""
+        assert self._intervals.loss is not None
+        if packet.sequence == self._number[sequence & self._mask] % _WRAP:
+            return
+        copies = self._copies.setdefault(sequence, set())
+        if packet.sequence not in copies:
+            copies.add(packet.sequence)
+            t3_ns = decode_timestamp(
+                packet.timestamp, packet.error_estimate.fmt, t4_ns, self.tai_offset_s
+            )
+            self._intervals.loss.observe(packet.sequence, t3_ns)
+
+    def _settle(self) -> None:
+        """Settle packets in order of sending, up to the first that is under way."""
+        sequence, mask, loss = self._settled, self._mask, self._intervals.loss
+        while sequence < self._next and self._fate[sequence & mask] != _UNDER_WAY:
+            if (
+                loss is not None
+                and self._fate[sequence & mask] == _RECEIVED
+                and loss.settle_received(self._number[sequence & mask], sequence, self._next - 1)
+            ):
+                self._intervals.attribute(loss)
+            sequence += 1
+        self._settled = sequence
+
+    def _expire(self, now_ns: int) -> None:
+        timeout_ns = self._timeout_ns
+        while self._settled < self._next:
+            slot = self._settled & self._mask
+            due_ns = self._sent_ns[slot] + timeout_ns
+            if now_ns <= due_ns:
+                break
+            if due_ns >= self._intervals.end_ns:
+                self._intervals.roll(due_ns)
+            self._fate[slot] = _LOST
+            self._counters.lost += 1
+            if self._intervals.loss is not None:
+                self._intervals.loss.settle_lost()
+            self._settled += 1
+            self._settle()
+        if now_ns >= self._intervals.end_ns:
+            self._intervals.roll(now_ns)
+
+    def _make_room(self, now_ns: int) -> None:
+        """More is under way than the window holds: the oldest becomes unresolved."""
+        self._expire(now_ns)
+        if self._next - self._settled < self.window:
+            return
+        self._fate[self._settled & self._mask] = _UNRESOLVED
+        self._counters.unresolved += 1
+        if self._intervals.loss is not None:
+            self._intervals.loss.interrupt()
+        self._settled += 1
+        self._settle()
+
+    def _give_up(self) -> None:
+        """Everything under way becomes unresolved."""
+        for sequence in range(self._settled, self._next):
+            slot = sequence & self._mask
+            if self._fate[slot] == _UNDER_WAY:
+                self._fate[slot] = _UNRESOLVED
+        self._counters.unresolved += max(0, self.in_flight)
+        self._settled = self._next
+        self._intervals.interrupt()
+
+    def _take_up(self, now_ns: int, resumed: bool) -> None:
+        head = self._head
+        if head.clearing:
+            self._store.clear()
+        elif head.version % 2:
+            head.torn_writes += 1
+        self._begin_write()
+        self._give_up()
+        if head.running:
+            self._intervals.take_up(now_ns, resumed)
+        self._end_write()
+
+    def _begin_write(self) -> None:
+        self._head.version |= 1
+
+    def _end_write(self) -> None:
+        self._head.version += 1

@@ -1,0 +1,484 @@
+"""Everything that one sender session collects, in one mapped file.
+
+The host process writes it, the plugin reads it without asking anybody, and a
+host that was killed is followed by one that goes on from the file. Only the
+fetch cursor is written by the reader.
+
+Layout: `StoreHeader`, percentiles (float64), `SessionState`, ring of closed
+intervals, ring of records.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dataplane.config import DelayMode, ReflectorMode, SenderSession
+from dataplane.histogram import BUCKETS, bucket_of, percentiles
+from dataplane.mapped_file import MappedFile, StoreError
+from dataplane.measurement import Record, RecordRing, TimestampMethod
+from dataplane.session_state import (
+    BACKWARD,
+    DIRECTIONS,
+    DISCARD_INDEX,
+    FORWARD,
+    ROUND_TRIP,
+    IntervalCodec,
+    IntervalState,
+    IntervalSummary,
+    SessionHead,
+    SessionSnapshot,
+    SessionState,
+    Synchronization,
+    TotalState,
+    loss_summary,
+)
+from dataplane.statistics import DelayState, DelaySummary
+
+__all__ = ["SessionStore", "StoreError"]
+
+MAGIC = b"STAMPses"
+LAYOUT_VERSION = 1
+
+READ_ATTEMPTS = 200
+"""Looks that a reader takes at a session before it puts up with an inconsistent one."""
+
+READ_PAUSE_S = 50e-6
+"""Pause after a look that found a write going on."""
+
+_Delays = DelayState * DIRECTIONS
+
+
+class StoreHeader(ctypes.Structure):
+    _fields_ = (
+        ("magic", ctypes.c_char * 8),
+        ("layout_version", ctypes.c_uint32),
+        ("state_size", ctypes.c_uint32),
+        ("size", ctypes.c_uint64),
+        ("ssid", ctypes.c_uint32),
+        ("result_depth", ctypes.c_uint32),
+        ("history_depth", ctypes.c_uint32),
+        ("percentile_count", ctypes.c_uint32),
+        ("one_way", ctypes.c_uint32),
+        ("stateful", ctypes.c_uint32),
+    )
+
+    magic: bytes
+    layout_version: int
+    state_size: int
+    size: int
+    ssid: int
+    result_depth: int
+    history_depth: int
+    percentile_count: int
+    one_way: int
+    stateful: int
+
+
+def _offset_of(structure: type[ctypes.Structure], name: str) -> int:
+    offset: int = getattr(structure, name).offset
+    return offset
+
+
+def _aligned(size: int) -> int:
+    return -(-size // 8) * 8
+
+
+class SessionStore:
+    """One sender session's file; make one with `create` or `open`."""
+
+    def __init__(self, file: MappedFile) -> None:
+        self._file = file
+        header = _checked_header(file)
+        self._header = header
+        at = ctypes.sizeof(StoreHeader)
+        count = header.percentile_count
+        if at + 8 * count > header.size:
+            raise StoreError(f"{file.path}: {header.size} bytes cannot hold {count} percentiles")
+        self.percentiles: tuple[float, ...] = struct.unpack_from(f"={count}d", file.view, at)
+        self.one_way = bool(header.one_way)
+        self.stateful = bool(header.stateful)
+        self._codec = IntervalCodec(self.percentiles, self.one_way, self.stateful)
+        self._state_at, self._intervals_at, self._records_at, size = _offsets(
+            count, header.history_depth, header.result_depth, self._codec.size
+        )
+        if header.size != size:
+            raise StoreError(f"{file.path}: {header.size} bytes do not fit its depths, {size} do")
+        self.state = SessionState.from_buffer(file.view, self._state_at)
+        self.records = RecordRing(file.view[self._records_at :])
+        self._interval_cache: dict[int, IntervalSummary] = {}
+        self._totals = self._histograms("total", TotalState, np.uint64)
+        self._currents = self._histograms("interval", IntervalState, np.uint32)
+
+    @classmethod
+    def create(cls, path: Path, config: SenderSession) -> SessionStore:
+        """Put an empty store in place of whatever `path` was, and open it writable."""
+        count = len(config.percentiles)
+        one_way = config.delay_mode is DelayMode.ONE_WAY
+        stateful = config.reflector_mode is ReflectorMode.STATEFUL
+        codec = IntervalCodec(config.percentiles, one_way, stateful)
+        size = _offsets(count, config.history_depth, config.result_depth, codec.size)[3]
+        header = StoreHeader(
+            magic=MAGIC,
+            layout_version=LAYOUT_VERSION,
+            state_size=ctypes.sizeof(SessionState),
+            size=size,
+            ssid=config.ssid,
+            result_depth=config.result_depth,
+            history_depth=config.history_depth,
+            percentile_count=count,
+            one_way=one_way,
+            stateful=stateful,
+        )
+        ring = bytearray(RecordRing.size_of(config.result_depth))
+        RecordRing.format(memoryview(ring), config.result_depth)
+        content = bytearray(size)
+        content[: ctypes.sizeof(header)] = bytes(header)
+        struct.pack_into(f"={count}d", content, ctypes.sizeof(header), *config.percentiles)
+        content[size - len(ring) :] = ring
+        MappedFile.create(path, bytes(content), size)
+        return cls.open(path, writable=True)
+
+    @classmethod
+    def open(cls, path: Path, writable: bool) -> SessionStore:
+        """Open an existing store; `fetch` needs it writable.
+
+        Raises `StoreError` where it cannot be opened or is not such a store.
+        """
+        file = MappedFile(path, writable)
+        try:
+            return cls(file)
+        except StoreError:
+            file.close()
+            raise
+
+    @property
+    def path(self) -> Path:
+        return self._file.path
+
+    @property
+    def ssid(self) -> int:
+        return self._header.ssid
+
+    def matches(self, config: SenderSession) -> bool:
+        """Whether a session configured like this can go on in this store.
+
+        What makes results incomparable (addresses, path, ...) is for the caller.
+        """
+        header = self._header
+        return (
+            header.ssid == config.ssid
+            and header.result_depth == config.result_depth
+            and header.history_depth == config.history_depth
+            and self.percentiles == config.percentiles
+            and self.one_way == (config.delay_mode is DelayMode.ONE_WAY)
+            and self.stateful == (config.reflector_mode is ReflectorMode.STATEFUL)
+        )
+
+    @property
+    def directions(self) -> Sequence[int]:
+        """The delays that the session evaluates."""
+        return (FORWARD,) if self.one_way else (FORWARD, BACKWARD, ROUND_TRIP)
+
+    def close(self) -> None:
+        """Let go of the file; neither the store nor anything taken from it may be used then."""
+        for name in ("state", "records", "_totals", "_currents", "_header"):
+            self.__dict__.pop(name, None)
+        self._file.close()
+
+    def unlink(self) -> None:
+        """Remove the file, if it is still there."""
+        self._file.unlink()
+
+    def counts(self, parity: int) -> list[memoryview]:
+        """Writer: histograms of `state.interval[parity]`, by direction, as uint32."""
+        at = (
+            self._state_at
+            + _offset_of(SessionState, "interval")
+            + _offset_of(IntervalState, "histogram")
+        )
+        at += parity * ctypes.sizeof(IntervalState)
+        size = BUCKETS * ctypes.sizeof(ctypes.c_uint32)
+        return [
+            self._file.view[at + i * size : at + (i + 1) * size].cast("I")
+            for i in range(DIRECTIONS)
+        ]
+
+    def fetch(self, maximum: int) -> list[Record]:
+        """Take at most `maximum` records that were not fetched before, oldest first.
+
+        One process at a time may fetch.
+        """
+        if not self._file.writable:
+            raise StoreError(f"{self.path}: opened for reading only, records cannot be fetched")
+        return self.records.fetch(maximum)
+
+    def close_interval(
+        self,
+        end_ns: int,
+        *,
+        next_start_monotonic_ns: int,
+        next_end_monotonic_ns: int,
+        carried: int = 0,
+        suspect: bool = False,
+    ) -> int:
+        """Writer: close the current interval at `end_ns`, Unix time, and begin the next.
+
+        `carried` are losses that may still be attributed. Returns the number
+        of the interval that was closed.
+        """
+        state, head = self.state, self.state.head
+        number = head.closed + 1
+        old, new = head.closed % 2, number % 2
+        summary = self._summarize(state.interval[old], number, end_ns, suspect)
+        slots = self._header.history_depth + 1
+        at = self._intervals_at + number % slots * self._codec.size
+        self._codec.pack_into(self._file.view, at, summary)
+        for direction in self.directions:
+            closing, total = state.interval[old].delay[direction], state.total[new].delay[direction]
+            total.assign(state.total[old].delay[direction])
+            total.merge(closing)
+            part = _extent(total)
+            self._totals[new][direction][part] = (
+                self._totals[old][direction][part] + self._currents[old][direction][part]
+            )
+            stale = state.interval[new].delay[direction]
+            self._currents[new][direction][_extent(stale)] = 0
+            stale.reset()
+            stale.continue_from(closing)
+        following = state.interval[new]
+        following.start_ns = end_ns
+        following.start_monotonic_ns = next_start_monotonic_ns
+        following.end_monotonic_ns = next_end_monotonic_ns
+        following.suspect = 0
+        following.carried = carried
+        following.forward_lost = following.backward_lost = 0
+        following.at_start.assign(head.counters)
+        head.closed = number
+        return number
+
+    def clear(self) -> None:
+        """Writer: forget statistics, counters, closed intervals and unfetched records.
+
+        Numbers go on. A clear that is cut short shows in `state.head.clearing`
+        and is to be repeated.
+        """
+        head = self.state.head
+        head.clearing = 1
+        head.version |= 1
+        for interval in self.state.interval:
+            at = _offset_of(IntervalState, "suspect")
+            ctypes.memset(ctypes.addressof(interval) + at, 0, ctypes.sizeof(IntervalState) - at)
+        ctypes.memset(ctypes.addressof(self.state.total), 0, ctypes.sizeof(self.state.total))
+        ctypes.memset(ctypes.addressof(head.counters), 0, ctypes.sizeof(head.counters))
+        ctypes.memset(ctypes.addressof(head.discards), 0, ctypes.sizeof(head.discards))
+        head.torn_writes = 0
+        head.interval_base = head.closed
+        self.records.clear()
+        head.clearing = 0
+        head.version += 1
+
+    @property
+    def intervals(self) -> list[IntervalSummary]:
+        """Closed intervals that are kept, oldest first."""
+        head = self.state.head
+        for _ in range(READ_ATTEMPTS):
+            closed, base = head.closed, head.interval_base
+            found = self._read_intervals(closed, base)
+            if head.closed == closed and head.interval_base == base:
+                break
+        return found
+
+    def snapshot(self, record_count: int = 0) -> SessionSnapshot:
+        """The session as it stands, with its latest `record_count` records.
+
+        Counters and delays are of one moment; percentiles may already hold the
+        packets that arrived while they were read.
+        """
+        while True:
+            head, current, total, consistent = self._read_head()
+            parity = head.closed % 2
+            delays: list[DelaySummary | None] = [None] * DIRECTIONS
+            for direction in self.directions:
+                delay = total[direction]
+                delay.merge(current[direction])
+                part = _extent(delay)
+                counts = self._totals[parity][direction][part].copy()
+                counts += self._currents[parity][direction][part]
+                delays[direction] = delay.summary(self._percentiles(counts, delay))
+            intervals = self._read_intervals(head.closed, head.interval_base)
+            live = self.state.head
+            if (live.closed, live.interval_base) == (head.closed, head.interval_base):
+                break
+        counters = head.counters
+        settled = counters.received + counters.lost + counters.unresolved
+        reflector = Synchronization(head.reflector_synchronization)
+        local = Synchronization(head.local_synchronization)
+        return SessionSnapshot(
+            sent=counters.sent,
+            received=counters.received,
+            in_flight=max(0, counters.sent - settled),
+            unresolved=counters.unresolved,
+            duplicates=counters.duplicates,
+            reordered=counters.reordered,
+            late=counters.late,
+            skipped=counters.skipped,
+            send_errors=counters.send_errors,
+            discards={reason: head.discards[index] for reason, index in DISCARD_INDEX.items()},
+            next_sequence=head.next_sequence,
+            start_time_ns=head.start_time_ns or None,
+            discontinuity_time_ns=head.discontinuity_ns or None,
+            last_sent_ns=head.last_sent_ns or None,
+            last_received_ns=head.last_received_ns or None,
+            t1_method=TimestampMethod.from_code(head.t1_method),
+            t4_method=TimestampMethod.from_code(head.t4_method),
+            reflector_synchronized=reflector.known,
+            reflector_error_ns=head.reflector_error_ns if reflector.value else None,
+            local_synchronized=local.known,
+            local_error_ns=head.local_error_ns if local.value else None,
+            torn_writes=head.torn_writes,
+            loss=loss_summary(
+                counters.lost, counters.forward_lost, counters.backward_lost, self.stateful
+            ),
+            forward=delays[FORWARD] or DelaySummary(),
+            backward=delays[BACKWARD],
+            round_trip=delays[ROUND_TRIP],
+            intervals=intervals,
+            records=self.records.latest(record_count),
+            records_pending=self.records.pending,
+            records_dropped=self.records.dropped,
+            consistent=consistent,
+        )
+
+    def _read_head(
+        self,
+    ) -> tuple[SessionHead, ctypes.Array[DelayState], ctypes.Array[DelayState], bool]:
+        view, live = self._file.view, self.state.head
+        for _ in range(READ_ATTEMPTS):
+            version = live.version
+            head = SessionHead.from_buffer_copy(view, self._state_at)
+            parity = head.closed % 2
+            at = (
+                self._state_at
+                + _offset_of(SessionState, "interval")
+                + _offset_of(IntervalState, "delay")
+            )
+            current = _Delays.from_buffer_copy(view, at + parity * ctypes.sizeof(IntervalState))
+            at = (
+                self._state_at + _offset_of(SessionState, "total") + _offset_of(TotalState, "delay")
+            )
+            total = _Delays.from_buffer_copy(view, at + parity * ctypes.sizeof(TotalState))
+            if live.version == version and not version % 2:
+                return head, current, total, True
+            time.sleep(READ_PAUSE_S)
+        return head, current, total, False
+
+    def _read_intervals(self, closed: int, base: int) -> list[IntervalSummary]:
+        depth = self._header.history_depth
+        cache = {}
+        for number in range(max(base, closed - depth) + 1, closed + 1):
+            at = self._intervals_at + number % (depth + 1) * self._codec.size
+            known = self._interval_cache.get(number)
+            cache[number] = known or self._codec.unpack_from(self._file.view, at)
+        # What was read while its slot was being overwritten has another number.
+        self._interval_cache = {key: value for key, value in cache.items() if value.number == key}
+        return list(self._interval_cache.values())
+
+    def _summarize(
+        self, interval: IntervalState, number: int, end_ns: int, suspect: bool
+    ) -> IntervalSummary:
+        now, then = self.state.head.counters, interval.at_start
+        delays: list[DelaySummary | None] = [None] * DIRECTIONS
+        for direction in self.directions:
+            delay = interval.delay[direction]
+            counts = self._currents[(number - 1) % 2][direction][_extent(delay)]
+            delays[direction] = delay.summary(self._percentiles(counts, delay))
+        return IntervalSummary(
+            number=number,
+            start_time_ns=interval.start_ns,
+            end_time_ns=end_ns,
+            suspect=suspect or bool(interval.suspect),
+            sent=now.sent - then.sent,
+            received=now.received - then.received,
+            duplicates=now.duplicates - then.duplicates,
+            reordered=now.reordered - then.reordered,
+            late=now.late - then.late,
+            unresolved=now.unresolved - then.unresolved,
+            loss=loss_summary(
+                now.lost - then.lost,
+                interval.forward_lost,
+                interval.backward_lost,
+                self.stateful,
+            ),
+            forward=delays[FORWARD],
+            backward=delays[BACKWARD],
+            round_trip=delays[ROUND_TRIP],
+        )
+
+    def _percentiles(self, counts: Any, delay: DelayState) -> dict[float, int]:
+        if not delay.samples:
+            return {}
+        first = bucket_of(delay.min_ns)
+        return percentiles(counts, first, self.percentiles, delay.min_ns, delay.max_ns)
+
+    def _at(
+        self, part: str, kind: type[IntervalState] | type[TotalState], field: str, parity: int
+    ) -> int:
+        """Where in the file `state.<part>[parity].<field>` starts."""
+        at = self._state_at + _offset_of(SessionState, part) + _offset_of(kind, field)
+        return at + parity * ctypes.sizeof(kind)
+
+    def _histograms(
+        self, name: str, kind: type[IntervalState] | type[TotalState], dtype: Any
+    ) -> list[list[Any]]:
+        at = self._at(name, kind, "histogram", 0)
+        size = BUCKETS * np.dtype(dtype).itemsize
+        return [
+            [
+                np.frombuffer(
+                    self._file.view, dtype, BUCKETS, at + parity * ctypes.sizeof(kind) + i * size
+                )
+                for i in range(DIRECTIONS)
+            ]
+            for parity in range(2)
+        ]
+
+
+def _extent(delay: DelayState) -> slice:
+    """The stretch of a histogram that holds all samples."""
+    if not delay.samples:
+        return slice(0, 0)
+    return slice(bucket_of(delay.min_ns), bucket_of(delay.max_ns) + 1)
+
+
+def _offsets(
+    percentile_count: int, history_depth: int, result_depth: int, entry_size: int
+) -> tuple[int, int, int, int]:
+    """Where state, intervals and records start, and the size of the file."""
+    state_at = ctypes.sizeof(StoreHeader) + 8 * percentile_count
+    intervals_at = _aligned(state_at + ctypes.sizeof(SessionState))
+    records_at = _aligned(intervals_at + (history_depth + 1) * entry_size)
+    return state_at, intervals_at, records_at, records_at + RecordRing.size_of(result_depth)
+
+
+def _checked_header(file: MappedFile) -> StoreHeader:
+    size = len(file.view)
+    if size < ctypes.sizeof(StoreHeader) or bytes(file.view[: len(MAGIC)]) != MAGIC:
+        raise StoreError(f"{file.path}: not a session store")
+    header = StoreHeader.from_buffer_copy(file.view)
+    if header.layout_version != LAYOUT_VERSION:
+        raise StoreError(
+            f"{file.path}: layout version is {header.layout_version}, not {LAYOUT_VERSION}"
+        )
+    expected = ctypes.sizeof(SessionState)
+    if header.state_size != expected:
+        raise StoreError(f"{file.path}: state of {header.state_size} bytes, not {expected}")
+    if header.size != size:
+        raise StoreError(f"{file.path}: {size} bytes long, not {header.size}")
+    return header
