@@ -37,6 +37,9 @@ OperationalHandler = Callable[[str | None], JsonTree | None]
 ActionHandler = Callable[[Mapping[str, str], JsonTree], JsonTree | None]
 """Called with the keys in the action's path, and its input; gives its output."""
 
+PRIORITY = 10
+"""Above the default 0: subscribers that only watch are asked after the daemon."""
+
 KEY_PREDICATE = re.compile(r"\[([\w-]+)=(?:'([^']*)'|\"([^\"]*)\")\]")
 
 
@@ -84,7 +87,9 @@ class Datastore:
 
         session = self._session("running")
         # Without an explicit XPath the binding loses the text of a refusal.
-        session.subscribe_module_change_unsafe(MODULE, TOP, callback, enabled=True)
+        session.subscribe_module_change_unsafe(
+            MODULE, TOP, callback, enabled=True, priority=PRIORITY
+        )
 
     def subscribe_operational(self, handler: OperationalHandler) -> None:
         """Have `handler` asked for the operational state, merged with the configuration."""
