@@ -1,0 +1,1 @@
+"""Network namespaces joined by impaired links: the project's own laboratory."""
