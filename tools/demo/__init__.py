@@ -1,0 +1,1 @@
+"""The demonstration: two SRv6 paths with known delay and loss, measured through NETCONF."""
