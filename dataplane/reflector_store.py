@@ -58,9 +58,9 @@ class ReflectorRoleState(ctypes.Structure):
     discards: ctypes.Array[ctypes.c_uint64]
     """By `DISCARD_INDEX`."""
 
-    def discard(self, reason: DiscardReason) -> None:
-        """Count a request that is not answered."""
-        self.discards[DISCARD_INDEX[reason]] += 1
+    def discard(self, reason: DiscardReason, packets: int = 1) -> None:
+        """Count requests that are not answered."""
+        self.discards[DISCARD_INDEX[reason]] += packets
 
 
 class ReflectorSessionState(ctypes.Structure):

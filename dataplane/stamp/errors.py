@@ -32,6 +32,18 @@ class DiscardReason(enum.Enum):
     SESSION_DISABLED = "session-disabled"
     """The session is configured, and switched off."""
 
+    WRONG_INTERFACE = "wrong-interface"
+    """Received on an interface that is not configured."""
+
+    UNANSWERABLE = "unanswerable"
+    """An answer could reach a third party or loop."""
+
+    SEND_FAILED = "send-failed"
+    """The answer could not be sent."""
+
+    BUFFER_FULL = "buffer-full"
+    """The kernel had no room to keep it until it was read."""
+
 
 class PacketError(ValueError):
     """The remote peer sent what is not a usable STAMP packet."""

@@ -1,0 +1,118 @@
+"""The clocks of this machine, and how far the kernel says they can be trusted.
+
+CLOCK_REALTIME is what timestamps are taken from; CLOCK_MONOTONIC is what
+packets are paced against. See adjtimex(2) and clock_gettime(2).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from dataclasses import dataclass
+
+from dataplane.stamp.timestamp import ErrorEstimate, TimestampFormat
+
+wall_ns = time.time_ns
+"""CLOCK_REALTIME in nanoseconds since 1970 UTC."""
+
+monotonic_ns = time.monotonic_ns
+"""CLOCK_MONOTONIC in nanoseconds; the same for all processes of a machine."""
+
+REFRESH_NS = 1_000_000_000
+"""How old a clock status may become before it is read again."""
+
+_TIME_ERROR = 5
+_STA_UNSYNC = 0x0040
+
+
+class _Timeval(ctypes.Structure):
+    _fields_ = (("tv_sec", ctypes.c_long), ("tv_usec", ctypes.c_long))
+
+
+class _Timex(ctypes.Structure):
+    """struct timex; adjtimex(2)."""
+
+    _fields_ = (
+        ("modes", ctypes.c_uint),
+        ("offset", ctypes.c_long),
+        ("freq", ctypes.c_long),
+        ("maxerror", ctypes.c_long),
+        ("esterror", ctypes.c_long),
+        ("status", ctypes.c_int),
+        ("constant", ctypes.c_long),
+        ("precision", ctypes.c_long),
+        ("tolerance", ctypes.c_long),
+        ("time", _Timeval),
+        ("tick", ctypes.c_long),
+        ("ppsfreq", ctypes.c_long),
+        ("jitter", ctypes.c_long),
+        ("shift", ctypes.c_int),
+        ("stabil", ctypes.c_long),
+        ("jitcnt", ctypes.c_long),
+        ("calcnt", ctypes.c_long),
+        ("errcnt", ctypes.c_long),
+        ("stbcnt", ctypes.c_long),
+        ("tai", ctypes.c_int),
+        ("reserved", ctypes.c_int * 11),
+    )
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class ClockStatus:
+    """What the kernel knows about CLOCK_REALTIME."""
+
+    synchronized: bool
+    error_ns: int
+    """Maximum error. Where nothing disciplines the clock the kernel lets it
+    grow to 16 s, which is its way of saying that it does not know."""
+
+    tai_offset_s: int
+    """TAI minus UTC; 0 where nobody has told the kernel."""
+
+    def error_estimate(self, fmt: TimestampFormat) -> ErrorEstimate:
+        """As it is sent beside a timestamp (RFC 8762 §4.2.1)."""
+        return ErrorEstimate.from_error_ns(self.error_ns, self.synchronized, fmt)
+
+
+def read_clock_status() -> ClockStatus:
+    """Ask the kernel. Raises OSError where adjtimex is forbidden."""
+    timex = _Timex()
+    state = _libc.adjtimex(ctypes.byref(timex))
+    if state < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return ClockStatus(
+        synchronized=state != _TIME_ERROR and not timex.status & _STA_UNSYNC,
+        error_ns=timex.maxerror * 1_000,
+        tai_offset_s=timex.tai,
+    )
+
+
+class Clock:
+    """The clock status, read again once it is a second old."""
+
+    def __init__(self) -> None:
+        self._status = read_clock_status()
+        self._read_ns = monotonic_ns()
+        self._estimates: dict[TimestampFormat, ErrorEstimate] = {}
+
+    @property
+    def status(self) -> ClockStatus:
+        return self._status
+
+    def refresh(self, now_ns: int) -> None:
+        """Read the status again if it is due; `now_ns` is monotonic."""
+        if now_ns - self._read_ns >= REFRESH_NS:
+            self._read_ns = now_ns
+            self._status = read_clock_status()
+            self._estimates.clear()
+
+    def error_estimate(self, fmt: TimestampFormat) -> ErrorEstimate:
+        estimate = self._estimates.get(fmt)
+        if estimate is None:
+            estimate = self._estimates[fmt] = self._status.error_estimate(fmt)
+        return estimate

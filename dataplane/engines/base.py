@@ -1,0 +1,295 @@
+"""What every engine is, and what it says about itself.
+
+An engine runs in the host process. It is handed the whole `Node` each time
+the configuration changes, finds out itself what differs, and leaves sessions
+that are equal to what it already runs alone. It keeps the results of each
+sender session in a `SessionStore` of its own below its state folder, and
+reports everything else as events.
+
+An engine is told what to do from one thread; it may emit events from any.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import Protocol
+
+from dataplane.config import Node, Reflector, ReflectorSession, SenderSession
+from dataplane.stamp.errors import DiscardReason
+from dataplane.stamp.timestamp import TimestampFormat
+
+
+class EngineError(Exception):
+    """An engine refuses a request or cannot carry it out; the text is for the operator."""
+
+
+class Role(enum.Enum):
+    SENDER = "session-sender"
+    REFLECTOR = "session-reflector"
+
+
+class OperState(enum.Enum):
+    DISABLED = "disabled"
+    """The role, or the session on a reflector, is disabled by configuration."""
+
+    STOPPED = "stopped"
+    RUNNING = "running"
+
+    COMPLETED = "completed"
+    """The packet count or the duration of the run has been reached."""
+
+    FAILED = "failed"
+    """It should run and cannot; `last_error` says why; it is tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStatus:
+    """How one session stands."""
+
+    oper_state: OperState
+    engine: str
+    since_ns: int
+    """CLOCK_REALTIME when `oper_state` was entered."""
+
+    last_error: str | None = None
+    """The latest error, kept after the session has recovered from it."""
+
+    run_started_ns: int | None = None
+    """CLOCK_MONOTONIC at which the first packet of the current run was due."""
+
+    run_first_sequence: int = 0
+    """Sequence number of the first packet of the current or latest run."""
+
+    duration_s: int | None = None
+    """Duration given to the start action, where it overrides the configured one."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReflectorStatus:
+    """How the Session-Reflector role stands as a whole."""
+
+    oper_state: OperState
+    engine: str
+    since_ns: int
+    last_error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStateChanged:
+    ssid: int | None
+    """None: the Session-Reflector role as a whole."""
+
+    role: Role
+    old: OperState | None
+    """None for what has just been configured."""
+
+    new: OperState
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class IntervalClosed:
+    """A computation interval of a sender session is over and can be read."""
+
+    ssid: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class HostRestarted:
+    """The host process was replaced and the sessions were resumed."""
+
+    count: int
+    """Restarts since the supervisor was created."""
+
+    reason: str
+
+
+Event = SessionStateChanged | IntervalClosed | HostRestarted
+
+
+@dataclass(frozen=True, slots=True)
+class SenderStatusReport:
+    ssid: int
+    status: SessionStatus | None
+    """None: the session is gone."""
+
+    reason: str = ""
+    """What led to `status`, for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReflectorStatusReport:
+    status: ReflectorStatus | None
+    """None: the role is gone."""
+
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SenderDiscards:
+    """Packets on a Session-Sender's ports that belong to no session, since the last report."""
+
+    packets: dict[DiscardReason, int]
+
+
+Report = SenderStatusReport | ReflectorStatusReport | SenderDiscards | IntervalClosed
+"""What an engine emits. The supervisor makes `SessionStateChanged` of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """The run that a session was in when its host process died."""
+
+    oper_state: OperState
+    run_started_ns: int | None = None
+    """CLOCK_MONOTONIC, which goes on while processes come and go."""
+
+    run_first_sequence: int = 0
+    duration_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an engine can do; configuration beyond it is refused."""
+
+    roles: frozenset[Role] = frozenset(Role)
+    address_families: frozenset[int] = frozenset({6})
+    min_interval_us: int = 1_000
+    max_segments: int = 16
+    timestamp_formats: frozenset[TimestampFormat] = frozenset(TimestampFormat)
+    authentication: bool = False
+    tlvs: frozenset[int] = field(default_factory=frozenset)
+    """TLV types that are understood (RFC 8972 §5)."""
+
+
+def check_sender(name: str, capabilities: Capabilities, session: SenderSession) -> list[str]:
+    """Reasons why engine `name` cannot run `session`; empty if it can."""
+    if Role.SENDER not in capabilities.roles:
+        return [f"engine {name} has no Session-Sender"]
+    reasons = _families(
+        name, capabilities, (session.source_address, session.reflector_address)
+    ) + _segments(name, capabilities, session.segments)
+    if session.source_address.version != session.reflector_address.version:
+        reasons.append(
+            f"source {session.source_address} and reflector {session.reflector_address} "
+            "are of different address families"
+        )
+    if session.interval_us < capabilities.min_interval_us:
+        reasons.append(
+            f"engine {name} needs an interval of at least {capabilities.min_interval_us} us"
+        )
+    if session.timestamp_format not in capabilities.timestamp_formats:
+        reasons.append(
+            f"engine {name} does not support timestamp format {session.timestamp_format.name}"
+        )
+    return reasons
+
+
+def check_reflector(name: str, capabilities: Capabilities, reflector: Reflector) -> list[str]:
+    """Reasons why engine `name` cannot run `reflector` itself, its sessions aside."""
+    if Role.REFLECTOR not in capabilities.roles:
+        return [f"engine {name} has no Session-Reflector"]
+    return _families(name, capabilities, (reflector.source_address,))
+
+
+def check_reflector_session(
+    name: str, capabilities: Capabilities, session: ReflectorSession
+) -> list[str]:
+    """Reasons why engine `name` cannot serve `session`; empty if it can."""
+    reasons = _families(name, capabilities, (session.sender_address,)) + _segments(
+        name, capabilities, session.segments
+    )
+    wanted = session.timestamp_format
+    if wanted is not None and wanted not in capabilities.timestamp_formats:
+        reasons.append(f"engine {name} does not support timestamp format {wanted.name}")
+    return reasons
+
+
+def _families(
+    name: str,
+    capabilities: Capabilities,
+    addresses: tuple[IPv4Address | IPv6Address | None, ...],
+) -> list[str]:
+    missing = {
+        address.version
+        for address in addresses
+        if address is not None and address.version not in capabilities.address_families
+    }
+    return [f"engine {name} does not support IPv{version}" for version in sorted(missing)]
+
+
+def _segments(
+    name: str, capabilities: Capabilities, segments: tuple[IPv6Address, ...]
+) -> list[str]:
+    if len(segments) <= capabilities.max_segments:
+        return []
+    return [
+        f"engine {name} supports at most {capabilities.max_segments} segments, not {len(segments)}"
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineContext:
+    """What an engine is given to live on."""
+
+    state_dir: Path
+    """Folder of the stores, shared by the engines of one host process."""
+
+    emit: Callable[[Report], None]
+    """May be called from any thread; never blocks."""
+
+
+class Engine(Protocol):
+    """One way of sending, reflecting and collecting STAMP packets.
+
+    `configure` is called with what concerns this engine alone: a role that
+    another engine runs is None in its `Node`. Errors of the environment
+    (an address or an interface that is missing) are no reason to refuse:
+    the session fails, says why, and is tried again.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    def check_sender(self, session: SenderSession) -> list[str]: ...
+
+    def check_reflector(self, reflector: Reflector) -> list[str]: ...
+
+    def check_reflector_session(self, session: ReflectorSession) -> list[str]: ...
+
+    def configure(self, node: Node, resume: Mapping[int, Resume] | None = None) -> None:
+        """Run exactly `node`. `resume`, by SSID, is how sessions that are new
+        to this engine stood in the host process before it."""
+
+    def start(self, ssid: int, duration_s: int | None) -> None:
+        """Raises `EngineError`: no such session, role disabled, already running."""
+
+    def stop(self, ssid: int) -> None:
+        """Raises `EngineError`: no such session, not running."""
+
+    def clear(self, ssid: int) -> None:
+        """Forget a session's results and counters. Raises `EngineError`: no such session."""
+
+    def ping(self) -> None:
+        """Return once the threads that do the work have shown that they run."""
+
+    def close(self) -> None:
+        """Stop everything and let go of sockets and threads; stores stay on disk."""
+
+
+def session_store_path(state_dir: Path, ssid: int) -> Path:
+    """Where a sender session's `SessionStore` is."""
+    return state_dir / f"session-{ssid}.store"
+
+
+def reflector_store_path(state_dir: Path) -> Path:
+    """Where the `ReflectorStore` is."""
+    return state_dir / "reflector.store"

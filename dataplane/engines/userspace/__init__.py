@@ -1,0 +1,1 @@
+"""The `userspace` engine: UDP sockets, kernel timestamps, one event loop thread."""

@@ -1,0 +1,91 @@
+"""The `userspace` engine as the host process sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from dataplane.clock import REFRESH_NS, Clock
+from dataplane.config import Node, Reflector, ReflectorSession, SenderSession
+from dataplane.engines import base
+from dataplane.engines.base import Capabilities, EngineContext, EngineError, Resume
+from dataplane.engines.userspace.loop import Loop
+from dataplane.engines.userspace.reflector import ReflectorRole
+from dataplane.engines.userspace.sender import SenderRole
+from dataplane.mapped_file import StoreError
+
+NAME = "userspace"
+
+CAPABILITIES = Capabilities(min_interval_us=1_000, max_segments=16)
+
+
+class UserspaceEngine:
+    """One event loop thread for everything; the methods wait until it has done its part."""
+
+    def __init__(self, context: EngineContext) -> None:
+        self._clock = Clock()
+        self._loop = Loop("userspace-engine")
+        self._sender = SenderRole(NAME, self._loop, self._clock, context)
+        self._reflector = ReflectorRole(NAME, self._loop, self._clock, context)
+        self._timer = self._loop.timer(self._tick)
+        self._loop.start()
+        self._loop.call(lambda: self._timer.at(0))
+
+    @property
+    def name(self) -> str:
+        return NAME
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return CAPABILITIES
+
+    def check_sender(self, session: SenderSession) -> list[str]:
+        return base.check_sender(NAME, CAPABILITIES, session)
+
+    def check_reflector(self, reflector: Reflector) -> list[str]:
+        return base.check_reflector(NAME, CAPABILITIES, reflector)
+
+    def check_reflector_session(self, session: ReflectorSession) -> list[str]:
+        return base.check_reflector_session(NAME, CAPABILITIES, session)
+
+    def configure(self, node: Node, resume: Mapping[int, Resume] | None = None) -> None:
+        """Raises EngineError where the Session-Reflector's counters have no room."""
+
+        def carry_out() -> None:
+            self._sender.configure(node.sender, resume or {})
+            try:
+                self._reflector.configure(node.reflector)
+            except StoreError as error:
+                raise EngineError(str(error)) from error
+
+        self._loop.call(carry_out)
+
+    def start(self, ssid: int, duration_s: int | None) -> None:
+        self._loop.call(lambda: self._sender.start(ssid, duration_s))
+
+    def stop(self, ssid: int) -> None:
+        self._loop.call(lambda: self._sender.stop(ssid))
+
+    def clear(self, ssid: int) -> None:
+        self._loop.call(lambda: self._sender.clear(ssid))
+
+    def ping(self) -> None:
+        self._loop.call(lambda: None)
+
+    def close(self) -> None:
+        def let_go() -> None:
+            self._timer.at(None)
+            self._sender.close()
+            self._reflector.close()
+
+        self._loop.call(let_go)
+        self._loop.close()
+
+    def _tick(self, now_ns: int) -> None:
+        self._timer.at(now_ns + REFRESH_NS)
+        self._clock.refresh(now_ns)
+        self._sender.tick(now_ns)
+        self._reflector.tick()
+
+
+def create(context: EngineContext) -> UserspaceEngine:
+    return UserspaceEngine(context)

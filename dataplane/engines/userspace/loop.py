@@ -1,0 +1,233 @@
+"""One thread that waits for sockets and for points in time.
+
+Deadlines are absolute CLOCK_MONOTONIC nanoseconds in a heap. A timerfd wakes
+the thread `SPIN_NS` early, because epoll's own time-out counts in whole
+milliseconds, and the rest is waited out by reading the clock. A reader is
+called again and again for as long as it says that there is more; deadlines
+that pass meanwhile are served between the calls, so that neither starves.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import heapq
+import itertools
+import logging
+import os
+import select
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+from dataplane.clock import monotonic_ns
+
+T = TypeVar("T")
+
+SPIN_NS = 50_000
+"""The clock is read in a busy loop for at most this long before each deadline."""
+
+CALL_TIMEOUT_S = 30.0
+"""How long another thread waits for the loop to carry out a call."""
+
+_CLOCK_MONOTONIC = 1
+_TFD_TIMER_ABSTIME = 1
+
+log = logging.getLogger(__name__)
+
+
+class _Itimerspec(ctypes.Structure):
+    """struct itimerspec; timerfd_create(2)."""
+
+    _fields_ = (
+        ("interval_s", ctypes.c_long),
+        ("interval_ns", ctypes.c_long),
+        ("value_s", ctypes.c_long),
+        ("value_ns", ctypes.c_long),
+    )
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _TimerFd:
+    def __init__(self) -> None:
+        self.fd = _libc.timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
+        if self.fd < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        self._spec = _Itimerspec()
+        self._pointer = ctypes.byref(self._spec)
+
+    def arm(self, deadline_ns: int) -> None:
+        """Arming clears an expiry that was not read; 0 disarms."""
+        self._spec.value_s, self._spec.value_ns = divmod(deadline_ns, 1_000_000_000)
+        _libc.timerfd_settime(self.fd, _TFD_TIMER_ABSTIME, self._pointer, None)
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+class Timer:
+    """A callback that is due at one time, later at another, or never."""
+
+    __slots__ = ("_callback", "_deadline_ns", "_loop")
+
+    def __init__(self, loop: Loop, callback: Callable[[int], None]) -> None:
+        self._loop = loop
+        self._callback = callback
+        self._deadline_ns: int | None = None
+
+    def at(self, deadline_ns: int | None) -> None:
+        """Due at `deadline_ns` and at no other time; None: never."""
+        if deadline_ns != self._deadline_ns:
+            self._deadline_ns = deadline_ns
+            if deadline_ns is not None:
+                self._loop.push(deadline_ns, self)
+
+    def no_later_than(self, deadline_ns: int | None) -> None:
+        """Due at `deadline_ns` unless it is due earlier."""
+        if deadline_ns is not None and (
+            self._deadline_ns is None or deadline_ns < self._deadline_ns
+        ):
+            self.at(deadline_ns)
+
+    def fire(self, deadline_ns: int, now_ns: int) -> None:
+        """Called by the loop; an entry of the heap that was superseded does nothing."""
+        if deadline_ns == self._deadline_ns:
+            self._deadline_ns = None
+            self._callback(now_ns)
+
+
+Reader = Callable[[int], bool]
+"""Reads a bounded amount, given the epoll events; True if there may be more."""
+
+
+class Loop:
+    """Everything but `start`, `call`, `post` and `close` belongs to the loop's own thread."""
+
+    def __init__(self, name: str) -> None:
+        self._epoll = select.epoll()
+        self._timerfd = _TimerFd()
+        self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._readers: dict[int, Reader] = {}
+        self._heap: list[tuple[int, int, Timer]] = []
+        self._count = itertools.count()
+        self._posted: deque[Callable[[], None]] = deque()
+        self._closing = False
+        self._epoll.register(self._timerfd.fd, select.EPOLLIN)
+        self._epoll.register(self._wakeup, select.EPOLLIN)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def post(self, function: Callable[[], None]) -> None:
+        """Have the loop call `function` soon."""
+        self._posted.append(function)
+        os.eventfd_write(self._wakeup, 1)
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Call `function` in the loop and wait for what it returns or raises."""
+        future: Future[T] = Future()
+
+        def carry_out() -> None:
+            try:
+                future.set_result(function())
+            except BaseException as error:
+                future.set_exception(error)
+
+        self.post(carry_out)
+        return future.result(CALL_TIMEOUT_S)
+
+    def close(self) -> None:
+        """End the thread. What is registered stays open."""
+
+        def finish() -> None:
+            self._closing = True
+
+        self.post(finish)
+        self._thread.join(CALL_TIMEOUT_S)
+        self._epoll.close()
+        self._timerfd.close()
+        os.close(self._wakeup)
+
+    def register(self, fd: int, reader: Reader) -> None:
+        self._readers[fd] = reader
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def unregister(self, fd: int) -> None:
+        del self._readers[fd]
+        self._epoll.unregister(fd)
+
+    def push(self, deadline_ns: int, timer: Timer) -> None:
+        heapq.heappush(self._heap, (deadline_ns, next(self._count), timer))
+
+    def timer(self, callback: Callable[[int], None]) -> Timer:
+        return Timer(self, callback)
+
+    def overdue(self) -> bool:
+        """Whether a reader should return for a deadline's sake."""
+        return bool(self._heap) and self._heap[0][0] <= monotonic_ns()
+
+    def _run(self) -> None:
+        pending: dict[int, int] = {}
+        while not self._closing:
+            self._serve_timers()
+            for fd, events in self._wait(block=not pending):
+                if fd == self._wakeup:
+                    self._serve_posted()
+                elif fd != self._timerfd.fd:
+                    pending[fd] = pending.get(fd, 0) | events
+            for fd, events in list(pending.items()):
+                reader = self._readers.get(fd)
+                if reader is None or not self._guarded(reader, events):
+                    del pending[fd]
+                if self.overdue():
+                    self._serve_timers()
+
+    def _wait(self, block: bool) -> list[tuple[int, int]]:
+        if not block:
+            return self._epoll.poll(0)
+        if not self._heap:
+            self._timerfd.arm(0)
+            return self._epoll.poll()
+        deadline_ns = self._heap[0][0]
+        if deadline_ns - monotonic_ns() > SPIN_NS:
+            self._timerfd.arm(deadline_ns - SPIN_NS)
+            events = self._epoll.poll()
+            if any(fd != self._timerfd.fd for fd, _ in events):
+                return events
+        while monotonic_ns() < deadline_ns:
+            pass
+        return self._epoll.poll(0)
+
+    def _serve_timers(self) -> None:
+        """Those that are due now, each once: a timer that sets itself to the
+        past again waits until the sockets have had their turn."""
+        heap = self._heap
+        now_ns = monotonic_ns()
+        due = []
+        while heap and heap[0][0] <= now_ns:
+            due.append(heapq.heappop(heap))
+        for deadline_ns, _, timer in due:
+            try:
+                timer.fire(deadline_ns, monotonic_ns())
+            except Exception:
+                log.exception("a timer of the event loop failed")
+
+    def _serve_posted(self) -> None:
+        os.eventfd_read(self._wakeup)
+        while self._posted:
+            try:
+                self._posted.popleft()()
+            except Exception:
+                log.exception("a call into the event loop failed")
+
+    def _guarded(self, reader: Reader, events: int) -> bool:
+        try:
+            return reader(events)
+        except Exception:
+            log.exception("a reader of the event loop failed")
+            return False

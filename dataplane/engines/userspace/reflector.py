@@ -1,0 +1,292 @@
+"""The Session-Reflector role on one UDP socket.
+
+Rules that hold here, before a packet is looked into:
+
+- It arrived on a configured interface and was sent to a unicast address.
+- It came from a unicast address and a port that can be answered.
+- It did not come from a reflector's own port, unless a configured session
+  names that port: two reflectors that answer each other never stop.
+
+The reply leaves from the address that the request was sent to, with the DSCP
+that it arrived with. The Hop Limit of the reply is 255; the one received is in
+the packet (RFC 8762 §4.3.1).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import functools
+from ipaddress import IPv6Address
+
+from dataplane.clock import Clock, wall_ns
+from dataplane.config import STAMP_PORT, Reflector, ReflectorSession
+from dataplane.engines.base import (
+    EngineContext,
+    OperState,
+    ReflectorStatus,
+    ReflectorStatusReport,
+    reflector_store_path,
+)
+from dataplane.engines.userspace.interfaces import InterfaceFilter
+from dataplane.engines.userspace.loop import Loop
+from dataplane.engines.userspace.sockets import Datagram, UdpSocket, bind_error, drop_text
+from dataplane.reflector_store import ReflectorStore
+from dataplane.srv6 import rthdr_for_socket
+from dataplane.stamp.errors import DiscardReason
+from dataplane.stamp.session_reflector import SessionReflector, SessionState
+from dataplane.stamp.timestamp import encode_timestamp
+
+BATCH = 64
+"""Packets that are reflected before others get their turn."""
+
+CAPACITY_MIN = 64
+"""Sessions that the store has room for at least; it grows where that is not enough."""
+
+HOP_LIMIT = 255
+
+_DSCP_MASK = 0xFC
+_MULTICAST = b"\xff"
+_TIMESTAMP_AT = slice(4, 12)
+"""T3 in an open-mode packet (RFC 8762 §4.3.1)."""
+
+_address = functools.lru_cache(maxsize=4096)(IPv6Address)
+_rthdr = functools.lru_cache(maxsize=4096)(rthdr_for_socket)
+
+
+class ReflectorRole:
+    """Belongs to the thread of its loop."""
+
+    def __init__(self, name: str, loop: Loop, clock: Clock, context: EngineContext) -> None:
+        self._name = name
+        self._loop = loop
+        self._clock = clock
+        self._emit = context.emit
+        self._path = reflector_store_path(context.state_dir)
+        self._config = Reflector(enabled=False)
+        self._filter = InterfaceFilter(())
+        self._ports: frozenset[int] = frozenset()
+        self._socket: UdpSocket | None = None
+        self._store: ReflectorStore | None = None
+        self._core: SessionReflector | None = None
+        self._status: ReflectorStatus | None = None
+        self._dropped = 0
+
+    def configure(self, config: Reflector | None) -> None:
+        """Raises StoreError where the counters have no room."""
+        if config is None:
+            self._remove()
+            return
+        old, self._config = self._config, config
+        if (config.udp_port, config.source_address) != (old.udp_port, old.source_address):
+            self._close_socket()
+        if config.interfaces != old.interfaces:
+            self._filter = InterfaceFilter(config.interfaces)
+        named = {session.sender_udp_port for session in config.sessions.values()}
+        self._ports = frozenset({STAMP_PORT, config.udp_port} - named)
+        self._serve(config)
+        if config.enabled:
+            self._attempt("configured")
+        else:
+            self._close_socket()
+            self._enter(OperState.DISABLED, "the Session-Reflector is disabled")
+
+    def tick(self) -> None:
+        """Once a second: look after what may be missing, or may have come back."""
+        if self._core is not None:
+            self._core.tai_offset_s = self._clock.status.tai_offset_s
+        if self._status is not None and self._config.enabled:
+            self._attempt("recovered")
+        dropped = 0 if self._socket is None else self._socket.dropped()
+        if dropped > self._dropped:
+            text = drop_text(
+                dropped - self._dropped, self._listening_address, self._config.udp_port
+            )
+            self._note_error(text)
+            if self._store is not None:
+                lost = dropped - self._dropped
+                self._store.role.discard(DiscardReason.BUFFER_FULL, lost)
+        self._dropped = dropped
+
+    def close(self) -> None:
+        """Let go of the socket; the counters stay on disk."""
+        self._close_socket()
+        self._core = None
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+    def _remove(self) -> None:
+        if self._status is None:
+            return
+        self.close()
+        self._path.unlink(missing_ok=True)
+        self._config = Reflector(enabled=False)
+        self._status = None
+        self._emit(ReflectorStatusReport(None, "not configured"))
+
+    def _serve(self, config: Reflector) -> None:
+        """Have the sessions of `config`, with fresh counters for those that have changed."""
+        store, core = self._store, self._core
+        if store is None:
+            store = self._open_store(len(config.sessions))
+            stale = store.keys - config.sessions.keys()
+        else:
+            assert core is not None
+            before = core.config.sessions
+            stale = {key for key, session in before.items() if config.sessions.get(key) != session}
+        for key in stale & store.keys:
+            store.free(*key)
+        if len(config.sessions) > store.capacity:
+            store = self._grown(store, len(config.sessions))
+            core = None
+        self._store = store
+        if core is None:
+            self._core = SessionReflector(
+                config,
+                state_factory=self._state,
+                tai_offset_s=self._clock.status.tai_offset_s,
+            )
+        else:
+            core.update(config)
+
+    def _open_store(self, sessions: int) -> ReflectorStore:
+        if self._path.exists():
+            return ReflectorStore.open(self._path, writable=True)
+        store = ReflectorStore.create(self._path, _capacity(sessions))
+        store.role.start_time_ns = wall_ns()
+        return store
+
+    def _grown(self, old: ReflectorStore, sessions: int) -> ReflectorStore:
+        """A larger store with the same counts."""
+        new = ReflectorStore.create(self._path, _capacity(sessions))
+        _copy(old.role, new.role)
+        for key in old.keys:
+            _copy(old.allocate(*key), new.allocate(*key))
+        old.close()
+        return new
+
+    def _state(self, session: ReflectorSession | None) -> SessionState:
+        assert self._store is not None
+        if session is None:
+            return self._store.role
+        return self._store.allocate(*session.key)
+
+    def _attempt(self, reason: str) -> None:
+        """Listen, or fail for a reason."""
+        problem = self._filter.refresh()
+        if problem is None and self._socket is None:
+            address = self._listening_address
+            try:
+                self._socket = UdpSocket(address, self._config.udp_port)
+            except OSError as error:
+                problem = bind_error(address, self._config.udp_port, error)
+            else:
+                self._loop.register(self._socket.fileno(), self._read)
+        if problem is None:
+            self._enter(OperState.RUNNING, reason)
+        else:
+            self._close_socket()
+            self._enter(OperState.FAILED, problem, problem)
+
+    @property
+    def _listening_address(self) -> IPv6Address | None:
+        address = self._config.source_address
+        assert address is None or isinstance(address, IPv6Address)
+        return address
+
+    def _read(self, _events: int) -> bool:
+        sock = self._socket
+        for _ in range(BATCH):
+            datagram = None if sock is None else sock.receive()
+            if datagram is None:
+                return False
+            self._reflect(datagram)
+            if self._loop.overdue():
+                break
+        return True
+
+    def _reflect(self, request: Datagram) -> None:
+        sock, core, store = self._socket, self._core, self._store
+        assert sock is not None
+        assert core is not None
+        assert store is not None
+        reason = self._unfit(request)
+        if reason is not None:
+            store.role.discard(reason)
+            return
+        reply = core.receive(
+            request.data,
+            source=_address(request.source),
+            source_port=request.source_port,
+            hop_limit=request.hop_limit,
+            t2_ns=request.received_ns,
+        )
+        if isinstance(reply, DiscardReason):
+            store.role.discard(reply)
+            return
+        fmt = reply.timestamp_format
+        try:
+            sock.dress(
+                _rthdr(reply.segments) if reply.segments else b"",
+                request.traffic_class & _DSCP_MASK,
+                HOP_LIMIT,
+            )
+            payload = bytearray(reply.encode(wall_ns(), self._clock.error_estimate(fmt)))
+            # T3 once more, now that the time-consuming part is over.
+            t3 = encode_timestamp(wall_ns(), fmt, reply.tai_offset_s)
+            payload[_TIMESTAMP_AT] = t3.to_bytes(8, "big")
+            sock.answer(payload, request)
+        except OSError as error:
+            store.role.discard(DiscardReason.SEND_FAILED)
+            self._note_error(
+                f"cannot answer [{request.source}]:{request.source_port}: {error.strerror}"
+            )
+
+    def _unfit(self, request: Datagram) -> DiscardReason | None:
+        """Why a packet is not even looked into."""
+        if not self._filter.admits(request.interface):
+            return DiscardReason.WRONG_INTERFACE
+        source = _address(request.source)
+        if (
+            request.destination[:1] == _MULTICAST
+            or source.is_multicast
+            or source.is_unspecified
+            or request.source_port == 0
+            or request.source_port in self._ports
+        ):
+            return DiscardReason.UNANSWERABLE
+        return None
+
+    def _close_socket(self) -> None:
+        if self._socket is not None:
+            self._loop.unregister(self._socket.fileno())
+            self._socket.close()
+            self._socket = None
+
+    def _note_error(self, text: str) -> None:
+        status = self._status
+        if status is not None and status.last_error != text:
+            self._status = dataclasses.replace(status, last_error=text)
+            self._emit(ReflectorStatusReport(self._status, text))
+
+    def _enter(self, state: OperState, reason: str, error: str | None = None) -> None:
+        old = self._status
+        if old is None:
+            new = ReflectorStatus(state, self._name, wall_ns(), error)
+        else:
+            since_ns = old.since_ns if old.oper_state is state else wall_ns()
+            new = ReflectorStatus(state, self._name, since_ns, error or old.last_error)
+        if new != old:
+            self._status = new
+            self._emit(ReflectorStatusReport(new, reason))
+
+
+def _capacity(sessions: int) -> int:
+    return max(CAPACITY_MIN, 2 * sessions)
+
+
+def _copy(source: ctypes.Structure, destination: ctypes.Structure) -> None:
+    ctypes.memmove(
+        ctypes.addressof(destination), ctypes.addressof(source), ctypes.sizeof(destination)
+    )

@@ -1,0 +1,385 @@
+"""One sender session: its store, its runs, and the two timers that drive it.
+
+A session that should run is RUNNING, or FAILED while something that it needs
+is missing; the schedule of a run that fails half-way goes on, so that it
+recovers in step and the slots it missed are counted as skipped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from ipaddress import IPv6Address
+from typing import Protocol
+
+from dataplane.clock import Clock, wall_ns
+from dataplane.config import SenderSession, SsidZeroAction
+from dataplane.engines.base import (
+    EngineContext,
+    EngineError,
+    IntervalClosed,
+    OperState,
+    Resume,
+    SenderStatusReport,
+    SessionStatus,
+    session_store_path,
+)
+from dataplane.engines.userspace.loop import Loop
+from dataplane.engines.userspace.sockets import Datagram
+from dataplane.measurement import TimestampMethod
+from dataplane.srv6 import complete_path, rthdr_for_socket
+from dataplane.stamp.collector import Collector
+from dataplane.stamp.errors import DiscardReason
+from dataplane.stamp.session_sender import SessionSender
+from dataplane.store import SessionStore, StoreError
+
+PHASE_MAX_NS = 1_000_000_000
+"""Sessions that start by themselves are spread over their interval, or over
+this much of it, so that a thousand of them do not send at the same moment."""
+
+_GOLDEN = 0x9E3779B1
+_NS_PER_US = 1_000
+
+WANT_TO_RUN = (OperState.RUNNING, OperState.FAILED)
+
+
+class Transmitter(Protocol):
+    """The port that a session sends through."""
+
+    @property
+    def t1_method(self) -> TimestampMethod: ...
+
+    def problem(self) -> str | None:
+        """What keeps sessions from running now; tried anew with each call."""
+
+    def dress(self, run: SenderRun) -> OSError | None:
+        """Set what goes with the session's packets; what failed, if anything."""
+
+    def transmit(self, run: SenderRun, sequence: int, payload: bytes, t1_ns: int) -> OSError | None:
+        """Send; what failed, if anything."""
+
+    def read(self, events: int = ...) -> bool:
+        """Take in replies that are waiting."""
+
+
+class SenderRun:
+    """Belongs to the thread of its loop."""
+
+    def __init__(
+        self,
+        config: SenderSession,
+        engine: str,
+        loop: Loop,
+        clock: Clock,
+        context: EngineContext,
+        port: Transmitter,
+    ) -> None:
+        self.config = config
+        self.port = port
+        self.rthdr = b""
+        if config.segments:
+            destination = config.reflector_address
+            assert isinstance(destination, IPv6Address)
+            self.rthdr = rthdr_for_socket(complete_path(config.segments, destination))
+        self.destination = str(config.reflector_address)
+        self.traffic_class = config.dscp << 2
+        self.status = SessionStatus(OperState.STOPPED, engine, wall_ns())
+        self._reported: SessionStatus | None = None
+        self._path = session_store_path(context.state_dir, config.ssid)
+        self._clock = clock
+        self._emit = context.emit
+        self._store: SessionStore | None = None
+        self._collector: Collector | None = None
+        self._sender: SessionSender | None = None
+        self._duration_s: int | None = None
+        self._first_start_ns: int | None = None
+        self._slots_before = 0
+        self._send_timer = loop.timer(self._send)
+        self._collect_timer = loop.timer(self._collect)
+
+    @property
+    def wants_to_run(self) -> bool:
+        return self.status.oper_state in WANT_TO_RUN
+
+    def create(self, enabled: bool, now_ns: int) -> None:
+        """Begin the life of a session that has just been configured, with an empty store."""
+        try:
+            self._open_store(None, now_ns)
+        except StoreError as error:
+            if not enabled:
+                state = OperState.DISABLED
+            elif self.config.autostart:
+                state = OperState.FAILED
+            else:
+                state = OperState.STOPPED
+            self._enter(state, str(error), str(error))
+            return
+        if not enabled:
+            self._enter(OperState.DISABLED, "the Session-Sender is disabled")
+        elif self.config.autostart:
+            self.begin(now_ns, self._phase_ns(now_ns), "configured")
+        else:
+            self._enter(OperState.STOPPED, "configured")
+
+    def resume(self, resume: Resume, now_ns: int) -> None:
+        """Take up the life of a session whose host process died."""
+        try:
+            self._open_store(resume, now_ns)
+        except StoreError as error:
+            self._enter(OperState.FAILED, str(error), str(error))
+            return
+        reason = "resumed after the data-plane host was replaced"
+        if resume.oper_state not in WANT_TO_RUN:
+            self._enter(resume.oper_state, reason)
+        elif resume.run_started_ns is None:
+            self._duration_s = resume.duration_s
+            self.begin(now_ns, now_ns, reason)
+        else:
+            self._duration_s = resume.duration_s
+            self._start_sender(resume.run_started_ns, resume.run_first_sequence, now_ns)
+            self.attempt(now_ns, reason)
+
+    def begin(self, now_ns: int, start_ns: int, reason: str) -> None:
+        """Begin a run whose first packet is due at `start_ns`."""
+        self._first_start_ns = start_ns
+        self.attempt(now_ns, reason)
+
+    def start(self, duration_s: int | None, now_ns: int) -> None:
+        """The start action. Raises EngineError."""
+        state = self.status.oper_state
+        if state is OperState.DISABLED:
+            raise EngineError("the Session-Sender is disabled")
+        if state is OperState.RUNNING:
+            raise EngineError(f"session {self.config.ssid} is already running")
+        self._sender = None
+        self._duration_s = duration_s
+        self.begin(now_ns, now_ns, "started by action")
+
+    def enable(self, now_ns: int) -> None:
+        """The role has been enabled."""
+        if self.config.autostart:
+            self.begin(now_ns, self._phase_ns(now_ns), "the Session-Sender is enabled")
+        else:
+            self._enter(OperState.STOPPED, "the Session-Sender is enabled")
+
+    def stop(self, now_ns: int, reason: str, state: OperState = OperState.STOPPED) -> None:
+        """End the run, if there is one; packets under way become unresolved."""
+        self._send_timer.at(None)
+        self._collect_timer.at(None)
+        self._sender = None
+        self._first_start_ns = None
+        self._duration_s = None
+        if self._collector is not None:
+            self._closed(self._collector.stop(now_ns))
+        self._enter(state, reason)
+
+    def clear(self, now_ns: int) -> None:
+        """Forget results. Raises EngineError where there is no store."""
+        if self._collector is None:
+            raise EngineError(f"session {self.config.ssid} has no store: {self.status.last_error}")
+        self._collector.clear(now_ns)
+        self._collect_timer.at(self._collector.next_timer_ns())
+
+    def remove(self) -> None:
+        """The session is gone, and so is what it collected."""
+        self.close()
+        self._path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let go of everything; the store stays on disk as it is."""
+        self._send_timer.at(None)
+        self._collect_timer.at(None)
+        self._sender = None
+        self._collector = None
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+    def attempt(self, now_ns: int, reason: str) -> None:
+        """Run, or fail for a reason; to be repeated while FAILED, and while
+        RUNNING to find out whether something has gone missing."""
+        problem = self.port.problem()
+        if problem is None and self._collector is None:
+            try:
+                self._open_store(None, now_ns)
+            except StoreError as error:
+                problem = str(error)
+        if problem is not None:
+            self._send_timer.at(None)
+            self._enter(OperState.FAILED, problem, problem)
+            return
+        if self.status.oper_state is OperState.RUNNING and self._sender is not None:
+            return
+        collector = self._collector
+        assert collector is not None
+        if self._sender is None:
+            start_ns = max(now_ns, self._first_start_ns or 0)
+            self._start_sender(start_ns, collector.next_sequence, now_ns)
+        assert self._sender is not None
+        self._send_timer.at(self._sender.next_send_ns())
+        self._collect_timer.at(collector.next_timer_ns())
+        self._enter(OperState.RUNNING, reason)
+        self._complete(now_ns)
+
+    def receive(self, datagram: Datagram, source: IPv6Address, now_ns: int) -> None:
+        """A reply that carries this session's SSID."""
+        collector = self._collector
+        if collector is None:
+            return
+        collector.receive(
+            datagram.data,
+            source=source,
+            source_port=datagram.source_port,
+            t4_ns=datagram.received_ns,
+            now_ns=now_ns,
+            t4_method=(
+                TimestampMethod.KERNEL_SOFTWARE
+                if datagram.kernel_stamped
+                else TimestampMethod.USERSPACE
+            ),
+        )
+        if collector.ssid_zero_seen and self.config.on_ssid_zero is SsidZeroAction.STOP:
+            if self.status.oper_state is OperState.RUNNING:
+                text = "the Session-Reflector answers with SSID 0"
+                self.stop(now_ns, text)
+                self.note_error(text)
+        elif self._sender is not None and self._sender.complete:
+            self._complete(now_ns)
+
+    def discard(self, reason: DiscardReason) -> None:
+        if self._collector is not None:
+            self._collector.discard(reason)
+
+    def refine_t1(self, sequence: int, t1_ns: int) -> None:
+        if self._collector is not None:
+            self._collector.refine_t1(sequence, t1_ns)
+
+    def note_error(self, text: str) -> None:
+        """Something went wrong that does not end the run."""
+        if text != self.status.last_error:
+            self.status = dataclasses.replace(self.status, last_error=text)
+            self._emit(SenderStatusReport(self.config.ssid, self.status, text))
+
+    def _open_store(self, resume: Resume | None, now_ns: int) -> None:
+        """Raises StoreError."""
+        store = None
+        if resume is not None and self._path.exists():
+            store = SessionStore.open(self._path, writable=True)
+            if not store.matches(self.config):
+                store.close()
+                store = None
+        if store is None:
+            store = SessionStore.create(self._path, self.config)
+        resumed = (
+            resume is not None
+            and resume.oper_state in WANT_TO_RUN
+            and resume.run_started_ns is not None
+        )
+        self._store = store
+        self._collector = Collector(self.config, store, now_ns=now_ns, resumed=resumed)
+        self._closed(self._collector.expire(now_ns))
+
+    def _start_sender(self, start_ns: int, first_sequence: int, now_ns: int) -> None:
+        collector = self._collector
+        assert collector is not None
+        config = self.config
+        if self._duration_s is not None:
+            config = dataclasses.replace(config, duration_s=self._duration_s)
+        self._sender = SessionSender(config, start_ns=start_ns, first_sequence=first_sequence)
+        if collector.next_sequence > first_sequence:
+            self._sender.sequence = collector.next_sequence
+            self._slots_before = self._slots_used(start_ns, now_ns)
+        self._first_start_ns = None
+        self._know_clock()
+        collector.start(now_ns, wall_ns())
+        self.status = dataclasses.replace(
+            self.status,
+            run_started_ns=start_ns,
+            run_first_sequence=first_sequence,
+            duration_s=self._duration_s,
+        )
+
+    def _slots_used(self, start_ns: int, now_ns: int) -> int:
+        """Slots of a resumed run up to that of the last packet before the interruption."""
+        assert self._store is not None
+        last_sent_ns = self._store.state.head.last_sent_ns - wall_ns() + now_ns
+        return max(0, (last_sent_ns - start_ns) // (self.config.interval_us * _NS_PER_US) + 1)
+
+    def _send(self, now_ns: int) -> None:
+        sender, collector, port = self._sender, self._collector, self.port
+        if sender is None or collector is None:
+            return
+        sequence, skipped = sender.sequence, sender.skipped
+        collector.sent(sequence, wall_ns(), now_ns, port.t1_method)
+        failure = port.dress(self)
+        error = self._clock.error_estimate(self.config.timestamp_format)
+        t1_ns = wall_ns()
+        payload = sender.send(now_ns, t1_ns, error)
+        if failure is None:
+            failure = port.transmit(self, sequence, payload, t1_ns)
+        if failure is not None:
+            self._send_failed(failure)
+        skipped = sender.skipped - skipped - self._slots_before
+        self._slots_before = 0
+        if skipped > 0:
+            collector.skipped(skipped)
+        self._send_timer.at(sender.next_send_ns())
+        self._collect_timer.no_later_than(collector.next_timer_ns())
+
+    def _send_failed(self, failure: OSError) -> None:
+        """The sequence number stays used up: what cannot be sent, because the
+        network is unreachable for instance, is to be seen as loss."""
+        if self._store is not None:
+            self._store.state.head.counters.send_errors += 1
+        self.note_error(
+            f"cannot send to [{self.destination}]:{self.config.reflector_udp_port}: "
+            f"{os.strerror(failure.errno or 0)}"
+        )
+
+    def _collect(self, now_ns: int) -> None:
+        collector = self._collector
+        if collector is None:
+            return
+        self.port.read()
+        closed = collector.expire(now_ns)
+        if closed:
+            self._know_clock()
+            self._closed(closed)
+        self._collect_timer.at(collector.next_timer_ns())
+        self._complete(now_ns)
+
+    def _complete(self, now_ns: int) -> None:
+        """A run is complete once the fate of its last packet is known."""
+        sender, collector = self._sender, self._collector
+        if sender is None or collector is None or not sender.complete or collector.in_flight:
+            return
+        if self.status.oper_state is OperState.RUNNING:
+            self.stop(now_ns, "the run is complete", OperState.COMPLETED)
+
+    def _closed(self, numbers: list[int]) -> None:
+        for number in numbers:
+            self._emit(IntervalClosed(self.config.ssid, number))
+
+    def _know_clock(self) -> None:
+        status = self._clock.status
+        if self._collector is not None:
+            self._collector.tai_offset_s = status.tai_offset_s
+            self._collector.set_local_clock(status.synchronized, status.error_ns)
+        if self._sender is not None:
+            self._sender.tai_offset_s = status.tai_offset_s
+
+    def _phase_ns(self, now_ns: int) -> int:
+        spread_ns = min(self.config.interval_us * _NS_PER_US, PHASE_MAX_NS)
+        return now_ns + ((self.config.ssid * _GOLDEN & 0xFFFFFFFF) * spread_ns >> 32)
+
+    def _enter(self, state: OperState, reason: str, error: str | None = None) -> None:
+        old = self.status
+        since_ns = old.since_ns if state is old.oper_state else wall_ns()
+        new = dataclasses.replace(
+            old, oper_state=state, since_ns=since_ns, last_error=error or old.last_error
+        )
+        if state not in WANT_TO_RUN:
+            new = dataclasses.replace(new, run_started_ns=None, duration_s=None)
+        if new != self._reported:
+            self.status = self._reported = new
+            self._emit(SenderStatusReport(self.config.ssid, new, reason))

@@ -1,0 +1,319 @@
+"""The Session-Sender role: sessions, and the ports that they share.
+
+All sessions with the same source address and UDP port send and receive
+through one socket; a reply is handed to the session whose SSID it carries.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import functools
+import logging
+import select
+from collections import Counter
+from collections.abc import Mapping
+from ipaddress import IPv6Address
+
+from dataplane.clock import Clock, monotonic_ns
+from dataplane.config import IPAddress, Sender, SenderSession
+from dataplane.engines.base import (
+    EngineContext,
+    EngineError,
+    OperState,
+    Resume,
+    SenderDiscards,
+    SenderStatusReport,
+)
+from dataplane.engines.userspace.interfaces import InterfaceFilter
+from dataplane.engines.userspace.loop import Loop
+from dataplane.engines.userspace.run import SenderRun
+from dataplane.engines.userspace.sockets import Datagram, UdpSocket, bind_error, drop_text
+from dataplane.measurement import TimestampMethod
+from dataplane.stamp.errors import DiscardReason
+from dataplane.stamp.packet import OPEN
+
+BATCH = 64
+"""Replies that are taken in before others get their turn."""
+
+AWAITED_MAX = 4_096
+"""Packets whose transmit timestamps are awaited; beyond, the oldest are given up."""
+
+_PROBLEM_AGE_NS = 500_000_000
+"""How long the sessions of a port share the outcome of one attempt to open it."""
+
+_SSID_AT = slice(14, 16)
+"""RFC 8972 §3."""
+
+_READ = select.EPOLLIN | select.EPOLLERR
+
+log = logging.getLogger(__name__)
+
+_address = functools.lru_cache(maxsize=4096)(IPv6Address)
+
+
+class SenderPort:
+    """One local address and port, open while it has sessions that want to run."""
+
+    def __init__(
+        self, address: IPv6Address, port: int, loop: Loop, discards: Counter[DiscardReason]
+    ) -> None:
+        """`discards` counts packets that belong to no session."""
+        self.address = address
+        self.port = port
+        self.discards = discards
+        self.filter = InterfaceFilter(())
+        self.runs: dict[int, SenderRun] = {}
+        self.t1_method = TimestampMethod.USERSPACE
+        self._loop = loop
+        self._socket: UdpSocket | None = None
+        self._problem: str | None = None
+        self._problem_ns = 0
+        self._awaited: dict[int, tuple[SenderRun, int, int]] = {}
+        self._by_peer: dict[tuple[IPAddress, int], dict[int, SenderRun]] = {}
+        self._dropped = 0
+
+    def add(self, run: SenderRun) -> None:
+        config = run.config
+        self.runs[config.ssid] = run
+        peer = config.reflector_address, config.reflector_udp_port
+        self._by_peer.setdefault(peer, {})[config.ssid] = run
+
+    def remove(self, run: SenderRun) -> None:
+        config = run.config
+        del self.runs[config.ssid]
+        peer = config.reflector_address, config.reflector_udp_port
+        del self._by_peer[peer][config.ssid]
+        if not self._by_peer[peer]:
+            del self._by_peer[peer]
+
+    def problem(self) -> str | None:
+        """What keeps sessions from running now; opens the port where it is closed."""
+        if self.filter.missing is not None:
+            return self.filter.missing
+        if self._socket is not None:
+            return None
+        now_ns = monotonic_ns()
+        if self._problem is not None and now_ns < self._problem_ns + _PROBLEM_AGE_NS:
+            return self._problem
+        try:
+            self._socket = UdpSocket(self.address, self.port, transmit_timestamps=True)
+        except OSError as error:
+            self._problem = bind_error(self.address, self.port, error)
+            self._problem_ns = now_ns
+            return self._problem
+        self._problem = None
+        self._loop.register(self._socket.fileno(), self.read)
+        return None
+
+    def dress(self, run: SenderRun) -> OSError | None:
+        if self._socket is None:
+            return OSError(errno.ENOTCONN, "")
+        try:
+            self._socket.dress(run.rthdr, run.traffic_class, run.config.hop_limit)
+        except OSError as error:
+            return error
+        return None
+
+    def transmit(self, run: SenderRun, sequence: int, payload: bytes, t1_ns: int) -> OSError | None:
+        assert self._socket is not None
+        try:
+            identifier = self._socket.send(payload, run.destination, run.config.reflector_udp_port)
+        except OSError as error:
+            self._awaited.clear()
+            return error
+        self._awaited[identifier] = run, sequence, t1_ns
+        if len(self._awaited) > AWAITED_MAX:
+            del self._awaited[next(iter(self._awaited))]
+        return None
+
+    def read(self, events: int = _READ) -> bool:
+        """Transmit timestamps first: they are older than the replies."""
+        sock = self._socket
+        if sock is None:
+            return False
+        for identifier, sent_ns in sock.transmitted():
+            awaited = self._awaited.pop(identifier, None)
+            # One that was sent before a restart of the identifiers has a
+            # timestamp that is older than T1 as read before the send.
+            if awaited is not None and sent_ns >= awaited[2]:
+                self.t1_method = TimestampMethod.KERNEL_SOFTWARE
+                awaited[0].refine_t1(awaited[1], sent_ns)
+        if not events & select.EPOLLIN:
+            return False
+        for _ in range(BATCH):
+            datagram = sock.receive()
+            if datagram is None:
+                return False
+            self._hand_over(datagram)
+            if self._socket is None:
+                return False
+            if self._loop.overdue():
+                break
+        return True
+
+    def look_after(self) -> None:
+        """Once a second: say what the kernel had no room for."""
+        dropped = 0 if self._socket is None else self._socket.dropped()
+        if dropped > self._dropped:
+            self.discards[DiscardReason.BUFFER_FULL] += dropped - self._dropped
+            log.warning(drop_text(dropped - self._dropped, self.address, self.port))
+        self._dropped = dropped
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._loop.unregister(self._socket.fileno())
+            self._socket.close()
+            self._socket = None
+        self._problem = None
+        self._awaited.clear()
+
+    def _hand_over(self, datagram: Datagram) -> None:
+        source = _address(datagram.source)
+        run = self.runs.get(int.from_bytes(datagram.data[_SSID_AT], "big"))
+        if run is None:
+            run = self._only_candidate(source, datagram.source_port)
+        if run is None:
+            short = len(datagram.data) < OPEN.length
+            reason = DiscardReason.TRUNCATED if short else DiscardReason.UNKNOWN_SESSION
+            self.discards[reason] += 1
+            log.debug("packet from [%s]:%d is no session's", source, datagram.source_port)
+        elif not self.filter.admits(datagram.interface):
+            run.discard(DiscardReason.WRONG_INTERFACE)
+        else:
+            run.receive(datagram, source, monotonic_ns())
+
+    def _only_candidate(self, source: IPv6Address, source_port: int) -> SenderRun | None:
+        """The session of a reply that does not say which: a peer without
+        RFC 8972 answers with SSID 0, and rubbish says nothing."""
+        found = self._by_peer.get((source, source_port), {})
+        return next(iter(found.values())) if len(found) == 1 else None
+
+
+class SenderRole:
+    """Belongs to the thread of its loop."""
+
+    def __init__(self, name: str, loop: Loop, clock: Clock, context: EngineContext) -> None:
+        self._name = name
+        self._loop = loop
+        self._clock = clock
+        self._context = context
+        self._config = Sender(enabled=False)
+        self._filter = InterfaceFilter(())
+        self._ports: dict[tuple[IPv6Address, int], SenderPort] = {}
+        self._runs: dict[int, SenderRun] = {}
+        self._discards: Counter[DiscardReason] = Counter()
+
+    def configure(self, config: Sender | None, resume: Mapping[int, Resume]) -> None:
+        config = config or Sender(enabled=False)
+        old, self._config = self._config, config
+        if config.interfaces != old.interfaces:
+            self._filter = InterfaceFilter(config.interfaces)
+            for port in self._ports.values():
+                port.filter = self._filter
+        now_ns = monotonic_ns()
+        for ssid, run in list(self._runs.items()):
+            session = config.sessions.get(ssid)
+            if session is None or not _same_but_autostart(run.config, session):
+                self._remove(run, gone=session is None)
+        for ssid, session in config.sessions.items():
+            known = self._runs.get(ssid)
+            if known is None:
+                self._create(session, resume.get(ssid), now_ns)
+            else:
+                self._adapt(known, session, old.enabled, now_ns)
+        self._close_idle_ports()
+
+    def start(self, ssid: int, duration_s: int | None) -> None:
+        self._run(ssid).start(duration_s, monotonic_ns())
+
+    def stop(self, ssid: int) -> None:
+        run = self._run(ssid)
+        if not run.wants_to_run:
+            raise EngineError(f"session {ssid} is not running")
+        run.stop(monotonic_ns(), "stopped by action")
+        self._close_idle_ports()
+
+    def clear(self, ssid: int) -> None:
+        self._run(ssid).clear(monotonic_ns())
+
+    def tick(self, now_ns: int) -> None:
+        """Once a second: look after what may be missing, or may have come back."""
+        for port in self._ports.values():
+            port.look_after()
+        if self._discards:
+            self._context.emit(SenderDiscards(dict(self._discards)))
+            self._discards.clear()
+        was_missing = self._filter.missing
+        missing = self._filter.refresh()
+        for run in self._runs.values():
+            state = run.status.oper_state
+            if state is OperState.FAILED or (
+                state is OperState.RUNNING and missing is not None and missing != was_missing
+            ):
+                run.attempt(now_ns, "recovered")
+
+    def close(self) -> None:
+        for run in self._runs.values():
+            run.close()
+        for port in self._ports.values():
+            port.close()
+
+    def _run(self, ssid: int) -> SenderRun:
+        run = self._runs.get(ssid)
+        if run is None:
+            raise EngineError(f"session {ssid} does not exist")
+        return run
+
+    def _create(self, session: SenderSession, resume: Resume | None, now_ns: int) -> None:
+        address = session.source_address
+        assert isinstance(address, IPv6Address)
+        key = address, session.sender_udp_port
+        port = self._ports.get(key)
+        if port is None:
+            port = self._ports[key] = SenderPort(*key, self._loop, self._discards)
+            port.filter = self._filter
+        run = SenderRun(session, self._name, self._loop, self._clock, self._context, port)
+        self._runs[session.ssid] = run
+        port.add(run)
+        if resume is not None and self._config.enabled:
+            run.resume(resume, now_ns)
+        else:
+            run.create(self._config.enabled, now_ns)
+
+    def _adapt(
+        self, run: SenderRun, session: SenderSession, was_enabled: bool, now_ns: int
+    ) -> None:
+        """What may change without a new session: `autostart`, and whether the role is enabled."""
+        before, run.config = run.config, session
+        if not self._config.enabled:
+            if was_enabled:
+                run.stop(now_ns, "the Session-Sender is disabled", OperState.DISABLED)
+        elif not was_enabled:
+            run.enable(now_ns)
+        elif session.autostart != before.autostart:
+            if session.autostart and not run.wants_to_run:
+                run.start(None, now_ns)
+            elif not session.autostart and run.wants_to_run:
+                run.stop(now_ns, "stopped by configuration")
+
+    def _remove(self, run: SenderRun, gone: bool) -> None:
+        ssid = run.config.ssid
+        run.remove()
+        del self._runs[ssid]
+        for port in self._ports.values():
+            if port.runs.get(ssid) is run:
+                port.remove(run)
+        if gone:
+            self._context.emit(SenderStatusReport(ssid, None, "not configured"))
+
+    def _close_idle_ports(self) -> None:
+        for key, port in list(self._ports.items()):
+            if not any(run.wants_to_run for run in port.runs.values()):
+                port.close()
+            if not port.runs:
+                del self._ports[key]
+
+
+def _same_but_autostart(old: SenderSession, new: SenderSession) -> bool:
+    return dataclasses.replace(old, autostart=new.autostart) == new

@@ -1,0 +1,257 @@
+"""UDP over IPv6 with what STAMP needs from the kernel.
+
+Received with every packet: the kernel's receive timestamp, the Hop Limit, the
+Traffic Class, the local address and the interface. On request, the kernel's
+transmit timestamp of every packet sent.
+
+One socket serves all sessions that share a local address and port, whatever
+their SID lists, and replies find their way back to it without ambiguity: a
+second socket on the same address and port would take part in the kernel's
+choice of a receiver. An SRH can only be set as a socket option (as ancillary
+data it is refused with EINVAL), so the SID list, like the Traffic Class and
+the Hop Limit, is switched between packets where two neighbours differ. The
+switch costs about 2 microseconds, less than the send itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from ipaddress import IPv6Address
+from typing import NamedTuple
+
+from dataplane.clock import wall_ns
+
+IPV6_UNICAST_HOPS = 16
+IPV6_V6ONLY = 26
+IPV6_RECVPKTINFO = 49
+IPV6_PKTINFO = 50
+IPV6_RECVHOPLIMIT = 51
+IPV6_HOPLIMIT = 52
+IPV6_RTHDR = 57
+IPV6_RECVTCLASS = 66
+IPV6_TCLASS = 67
+SO_RCVBUFFORCE = 33
+SO_TIMESTAMPING = 37
+SO_MEMINFO = 55
+
+_RX_SOFTWARE = 1 << 3
+_SOFTWARE = 1 << 4
+_TX_SOFTWARE = 1 << 1
+_OPT_ID = 1 << 7
+_OPT_TSONLY = 1 << 11
+
+RECEIVE_BUFFER = 4 << 20
+"""Bytes asked for with SO_RCVBUFFORCE: some thousand packets that wait their turn."""
+
+PAYLOAD_MAX = 1 << 16
+"""Bytes; no UDP payload is longer."""
+
+_ANCILLARY = 512
+_MEMINFO_DROPS = 8
+
+_INT = struct.Struct("=i")
+_PKTINFO = struct.Struct("=16sI")
+_TIMESPECS = struct.Struct("=qqqqqq")
+_EXTENDED_ERROR = struct.Struct("=IBBBBII")
+"""struct sock_extended_err: errno, origin, type, code, pad, info, data."""
+_ORIGIN_TIMESTAMPING = 4
+
+_NS_PER_S = 1_000_000_000
+
+
+class Datagram(NamedTuple):
+    """One received UDP payload and what the kernel said about it."""
+
+    data: bytes
+    source: str
+    source_port: int
+    scope_id: int
+    hop_limit: int | None
+    traffic_class: int
+    destination: bytes
+    """16 bytes: the local address that it was sent to."""
+
+    interface: int
+    """Index of the interface on which it arrived."""
+
+    received_ns: int
+    """CLOCK_REALTIME of the kernel's receive path, or of reading."""
+
+    kernel_stamped: bool
+
+
+class UdpSocket:
+    """A bound, non-blocking IPv6 UDP socket.
+
+    Raises OSError from the constructor and from `send`; `text` of
+    `bind_error` says which address and port could not be had.
+    """
+
+    def __init__(
+        self, address: IPv6Address | None, port: int, *, transmit_timestamps: bool = False
+    ) -> None:
+        host = "::" if address is None else str(address)
+        self._socket = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._dress: tuple[bytes, int, int] = (b"", 0, -1)
+        self._next_id = 0
+        self._buffer = bytearray(PAYLOAD_MAX)
+        self._view = memoryview(self._buffer)
+        self._transmit_timestamps = transmit_timestamps
+        try:
+            self._configure()
+            self._socket.bind((host, port))
+        except OSError:
+            self._socket.close()
+            raise
+
+    def _configure(self) -> None:
+        sock = self._socket
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_V6ONLY, 1)
+        for option in (IPV6_RECVPKTINFO, IPV6_RECVHOPLIMIT, IPV6_RECVTCLASS):
+            sock.setsockopt(socket.IPPROTO_IPV6, option, 1)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
+        except PermissionError:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        self._enable_timestamps()
+
+    def _enable_timestamps(self) -> None:
+        flags = _RX_SOFTWARE | _SOFTWARE
+        if self._transmit_timestamps:
+            flags |= _TX_SOFTWARE | _OPT_ID | _OPT_TSONLY
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPING, flags)
+        except OSError:
+            # The clock is read in user space instead, in `receive` and by the sender.
+            self._transmit_timestamps = False
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def receive(self) -> Datagram | None:
+        """The next packet; None where there is none."""
+        try:
+            size, ancillary, _flags, address = self._socket.recvmsg_into([self._buffer], _ANCILLARY)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            # An ICMP error of an earlier packet says nothing about what is waiting here.
+            if error.errno in (errno.EBADF, errno.ENOTSOCK):
+                raise
+            return None
+        hop_limit: int | None = None
+        traffic_class = interface = received_ns = 0
+        destination = b""
+        for level, kind, value in ancillary:
+            if level == socket.IPPROTO_IPV6:
+                if kind == IPV6_PKTINFO:
+                    destination, interface = _PKTINFO.unpack_from(value)
+                elif kind == IPV6_HOPLIMIT:
+                    (hop_limit,) = _INT.unpack_from(value)
+                elif kind == IPV6_TCLASS:
+                    (traffic_class,) = _INT.unpack_from(value)
+            elif kind == SO_TIMESTAMPING:
+                seconds, nanoseconds = _TIMESPECS.unpack_from(value)[:2]
+                received_ns = seconds * _NS_PER_S + nanoseconds
+        return Datagram(
+            bytes(self._view[:size]),
+            address[0].partition("%")[0],
+            address[1],
+            address[3],
+            hop_limit,
+            traffic_class,
+            destination,
+            interface,
+            received_ns or wall_ns(),
+            received_ns != 0,
+        )
+
+    def dress(self, rthdr: bytes, traffic_class: int, hop_limit: int) -> None:
+        """Send from now on with this SRH (empty: none), Traffic Class and Hop Limit."""
+        wanted = (rthdr, traffic_class, hop_limit)
+        if wanted == self._dress:
+            return
+        old_rthdr, old_class, old_limit = self._dress
+        option = self._socket.setsockopt
+        if rthdr != old_rthdr:
+            option(socket.IPPROTO_IPV6, IPV6_RTHDR, rthdr)
+        if traffic_class != old_class:
+            option(socket.IPPROTO_IPV6, IPV6_TCLASS, traffic_class)
+        if hop_limit != old_limit:
+            option(socket.IPPROTO_IPV6, IPV6_UNICAST_HOPS, hop_limit)
+        self._dress = wanted
+
+    def send(self, payload: bytes, address: str, port: int) -> int:
+        """Transmit from the bound address; the identifier under which
+        `transmitted` will tell the packet's timestamp."""
+        try:
+            self._socket.sendto(payload, (address, port))
+        except OSError:
+            self._restart_ids()
+            raise
+        identifier = self._next_id
+        self._next_id = identifier + 1 & 0xFFFFFFFF
+        return identifier
+
+    def answer(self, payload: bytes | bytearray, request: Datagram) -> None:
+        """Transmit to where `request` came from, from the address it was sent to."""
+        self._socket.sendmsg(
+            [payload],
+            [(socket.IPPROTO_IPV6, IPV6_PKTINFO, _PKTINFO.pack(request.destination, 0))],
+            0,
+            (request.source, request.source_port, 0, request.scope_id),
+        )
+
+    def transmitted(self) -> Iterator[tuple[int, int]]:
+        """Identifier and CLOCK_REALTIME nanoseconds of packets that have left."""
+        while self._transmit_timestamps:
+            try:
+                _, ancillary, _, _ = self._socket.recvmsg(0, _ANCILLARY, socket.MSG_ERRQUEUE)
+            except OSError:
+                return
+            sent_ns = 0
+            identifier: int | None = None
+            for level, kind, value in ancillary:
+                if level == socket.SOL_SOCKET and kind == SO_TIMESTAMPING:
+                    seconds, nanoseconds = _TIMESPECS.unpack_from(value)[:2]
+                    sent_ns = seconds * _NS_PER_S + nanoseconds
+                elif level == socket.IPPROTO_IPV6:
+                    extended = _EXTENDED_ERROR.unpack_from(value)
+                    if extended[1] == _ORIGIN_TIMESTAMPING:
+                        identifier = extended[6]
+            if identifier is not None and sent_ns:
+                yield identifier, sent_ns
+
+    def dropped(self) -> int:
+        """Packets that the kernel threw away because the receive buffer was full."""
+        info = self._socket.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36)
+        return int(struct.unpack_from("=9I", info)[_MEMINFO_DROPS])
+
+    def _restart_ids(self) -> None:
+        """Whether a failed send used up an identifier differs between kernels:
+        switching OPT_ID off and on makes the kernel count from 0 again."""
+        if self._transmit_timestamps:
+            with contextlib.suppress(OSError):
+                self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPING, 0)
+            self._enable_timestamps()
+            self._next_id = 0
+
+
+def drop_text(count: int, address: IPv6Address | None, port: int) -> str:
+    """What an operator is told when `UdpSocket.dropped` has grown by `count`."""
+    host = "::" if address is None else str(address)
+    return f"the kernel dropped {count} packets to [{host}]:{port}: receive buffer full"
+
+
+def bind_error(address: IPv6Address | None, port: int, error: OSError) -> str:
+    """What an operator is told: "cannot bind [fd00::1]:49862: Cannot assign …"."""
+    host = "::" if address is None else str(address)
+    return f"cannot bind [{host}]:{port}: {os.strerror(error.errno or 0)}"

@@ -1,0 +1,102 @@
+"""What an engine can do decides which configuration it refuses."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv6Address
+
+import pytest
+
+from dataplane.config import Node, Reflector, ReflectorSession, Sender, SenderSession
+from dataplane.engines import registry
+from dataplane.engines.base import (
+    Capabilities,
+    EngineError,
+    Role,
+    check_reflector,
+    check_reflector_session,
+    check_sender,
+)
+from dataplane.stamp.timestamp import TimestampFormat
+
+HERE, THERE = IPv6Address("fd00::1"), IPv6Address("fd00::2")
+OLD = IPv4Address("192.0.2.1")
+NARROW = Capabilities(
+    min_interval_us=5_000, max_segments=1, timestamp_formats=frozenset({TimestampFormat.NTP})
+)
+
+
+@pytest.mark.parametrize(
+    ("session", "reasons"),
+    [
+        (SenderSession(1, THERE, HERE), []),
+        (SenderSession(1, THERE, HERE, segments=(THERE,), interval_us=5_000), []),
+        (SenderSession(1, OLD, OLD), ["engine x does not support IPv4"]),
+        (
+            SenderSession(1, OLD, HERE),
+            [
+                "engine x does not support IPv4",
+                "source fd00::1 and reflector 192.0.2.1 are of different address families",
+            ],
+        ),
+        (
+            SenderSession(1, THERE, HERE, interval_us=4_999),
+            ["engine x needs an interval of at least 5000 us"],
+        ),
+        (
+            SenderSession(1, THERE, HERE, segments=(THERE, HERE)),
+            ["engine x supports at most 1 segments, not 2"],
+        ),
+        (
+            SenderSession(1, THERE, HERE, timestamp_format=TimestampFormat.PTPV2),
+            ["engine x does not support timestamp format PTPV2"],
+        ),
+    ],
+)
+def test_check_sender(session: SenderSession, reasons: list[str]) -> None:
+    assert check_sender("x", NARROW, session) == reasons
+
+
+def test_check_reflector() -> None:
+    assert check_reflector("x", NARROW, Reflector()) == []
+    assert check_reflector("x", NARROW, Reflector(source_address=OLD)) == [
+        "engine x does not support IPv4"
+    ]
+    wanted = ReflectorSession(
+        1, OLD, segments=(HERE, THERE), timestamp_format=TimestampFormat.PTPV2
+    )
+    assert check_reflector_session("x", NARROW, wanted) == [
+        "engine x does not support IPv4",
+        "engine x supports at most 1 segments, not 2",
+        "engine x does not support timestamp format PTPV2",
+    ]
+
+
+def test_a_role_that_an_engine_has_not() -> None:
+    nothing = Capabilities(roles=frozenset())
+    assert check_sender("x", nothing, SenderSession(1, THERE, HERE)) == [
+        "engine x has no Session-Sender"
+    ]
+    assert check_reflector("x", nothing, Reflector()) == ["engine x has no Session-Reflector"]
+
+
+def test_refusals_name_their_session() -> None:
+    node = Node(
+        Sender(sessions={7: SenderSession(7, OLD, OLD)}),
+        Reflector(sessions={(8, OLD): ReflectorSession(8, OLD)}),
+    )
+    assert list(registry.refusals(node)) == [
+        "session 7: engine userspace does not support IPv4",
+        "reflector session 8: engine userspace does not support IPv4",
+    ]
+    assert list(registry.refusals(Node())) == []
+
+
+def test_unknown_engine() -> None:
+    with pytest.raises(EngineError, match=r"^there is no engine warp; there are: .*userspace"):
+        registry.capabilities("warp")
+    node = Node(Sender(engine="warp"), Reflector(engine="warp"))
+    assert len(list(registry.refusals(node))) == 2
+
+
+def test_userspace_engine_has_both_roles() -> None:
+    assert registry.capabilities("userspace").roles == frozenset(Role)

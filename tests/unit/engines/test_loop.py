@@ -1,0 +1,122 @@
+"""The event loop: deadlines in order, sockets in between, calls from outside."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from dataplane.clock import monotonic_ns
+from dataplane.engines.userspace.loop import Loop
+
+MS = 1_000_000
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    loop = Loop("test")
+    loop.start()
+    yield loop
+    loop.close()
+
+
+def test_timers_fire_in_order_and_never_early(loop: Loop) -> None:
+    fired: list[tuple[str, int]] = []
+    done = threading.Event()
+    now_ns = monotonic_ns()
+    due = {"b": now_ns + 20 * MS, "a": now_ns + 10 * MS, "c": now_ns + 20 * MS + 1, "past": 1}
+
+    def arm() -> None:
+        for name, deadline_ns in due.items():
+
+            def callback(at_ns: int, name: str = name) -> None:
+                fired.append((name, at_ns))
+                if name == "c":
+                    done.set()
+
+            loop.timer(callback).at(deadline_ns)
+
+    loop.call(arm)
+    assert done.wait(10)
+    assert [name for name, _ in fired] == ["past", "a", "b", "c"]
+    assert all(at_ns >= due[name] for name, at_ns in fired)
+
+
+def test_only_the_latest_deadline_of_a_timer_counts(loop: Loop) -> None:
+    fired: list[int] = []
+    done = threading.Event()
+    now_ns = monotonic_ns()
+
+    def arm() -> None:
+        moved, cancelled, kept = (loop.timer(fired.append) for _ in range(3))
+        moved.at(now_ns + 5 * MS)
+        moved.at(now_ns + 30 * MS)
+        cancelled.at(now_ns + 5 * MS)
+        cancelled.at(None)
+        kept.at(now_ns + 10 * MS)
+        kept.no_later_than(now_ns + 90 * MS)
+        kept.no_later_than(None)
+        loop.timer(lambda _: done.set()).at(now_ns + 60 * MS)
+
+    loop.call(arm)
+    assert done.wait(10)
+    assert len(fired) == 2
+    assert fired[0] >= now_ns + 10 * MS
+    assert fired[1] >= now_ns + 30 * MS
+
+
+def test_a_reader_that_never_ends_does_not_keep_timers_waiting(loop: Loop) -> None:
+    reading, writing = os.pipe()
+    fired = threading.Event()
+    reads = 0
+
+    def reader(_events: int) -> bool:
+        nonlocal reads
+        reads += 1
+        return True
+
+    os.write(writing, b"x")
+    loop.call(lambda: loop.register(reading, reader))
+    loop.call(lambda: loop.timer(lambda _: fired.set()).at(monotonic_ns() + MS))
+    assert fired.wait(10)
+    assert reads > 1
+    loop.call(lambda: loop.unregister(reading))
+    os.close(reading)
+    os.close(writing)
+
+
+def test_timers_that_are_always_due_do_not_keep_readers_waiting(loop: Loop) -> None:
+    reading, writing = os.pipe()
+    read = threading.Event()
+
+    def reader(_events: int) -> bool:
+        os.read(reading, 1)
+        read.set()
+        return False
+
+    def rearm(_now_ns: int) -> None:
+        timer.at(monotonic_ns() - 1)
+
+    timer = loop.timer(rearm)
+    loop.call(lambda: loop.register(reading, reader))
+    loop.call(lambda: timer.at(1))
+    os.write(writing, b"x")
+    assert read.wait(10)
+    loop.call(lambda: timer.at(None))
+    loop.call(lambda: loop.unregister(reading))
+    os.close(reading)
+    os.close(writing)
+
+
+def test_call_gives_back_what_happened(loop: Loop, caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> None:
+        raise ValueError("no")
+
+    assert loop.call(lambda: 42) == 42
+    with pytest.raises(ValueError, match=r"^no$"):
+        loop.call(fail)
+    loop.post(fail)
+    assert loop.call(threading.get_ident) != threading.get_ident()
+    assert "a call into the event loop failed" in caplog.text
