@@ -44,6 +44,7 @@ class Operational:
                 self._sender_sessions(request),
                 engine_restarts=self._host.restarts,
                 clock=read_clock_status(),
+                discards=self._host.sender_discards(),
             )
         if node.reflector is not None and request.reflector:
             tree |= self._reflector()

@@ -34,12 +34,19 @@ def percent(part: int, whole: int) -> str:
     return f"{100 * part / whole:.4f}"
 
 
-def sender_state(sessions: Iterable[Tree], *, engine_restarts: int, clock: ClockStatus) -> Tree:
+def sender_state(
+    sessions: Iterable[Tree],
+    *,
+    engine_restarts: int,
+    clock: ClockStatus,
+    discards: Mapping[DiscardReason, int],
+) -> Tree:
     """The state of `session-sender` around that of its sessions."""
     return {
         "engine-restarts": engine_restarts,
         "clock-synchronized": clock.synchronized,
         "clock-error-estimate": str(clock.error_ns),
+        "counters": {"discard": _discards(discards)},
         "session": list(sessions),
     }
 

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from dataplane.stamp.packet import SenderPacket
+from dataplane.stamp.timestamp import ErrorEstimate, TimestampFormat
 from tests.integration.plugin.element import (
     REFLECTOR_ADDRESS,
     SENDER,
@@ -331,3 +333,55 @@ def test_a_thousand_sessions(sender: Element) -> None:
     assert {entry["oper-state"] for entry in everything} == {"running"}
     sender.replace({"session-sender": {"source-address": SENDER_ADDRESS}})
     assert "session" not in sender.state(SENDER).get("session-sender", {})
+
+
+INJECT = """
+import socket, sys
+packets = [bytes.fromhex(text) for text in sys.argv[3:]]
+with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sender:
+    for packet in packets:
+        sender.sendto(packet, (sys.argv[1], int(sys.argv[2])))
+"""
+
+
+def inject(origin: Element, address: str, port: int, *packets: bytes) -> None:
+    """Send datagrams from `origin` to a STAMP port."""
+    run(
+        *("ip", "netns", "exec", origin.namespace, sys.executable, "-c", INJECT),
+        *(address, str(port), *(packet.hex() for packet in packets)),
+    )
+
+
+def discards(tree: Tree) -> dict[str, int]:
+    return {entry["reason"]: int(entry["packets"]) for entry in tree.get("discard", ())}
+
+
+def test_bad_packets_are_counted_by_reason(sender: Element, reflector: Element) -> None:
+    sender.edit(sessions(session(1)))
+    sender.await_received(1, 5)
+    request = SenderPacket(0, 0, ErrorEstimate(False, TimestampFormat.NTP, 0, 1), 1).encode()
+    unknown = SenderPacket(0, 0, ErrorEstimate(False, TimestampFormat.NTP, 0, 1), 99).encode()
+    no_multiplier = request[:12] + b"\x00\x00" + request[14:]
+    inject(sender, REFLECTOR_ADDRESS, 862, request[:13], unknown, no_multiplier)
+
+    def at_reflector() -> bool:
+        role = reflector.state("/srv6-stamp:stamp/session-reflector")["session-reflector"]
+        return discards(role["counters"]) == {
+            "truncated": 1,
+            "unknown-session": 1,
+            "zero-multiplier": 1,
+        }
+
+    eventually(at_reflector, "discards at the Session-Reflector")
+    # Replies that nobody asked for: a stranger's, and one for no session at all.
+    inject(reflector, SENDER_ADDRESS, 49862, request, unknown)
+
+    def at_sender() -> bool:
+        role = sender.state("/srv6-stamp:stamp/session-sender")["session-sender"]
+        return discards(role.get("counters", {})) == {"unknown-session": 1} and discards(
+            role["session"][0]["counters"]
+        ) == {"wrong-port": 1}
+
+    eventually(at_sender, "discards at the Session-Sender")
+    assert sender.session(1)["oper-state"] == "running"
+    assert sender.session(1)["counters"]["duplicates"] == "0"
