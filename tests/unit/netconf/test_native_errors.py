@@ -1,0 +1,134 @@
+"""Errors of the libraries as NETCONF errors, edits, capabilities and monitoring data."""
+
+from __future__ import annotations
+
+import pytest
+from lxml import etree
+
+from tools.netconf_server.capabilities import BASE_CAPABILITIES, ModuleInfo, build_capabilities
+from tools.netconf_server.edits import OPERATION, complete_replacement, without_empty_removals
+from tools.netconf_server.errors import ErrorTag, ErrorType, NetconfError
+from tools.netconf_server.messages import BASE_NS
+from tools.netconf_server.native_errors import ErrorItem, NativeError, SrCode, to_rpc_error
+
+MODULES = {"urn:a": "mod-a"}
+
+
+def convert(origin: str, *items: ErrorItem, app_tag: str | None = None) -> tuple[NetconfError, ...]:
+    error = NativeError(origin, items[0].code, list(items))
+    return to_rpc_error(error, MODULES, lambda path, message: app_tag).errors
+
+
+def test_codes_are_those_of_the_library() -> None:
+    lib = pytest.importorskip("_sysrepo").lib
+    names = {
+        f"SR_ERR_{code.name}": code.value for code in SrCode if hasattr(lib, f"SR_ERR_{code.name}")
+    }
+    assert names["SR_ERR_VALIDATION_FAILED"] == 9
+    assert {name: getattr(lib, name) for name in names} == names
+
+
+def test_must_violation() -> None:
+    (error,) = convert(
+        "sysrepo",
+        ErrorItem(SrCode.VALIDATION_FAILED, 'a > b (path "/mod-a:t/u")'),
+        app_tag="bounds",
+    )
+    assert error == NetconfError(
+        ErrorType.APPLICATION,
+        ErrorTag.OPERATION_FAILED,
+        "a > b",
+        app_tag="bounds",
+        path="/mod-a:t/mod-a:u",
+        path_namespaces={"mod-a": "urn:a"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("origin", "code", "message", "tag", "info"),
+    [
+        (
+            "libyang",
+            7,
+            'Node "x" not found as a child of "t" node.',
+            ErrorTag.UNKNOWN_ELEMENT,
+            (("bad-element", "x"),),
+        ),
+        ("libyang", 7, "Unsatisfied pattern", ErrorTag.INVALID_VALUE, ()),
+        ("sysrepo", SrCode.LOCKED, "locked", ErrorTag.IN_USE, ()),
+        ("sysrepo", SrCode.TIME_OUT, "too late", ErrorTag.OPERATION_FAILED, ()),
+        ("sysrepo", SrCode.UNSUPPORTED, "nobody", ErrorTag.OPERATION_NOT_SUPPORTED, ()),
+        # The words of a provider are not interpreted.
+        ("sysrepo", SrCode.CALLBACK_FAILED, 'Node "x" not found', ErrorTag.OPERATION_FAILED, ()),
+    ],
+)
+def test_tags(
+    origin: str, code: int, message: str, tag: ErrorTag, info: tuple[tuple[str, str], ...]
+) -> None:
+    (error,) = convert(origin, ErrorItem(code, message))
+    assert (error.tag, error.info, error.message) == (tag, info, message)
+
+
+def test_refusal_of_a_provider_keeps_text_and_path() -> None:
+    (error,) = convert("sysrepo", ErrorItem(SrCode.VALIDATION_FAILED, "/mod-a:t/u: too much"))
+    assert (error.message, error.path) == ("/mod-a:t/u: too much", "/mod-a:t/mod-a:u")
+
+
+def test_bad_attribute() -> None:
+    (error,) = convert(
+        "libyang", ErrorItem(7, "Invalid enum", path="/mod-a:t/l[k='a/b']/@ietf-netconf:operation")
+    )
+    assert error.tag is ErrorTag.BAD_ATTRIBUTE
+    assert error.info == (("bad-attribute", "operation"), ("bad-element", "l"))
+    assert error.path == "/mod-a:t/mod-a:l[mod-a:k='a/b']"
+
+
+def test_all_errors_are_reported_but_not_the_summary() -> None:
+    summary = ErrorItem(SrCode.VALIDATION_FAILED, "RPC input validation failed.")
+    one, two = ErrorItem(9, "one"), ErrorItem(9, "two")
+    assert [error.message for error in convert("sysrepo", one, two, summary)] == ["one", "two"]
+    assert len(convert("sysrepo", summary)) == 1
+
+
+def nodes(text: str) -> list[etree._Element]:
+    return list(etree.fromstring(f'<c xmlns="urn:a" xmlns:nc="{BASE_NS}">{text}</c>'))
+
+
+def test_empty_removals() -> None:
+    assert without_empty_removals(nodes("<t><u>1</u></t>")) is None
+    edit = nodes(
+        '<t><u nc:operation="delete"/><v>1</v><l nc:operation="remove"><k>1</k><w/></l></t>'
+    )
+    kept = without_empty_removals(edit)
+    assert kept is not None
+    assert [etree.QName(node).localname for node in kept[0].iter()] == ["t", "v", "l", "k"]
+    assert len(edit[0]) == 3
+    assert without_empty_removals(nodes('<t nc:operation="delete"/>')) == []
+
+
+def test_complete_replacement() -> None:
+    current = nodes("<t><u>1</u></t><l>1</l><l>2</l>")
+    result = complete_replacement(
+        nodes("<t/><l>2</l>"),
+        current,
+        lambda node: node.text if etree.QName(node).localname == "l" else None,
+    )
+    found = [(etree.QName(n).localname, n.text, n.get(OPERATION)) for n in result]
+    assert found == [("t", None, None), ("l", "2", None), ("l", "1", "remove")]
+    assert current[1].get(OPERATION) is None
+
+
+def test_capabilities() -> None:
+    modules = [
+        ModuleInfo("z", "2020-01-01", "urn:z", True, False, ("f", "g")),
+        ModuleInfo("y", "", "urn:y", True, False),
+        ModuleInfo("new", "2020-01-01", "urn:new", True, True),
+        ModuleInfo("imported", "2020-01-01", "urn:i", False, False),
+        ModuleInfo("ietf-netconf", "2013-09-29", BASE_NS, True, True, ("validate",)),
+    ]
+    assert build_capabilities(modules, "0x1") == (
+        *BASE_CAPABILITIES,
+        "urn:ietf:params:netconf:capability:validate:1.1",
+        "urn:y?module=y",
+        "urn:z?module=z&revision=2020-01-01&features=f,g",
+    )

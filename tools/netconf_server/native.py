@@ -1,0 +1,429 @@
+"""What the Python bindings of sysrepo and libyang lack, reached through cffi.
+
+The bindings are linked against one libsysrepo and one libyang; symbols are looked up in those very
+libraries, through the handle of the binding's own extension module. Every function here is a thin
+wrapper: C pointers in, Python values out. Blocking calls release the interpreter lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import _libyang
+import _sysrepo
+import cffi  # type: ignore[import-untyped]
+from libyang import util
+from libyang.log import temp_log_options
+
+from tools.netconf_server.native_errors import ErrorItem, NativeError
+
+_ffi = cffi.FFI()
+_ffi.cdef("""
+    typedef struct { int err_code; char *message; char *error_format; void *error_data; } err_t;
+    typedef struct { err_t *err; uint32_t err_count; } err_info_t;
+    struct timespec { long tv_sec; long tv_nsec; };
+    int sr_session_get_error(void *session, const err_info_t **error_info);
+    int sr_err_get_netconf_error(const err_t *err, const char **type, const char **tag,
+        const char **app_tag, const char **path, const char **message,
+        const char ***info_elements, const char ***info_values, uint32_t *info_count);
+    uint32_t sr_session_get_id(void *session);
+    uint32_t sr_get_content_id(void *conn);
+    int sr_get_lock(void *conn, int datastore, const char *module, int *is_locked, uint32_t *id,
+        struct timespec *timestamp);
+    int sr_nacm_init(void *session, uint32_t opts, void **subscription);
+    void sr_nacm_destroy(void);
+    int sr_nacm_set_user(void *session, const char *user);
+    int sr_nacm_check_operation(void *session, const void *operation);
+    const char *sr_get_repo_path(void);
+    int sr_unsubscribe(void *subscription);
+    void free(void *pointer);
+""")
+_lib: Any = _ffi.dlopen(_sysrepo.__file__)
+_sr: Any = _sysrepo.lib
+_sr_ffi: Any = _sysrepo.ffi
+_ly: Any = _libyang.lib
+_ly_ffi: Any = _libyang.ffi
+
+SR_OK: int = _sr.SR_ERR_OK
+SR_NOT_FOUND: int = _sr.SR_ERR_NOT_FOUND
+DATASTORES: dict[str, int] = {
+    "startup": _sr.SR_DS_STARTUP,
+    "running": _sr.SR_DS_RUNNING,
+    "candidate": _sr.SR_DS_CANDIDATE,
+    "operational": _sr.SR_DS_OPERATIONAL,
+}
+NO_CONFIG: int = _sr.SR_OPER_NO_CONFIG
+
+
+_array: Any = util.ly_array_iter
+
+
+def _text(pointer: Any) -> str | None:
+    return None if not pointer else _ffi.string(_ffi.cast("char *", pointer)).decode()
+
+
+def _address(pointer: Any) -> Any:
+    return _ffi.cast("void *", pointer)
+
+
+def session_errors(session: Any, code: int) -> list[ErrorItem]:
+    """Errors that the last call on the session left behind, NETCONF details included."""
+    info = _ffi.new("const err_info_t **")
+    items: list[ErrorItem] = []
+    if _lib.sr_session_get_error(_address(session), info) == SR_OK and info[0]:
+        items = [_error_item(info[0].err + i) for i in range(info[0].err_count)]
+    if not items:
+        items = [ErrorItem(code, _text(_sr.sr_strerror(code)) or "unknown error")]
+    return items
+
+
+def _error_item(err: Any) -> ErrorItem:
+    message = _text(err.message) or _text(_sr.sr_strerror(err.err_code)) or "unknown error"
+    if _text(err.error_format) != "NETCONF":
+        return ErrorItem(err.err_code, message)
+    strings = _ffi.new("const char *[5]")
+    arrays = _ffi.new("const char **[2]")
+    count = _ffi.new("uint32_t *")
+    status = _lib.sr_err_get_netconf_error(
+        err, *(strings + i for i in range(5)), arrays, arrays + 1, count
+    )
+    if status != SR_OK:
+        return ErrorItem(err.err_code, message)
+    try:
+        info = tuple(
+            (_text(arrays[0][i]) or "", _text(arrays[1][i]) or "") for i in range(count[0])
+        )
+    finally:
+        _lib.free(_ffi.cast("void *", arrays[0]))
+        _lib.free(_ffi.cast("void *", arrays[1]))
+    return ErrorItem(
+        err.err_code,
+        _text(strings[4]) or message,
+        _text(strings[0]),
+        _text(strings[1]),
+        _text(strings[2]),
+        _text(strings[3]),
+        info,
+    )
+
+
+def _check(session: Any, code: int) -> None:
+    if code != SR_OK:
+        raise NativeError("sysrepo", code, session_errors(session, code))
+
+
+def _check_ly(context: Any, code: int) -> None:
+    if code == _ly.LY_SUCCESS:
+        return
+    items: list[ErrorItem] = []
+    err = _ly.ly_err_first(context)
+    while err:
+        if err.level == _ly.LY_LLERR:
+            items.append(
+                ErrorItem(
+                    err.err,
+                    _text(err.msg) or "unknown error",
+                    app_tag=_text(err.apptag),
+                    path=_text(err.data_path),
+                )
+            )
+        err = err.next
+    _ly.ly_err_clean(context, _ly_ffi.NULL)
+    raise NativeError("libyang", code, items or [ErrorItem(code, "unknown error")])
+
+
+@contextmanager
+def library_context(connection: Any) -> Iterator[Any]:
+    """Hold the libyang context of a connection: trees are only valid inside."""
+    pointer = _sr.sr_acquire_context(connection)
+    if not pointer:
+        raise NativeError("sysrepo", 0, [ErrorItem(0, "the libyang context is not available")])
+    try:
+        yield _ly_ffi.cast("struct ly_ctx *", pointer)
+    finally:
+        _sr.sr_release_context(connection)
+
+
+@contextmanager
+def parsed_data(
+    context: Any, xml: bytes, *, opaque: bool = False, validate: bool = False
+) -> Iterator[Any]:
+    """Parse configuration data. Yields the first node, or NULL for empty data.
+
+    ``opaque`` keeps nodes whose value does not fit their type (a delete without a value); without
+    it the parsing is strict. ``validate`` checks the data as a complete configuration.
+
+    :raises NativeError: the data does not fit the schema.
+    """
+    options = _ly.LYD_PARSE_OPAQ if opaque else _ly.LYD_PARSE_STRICT
+    options |= _ly.LYD_PARSE_NO_STATE
+    if not validate:
+        options |= _ly.LYD_PARSE_ONLY
+    flags = _ly.LYD_VALIDATE_NO_STATE if validate else 0
+    tree = _ly_ffi.new("struct lyd_node **")
+    _ly.ly_err_clean(context, _ly_ffi.NULL)
+    data = _ly_ffi.new("char []", xml)
+    try:
+        _check_ly(context, _ly.lyd_parse_data_mem(context, data, _ly.LYD_XML, options, flags, tree))
+        yield tree[0]
+    finally:
+        _ly.lyd_free_all(tree[0])
+
+
+@contextmanager
+def parsed_operation(context: Any, xml: bytes) -> Iterator[tuple[Any, Any]]:
+    """Parse an RPC or an action without its envelope. Yields ``(tree, operation node)``.
+
+    :raises NativeError: the operation does not fit the schema.
+    """
+    source = _ly_ffi.new("struct ly_in **")
+    tree = _ly_ffi.new("struct lyd_node **")
+    operation = _ly_ffi.new("struct lyd_node **")
+    data = _ly_ffi.new("char []", xml)
+    _ly.ly_err_clean(context, _ly_ffi.NULL)
+    _check_ly(context, _ly.ly_in_new_memory(data, source))
+    try:
+        _check_ly(
+            context,
+            _ly.lyd_parse_op(
+                context,
+                _ly_ffi.NULL,
+                source[0],
+                _ly.LYD_XML,
+                _ly.LYD_TYPE_RPC_YANG,
+                tree,
+                operation,
+            ),
+        )
+        yield tree[0], operation[0]
+    finally:
+        _ly.ly_in_free(source[0], 0)
+        _ly.lyd_free_all(tree[0])
+
+
+def opaque_nodes(tree: Any) -> Iterator[tuple[str, str, str]]:
+    """Nodes that fit no schema node or type, as ``(parent's schema path, namespace, name)``."""
+    node = tree
+    while node:
+        if node.schema:
+            yield from opaque_nodes(_ly.lyd_child(node))
+        else:
+            name = _ly_ffi.cast("struct lyd_node_opaq *", node).name
+            parent = _ly_ffi.cast("struct lyd_node *", node.parent)
+            path = _schema_path(parent.schema) if parent and parent.schema else ""
+            yield path, _text(name.module_ns) or "", _text(name.name) or ""
+        node = node.next
+
+
+def _schema_path(schema: Any) -> str:
+    path = _ly.lysc_path(schema, _ly.LYSC_PATH_DATA, _ly_ffi.NULL, 0)
+    try:
+        return _text(path) or ""
+    finally:
+        _ly.free(path)
+
+
+def schema_kind(context: Any, path: str) -> str | None:
+    """Keyword of the schema node at a path without predicates; None if there is no such node."""
+    node = _schema_node(context, path)
+    if not node:
+        return None
+    kinds = {_ly.LYS_LEAF: "leaf", _ly.LYS_LEAFLIST: "leaf-list", _ly.LYS_LIST: "list"}
+    return kinds.get(node.nodetype, "other")
+
+
+def list_keys(context: Any, path: str) -> list[str]:
+    """Names of the keys of the list at a schema path."""
+    keys: list[str] = []
+    child = _ly.lysc_node_child(_schema_node(context, path))
+    while child and child.flags & _ly.LYS_KEY:
+        keys.append(_text(child.name) or "")
+        child = child.next
+    return keys
+
+
+def musts(context: Any, path: str) -> list[tuple[str | None, str | None]]:
+    """``(error-message, error-app-tag)`` of the ``must`` statements of a schema node."""
+    node = _schema_node(context, path)
+    array = _ly.lysc_node_musts(node) if node else _ly_ffi.NULL
+    if not array:
+        return []
+    return [(_text(must.emsg), _text(must.eapptag)) for must in _array(array)]
+
+
+def _schema_node(context: Any, path: str) -> Any:
+    # An unknown node is an answer here, not an error to report.
+    with temp_log_options():
+        return _ly.lys_find_path(context, _ly_ffi.NULL, _ly_ffi.new("char []", path.encode()), 0)
+
+
+def operation_names(operation: Any) -> list[str]:
+    """Names from the top of the tree down to an operation node."""
+    names: list[str] = []
+    node = operation
+    while node:
+        names.insert(0, _text(node.schema.name) or "")
+        node = _ly_ffi.cast("struct lyd_node *", node.parent)
+    return names
+
+
+def operation_children(tree: Any, names: list[str]) -> Any:
+    """First child of the operation in an output tree, which may start with its ancestors."""
+    level = tree
+    for name in names:
+        node = level
+        while node and _text(node.schema.name) != name:
+            node = node.next
+        if node:
+            level = _ly.lyd_child(node)
+        elif name == names[-1]:
+            return _ly_ffi.NULL
+    return level
+
+
+def print_siblings(context: Any, tree: Any) -> bytes:
+    """XML of a node and all its siblings, without white space; empty for NULL."""
+    if not tree:
+        return b""
+    buffer = _ly_ffi.new("char **")
+    flags = _ly.LYD_PRINT_WITHSIBLINGS | _ly.LYD_PRINT_SHRINK
+    _check_ly(context, _ly.lyd_print_mem(buffer, tree, _ly.LYD_XML, flags))
+    if not buffer[0]:
+        return b""
+    try:
+        return bytes(_ly_ffi.string(buffer[0]))
+    finally:
+        _ly.free(buffer[0])
+
+
+def merge(context: Any, target: Any, source: Any) -> None:
+    """Merge the siblings ``source`` into ``target``, a ``struct lyd_node **``."""
+    if source:
+        _check_ly(context, _ly.lyd_merge_siblings(target, source, 0))
+
+
+@contextmanager
+def merged_tree() -> Iterator[Any]:
+    """An empty tree of our own, to merge into; freed at the end."""
+    target = _ly_ffi.new("struct lyd_node **")
+    try:
+        yield target
+    finally:
+        _ly.lyd_free_all(target[0])
+
+
+@contextmanager
+def datastore_tree(session: Any, xpath: str, *, timeout_ms: int, options: int = 0) -> Iterator[Any]:
+    """What the session's datastore holds at an XPath; NULL if nothing.
+
+    :raises NativeError: the XPath is wrong, or a provider of the data failed.
+    """
+    data = _sr_ffi.new("sr_data_t **")
+    path = _sr_ffi.new("char []", xpath.encode())
+    code = _sr.sr_get_data(session, path, 0, timeout_ms, options, data)
+    if code != SR_NOT_FOUND:
+        _check(session, code)
+    try:
+        yield _ly_ffi.cast("struct lyd_node *", data[0].tree) if data[0] else _ly_ffi.NULL
+    finally:
+        if data[0]:
+            _sr.sr_release_data(data[0])
+
+
+def edit_batch(session: Any, tree: Any, default_operation: str) -> None:
+    """Stage an edit. :raises NativeError: the edit is malformed."""
+    operation = _sr_ffi.new("char []", default_operation.encode())
+    node = _sr_ffi.cast("struct lyd_node *", tree)
+    _check(session, _sr.sr_edit_batch(session, node, operation))
+
+
+def apply_changes(session: Any, timeout_ms: int) -> None:
+    """Validate and apply the staged edit. :raises NativeError: it was refused."""
+    _check(session, _sr.sr_apply_changes(session, timeout_ms))
+
+
+def validate(session: Any, timeout_ms: int) -> None:
+    """Validate the datastore with the staged edit. :raises NativeError: it is invalid."""
+    _check(session, _sr.sr_validate(session, _sr_ffi.NULL, timeout_ms))
+
+
+def discard_changes(session: Any) -> None:
+    """Forget the staged edit."""
+    _check(session, _sr.sr_discard_changes(session))
+
+
+@contextmanager
+def rpc_output(session: Any, tree: Any, timeout_ms: int) -> Iterator[Any]:
+    """Send an RPC or action. Yields its output tree, or NULL.
+
+    :raises NativeError: nobody serves it, or its callback failed.
+    """
+    data = _sr_ffi.new("sr_data_t **")
+    node = _sr_ffi.cast("struct lyd_node *", tree)
+    _check(session, _sr.sr_rpc_send_tree(session, node, timeout_ms, data))
+    try:
+        yield _ly_ffi.cast("struct lyd_node *", data[0].tree) if data[0] else _ly_ffi.NULL
+    finally:
+        if data[0]:
+            _sr.sr_release_data(data[0])
+
+
+def lock(session: Any) -> None:
+    """Lock the session's whole datastore. :raises NativeError: it is held elsewhere."""
+    _check(session, _sr.sr_lock(session, _sr_ffi.NULL, 0))
+
+
+def unlock(session: Any) -> None:
+    """Release the lock. :raises NativeError: this session holds none."""
+    _check(session, _sr.sr_unlock(session, _sr_ffi.NULL))
+
+
+def lock_holder(connection: Any, datastore: str, module: str | None) -> int | None:
+    """sysrepo's id of the session that holds the lock; None if there is none."""
+    locked = _ffi.new("int *")
+    holder = _ffi.new("uint32_t *")
+    name = _ffi.NULL if module is None else _ffi.new("char []", module.encode())
+    code = _lib.sr_get_lock(
+        _address(connection), DATASTORES[datastore], name, locked, holder, _ffi.NULL
+    )
+    return int(holder[0]) if code == SR_OK and locked[0] else None
+
+
+def session_id(session: Any) -> int:
+    """sysrepo's own id of a session."""
+    return int(_lib.sr_session_get_id(_address(session)))
+
+
+def content_id(connection: Any) -> int:
+    """Content-id of the YANG library (RFC 8525 section 3)."""
+    return int(_lib.sr_get_content_id(_address(connection)))
+
+
+def repository_path() -> str:
+    """Folder of the sysrepo repository."""
+    return _text(_lib.sr_get_repo_path()) or ""
+
+
+def nacm_init(session: Any) -> Any:
+    """Start access control in this process (RFC 8341). Returns its subscription."""
+    subscription = _ffi.new("void **")
+    _check(session, _lib.sr_nacm_init(_address(session), 0, subscription))
+    return subscription[0]
+
+
+def nacm_destroy(subscription: Any) -> None:
+    """Stop access control."""
+    _lib.sr_unsubscribe(subscription)
+    _lib.sr_nacm_destroy()
+
+
+def nacm_set_user(session: Any, user: str) -> None:
+    """Bind a session to a user: every later call on it is checked."""
+    _check(session, _lib.sr_nacm_set_user(_address(session), user.encode()))
+
+
+def nacm_check_operation(session: Any, operation: Any) -> None:
+    """:raises NativeError: the user of the session may not execute the operation."""
+    _check(session, _lib.sr_nacm_check_operation(_address(session), _address(operation)))
