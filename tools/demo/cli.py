@@ -14,11 +14,12 @@ from tools.demo import measure, plot, records, table
 from tools.demo.progress import Progress
 from tools.demo.truth import MeasuredPath, edge_names, line_counts, measured_paths
 from tools.demo.verdict import PathVerdict, judge
+from tools.lab.console import console_command
 from tools.lab.errors import LabError
-from tools.lab.lab import Lab, LabNode, NetconfAccess
+from tools.lab.lab import Lab, LabNode
 from tools.lab.plan import plan_lab
 from tools.lab.topology import DEFAULT_TOPOLOGY, load_topology
-from tools.stamp_client import STAMP_NS, Record, StampClient, StampClientError
+from tools.stamp_client import Record, StampClient, StampClientError
 
 INTERVAL_US = 10_000
 DEFAULT_DURATION_S = 20
@@ -213,9 +214,9 @@ def keep_text(lab: Lab, paths: Sequence[MeasuredPath]) -> str:
     session = f'/s:stamp/s:session-sender/s:session[s:ssid="{paths[0].ssid}"]/s:delay'
     lines = ["", f"lab {lab.name!r} stays. Its network elements, over NETCONF:"]
     for name in edge_names(lab.plan):
-        words = [*_console(programs, lab.nodes[name].netconf), "--get", "/s:stamp"]
+        words = console_command(lab.nodes[name].netconf, ["--get", "/s:stamp"])
         lines += [f"  # everything on {name}", f"  {shlex.join(words)}"]
-    words = [*_console(programs, lab.nodes[sender_name].netconf), "--get", session]
+    words = console_command(lab.nodes[sender_name].netconf, ["--get", session])
     lines += [
         f"  # the delays of {paths[0].name}",
         f"  {shlex.join(words)}",
@@ -224,15 +225,6 @@ def keep_text(lab: Lab, paths: Sequence[MeasuredPath]) -> str:
         f"  {programs / 'stamp-lab'} down --name {lab.name}",
     ]
     return "\n".join(lines)
-
-
-def _console(programs: Path, access: NetconfAccess) -> list[str]:
-    return [
-        *(str(programs / "netconf-console2"), "--host", access.host, "--port", str(access.port)),
-        *("--user", access.user, "--privKeyFile", str(access.key_file)),
-        # Its default password would be tried as the key's passphrase, and the key has none.
-        *("--password", "", "--ns", f"s={STAMP_NS}"),
-    ]
 
 
 def say(text: str) -> None:

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tools.lab.errors import LabError, PrivilegeError
+from tools.lab.console import console_command
+from tools.lab.errors import LabError, NoSuchLabError, PrivilegeError
 from tools.lab.lab import Lab
 from tools.lab.plan import DEFAULT_LAB_NAME
 from tools.lab.status import render_status
@@ -30,6 +31,7 @@ examples:
   stamp-lab status --json | jq .nodes      the same for programs
   stamp-lab exec edge1 -- ip -6 route
   stamp-lab exec edge1 -- sysrepocfg -X -m srv6-stamp
+  stamp-lab console edge1 -- --get /s:stamp     by NETCONF; s: is our module
   stamp-lab down
 
 exit codes:
@@ -41,7 +43,8 @@ exit codes:
   5  there is no such lab or node
   6  status: the lab is not healthy (a process is dead, or up did not end)
   7  not root
-exec gives the exit code of the command, or 125 when stamp-lab could not start it.
+exec and console give the exit code of the command; exec gives 125 when
+stamp-lab could not start it.
 """
 
 
@@ -95,6 +98,9 @@ def _parser() -> argparse.ArgumentParser:
     add("status", _status, "show a lab").add_argument(
         "--json", action="store_true", help="for programs"
     )
+    console = add("console", _console, "run netconf-console2 against a network element")
+    console.add_argument("node", metavar="NODE")
+    console.add_argument("arguments", nargs="+", metavar="ARG", help="its arguments, after --")
     execute = add("exec", _exec, "run a command inside a node's namespace")
     execute.add_argument("node", metavar="NODE")
     execute.add_argument("command", nargs="+", metavar="CMD", help="after --")
@@ -146,6 +152,14 @@ def _status(options: argparse.Namespace) -> int:
     status = Lab.attach(options.name).status()
     print(json.dumps(status, indent=2) if options.json else render_status(status))
     return 0 if status["healthy"] else EXIT_UNHEALTHY
+
+
+def _console(options: argparse.Namespace) -> int:
+    _require_root()
+    node = Lab.attach(options.name).nodes.get(options.node)
+    if node is None or not node.managed:
+        raise NoSuchLabError(f"lab {options.name!r} has no network element {options.node!r}")
+    return subprocess.run(console_command(node.netconf, options.arguments), check=False).returncode
 
 
 def _exec(options: argparse.Namespace) -> int:

@@ -1,0 +1,49 @@
+"""Read the state of session 1, then take its records, with ncclient alone.
+
+usage: stamp-lab status --json | python docs/tour/results.py edge1
+"""
+
+import json
+import sys
+
+from lxml import etree
+from ncclient import manager
+
+STAMP = "urn:x-srv6-stamp:yang:srv6-stamp"
+NAMES = {"s": STAMP}
+
+FETCH = f"""
+<action xmlns="urn:ietf:params:xml:ns:yang:1">
+  <stamp xmlns="{STAMP}">
+    <session-sender>
+      <session><ssid>1</ssid><fetch-results><max>5</max></fetch-results></session>
+    </session-sender>
+  </stamp>
+</action>
+"""
+
+nodes = json.load(sys.stdin)["nodes"]
+access = next(node["netconf"] for node in nodes if node["name"] == sys.argv[1])
+with manager.connect(
+    host=access["host"],
+    port=access["port"],
+    username=access["user"],
+    key_filename=access["key_file"],
+    hostkey_verify=False,
+    allow_agent=False,
+    look_for_keys=False,
+) as netconf:
+    delay = "/s:stamp/s:session-sender/s:session[s:ssid='1']/s:delay"
+    data = netconf.get(filter=("xpath", (NAMES, delay))).data_ele
+    for direction in data.iterfind(".//s:delay/*", NAMES):
+        mean_ns = int(direction.findtext("s:mean", namespaces=NAMES))
+        jitter_ns = int(direction.findtext("s:jitter", namespaces=NAMES))
+        name = etree.QName(direction).localname
+        print(f"{name}: mean {mean_ns / 1e6:.3f} ms, jitter {jitter_ns / 1e6:.3f} ms")
+    reply = etree.fromstring(netconf.dispatch(etree.fromstring(FETCH)).xml.encode())
+    for result in reply.iterfind(".//s:result", NAMES):
+        fields = {etree.QName(leaf).localname: leaf.text for leaf in result}
+        print(
+            f"packet {fields['sequence']}: T1 {fields['t1']} T2 {fields['t2']}"
+            f" T3 {fields['t3']} T4 {fields['t4']}"
+        )

@@ -1,0 +1,58 @@
+"""The README's tour, typed as it stands there."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools.lab.takedown import take_down
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def tour() -> str:
+    chapter = README.split("## A tour in five minutes")[1].split("\n## ")[0]
+    blocks = re.findall(r"```sh\n(.*?)```", chapter, re.DOTALL)
+    assert len(blocks) == 5
+    # The reader's shell finds the programs in .venv, this one where pytest runs.
+    commands = "".join(blocks).replace(". .venv/bin/activate\n", "")
+    return f"set -e\n{commands}"
+
+
+def test_the_tour() -> None:
+    programs = str(Path(sys.executable).parent)
+    environment = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}"}
+    try:
+        done = subprocess.run(
+            ["bash", "-c", tour()],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    finally:
+        take_down("lab")
+    assert done.returncode == 0, done.stderr
+    assert "lab lab: healthy" in done.stdout
+    assert done.stdout.count("<ok ") == 2
+    assert "<round-trip>" in done.stdout
+    forward_ms = re.search(r"forward: mean ([\d.]+) ms", done.stdout)
+    backward_ms = re.search(r"backward: mean ([\d.]+) ms", done.stdout)
+    assert forward_ms is not None
+    assert backward_ms is not None
+    # The line never sends early; how late it is depends on the machine.
+    assert 20 <= float(forward_ms[1]) < 40
+    assert 8 <= float(backward_ms[1]) < 28
+    assert done.stdout.count("packet ") == 5
+    assert '"sent": "' in done.stdout
+    assert "lab lab is down" in done.stdout
