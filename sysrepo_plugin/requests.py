@@ -11,13 +11,12 @@ from dataclasses import dataclass
 
 SESSION = re.compile(
     r"^/srv6-stamp:stamp/(?:srv6-stamp:)?session-sender/(?:srv6-stamp:)?session"
-    r"\[(?:srv6-stamp:)?ssid=['\"](?P<ssid>\d+)['\"]\](?:/(?P<rest>[\w:/-]*))?$"
+    r"(?:\[(?:srv6-stamp:)?ssid=['\"](?P<ssid>\d+)['\"]\])?(?:/(?P<rest>[\w:/-]*))?$"
 )
 ROLE = re.compile(
     r"^/srv6-stamp:stamp/(?:srv6-stamp:)?(?P<role>session-sender|session-reflector)"
     r"(?:/[\w:/-]*)?$"
 )
-ACTIONS = frozenset({"start", "stop", "clear", "fetch-results"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,7 @@ def parse_request(xpath: str | None) -> Request:
         part = (session["rest"] or "").removeprefix("srv6-stamp:").split("/")[0]
         return Request(
             reflector=False,
-            ssid=int(session["ssid"]),
+            ssid=None if session["ssid"] is None else int(session["ssid"]),
             history=part in ("", "interval-statistics", "measurement"),
         )
     if role := ROLE.match(xpath):

@@ -16,6 +16,8 @@ SENDER = "/srv6-stamp:stamp/session-sender"
         ("/srv6-stamp:stamp", EVERYTHING),
         ("/srv6-stamp:*", EVERYTHING),
         (f"{SENDER}/session", Request(reflector=False)),
+        (f"{SENDER}/session/measurement", Request(reflector=False)),
+        (f"{SENDER}/session/oper-state", Request(reflector=False, history=False)),
         ("/srv6-stamp:stamp/session-reflector/counters", Request(sender=False)),
         (f"{SENDER}/session[ssid='5']", Request(reflector=False, ssid=5)),
         (f'{SENDER}/session[ssid="5"]', Request(reflector=False, ssid=5)),
