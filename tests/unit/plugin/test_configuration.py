@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from ipaddress import IPv6Address
 from typing import Any
 
@@ -19,17 +18,9 @@ from sysrepo_plugin.configuration import (
     node_from_tree,
     presentation_from_tree,
 )
-from tools.repository import PROJECT_YANG, STAMP_FEATURES, search_directories
+from tools.repository import PROJECT_YANG
 
 Tree = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def context() -> Iterator[libyang.Context]:
-    paths = ":".join(str(path) for path in search_directories())
-    with libyang.Context(search_path=paths) as context:
-        context.load_module("srv6-stamp", enabled_features=list(STAMP_FEATURES))
-        yield context
 
 
 def tree_of(context: libyang.Context, stamp: Tree) -> Tree:

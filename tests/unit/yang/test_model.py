@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import libyang
 import pytest
 
-from tools.repository import PROJECT_YANG, STAMP_FEATURES, search_directories
+from tools.repository import PROJECT_YANG
 
 Document = dict[str, Any]
 
@@ -19,14 +19,6 @@ SENDER = {
     "source-address": "fd00::1",
     "session": [{"ssid": 1, "reflector-address": "fd00::2"}],
 }
-
-
-@pytest.fixture(scope="module")
-def context() -> Iterator[libyang.Context]:
-    paths = ":".join(str(path) for path in search_directories())
-    with libyang.Context(search_path=paths) as context:
-        context.load_module("srv6-stamp", enabled_features=list(STAMP_FEATURES))
-        yield context
 
 
 def validate(context: libyang.Context, stamp: Document) -> None:
