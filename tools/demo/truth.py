@@ -129,12 +129,17 @@ def _mean_delay_ns(wire: WireDirection) -> int:
 
 
 class LineCount(dict[str, int]):
-    """Frames that the delay line counted between two states, summed over directions."""
+    """What the delay line says it did between two states, summed over directions."""
 
     @property
     def lost(self) -> int:
         """Frames lost, on purpose or not."""
         return self["lost"] + self.accidents
+
+    @property
+    def late_ns(self) -> int:
+        """How much later than injected the frames left, on average."""
+        return self["late_ns"]
 
     @property
     def accidents(self) -> int:
@@ -165,11 +170,31 @@ def line_counts(
             counts[key] = None
             continue
         total = LineCount({"received": 0, "lost": 0, **dict.fromkeys(ACCIDENTS, 0)})
+        late_ns = 0
         for wire in way.wires:
             for name in total:
                 total[name] += _counter(after, wire, name) - _counter(before, wire, name)
+            late_ns += _mean_late_ns(before, after, wire)
+        total["late_ns"] = late_ns
         counts[key] = total
     return counts
+
+
+def _mean_late_ns(
+    before: Mapping[str, Any] | None, after: Mapping[str, Any] | None, wire: str
+) -> int:
+    frames_before, late_before_ns = _lateness(before, wire)
+    frames, late_ns = _lateness(after, wire)
+    frames -= frames_before
+    return round((late_ns - late_before_ns) / frames) if frames else 0
+
+
+def _lateness(status: Mapping[str, Any] | None, wire: str) -> tuple[int, float]:
+    """Frames sent by the delay line, and how late they were together."""
+    assert status is not None
+    lateness = status["directions"][wire]["lateness"]
+    count = int(lateness["count"])
+    return count, count * lateness["mean_ns"] if count else 0.0
 
 
 def _counter(status: Mapping[str, Any] | None, wire: str, name: str) -> int:

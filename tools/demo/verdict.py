@@ -1,7 +1,8 @@
 """Does what was measured agree with what was injected? Pure: numbers in, judgements out.
 
 A mean delay agrees when it is within 1 ms or 3 % of the truth, whichever is
-larger. A loss agrees when the number of lost packets lies in the central
+larger. The truth is what was injected, and how late the delay line itself says
+it was: a machine that stalls delays packets as truly as the lab does. A loss agrees when the number of lost packets lies in the central
 99.9 % of the binomial distribution with the injected probability, and when it
 is what the delay line itself counted, up to the packets whose direction of
 loss the protocol could not tell.
@@ -30,6 +31,8 @@ class DelayComparison:
 
     direction: str
     injected_ns: int
+    late_ns: int
+    """What the delay line added by being late, on average; 0 where that is not known."""
     mean_ns: int | None
     stddev_ns: int | None
     samples: int
@@ -38,8 +41,8 @@ class DelayComparison:
 
     @property
     def delta_ns(self) -> int | None:
-        """Measured minus injected."""
-        return None if self.mean_ns is None else self.mean_ns - self.injected_ns
+        """Measured minus true."""
+        return None if self.mean_ns is None else self.mean_ns - self.injected_ns - self.late_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,8 @@ def judge(
         "backward": path.backward.delay_ns,
         "round-trip": path.round_trip_delay_ns,
     }
+    late_ns = {name: _late_ns(line.get((path.ssid, name))) for name in ("forward", "backward")}
+    late_ns["round-trip"] = sum(late_ns.values())
     undetermined = state.loss.undetermined or 0
     forward_lost = state.loss.forward or 0
     return PathVerdict(
@@ -119,6 +124,7 @@ def judge(
             compare_delay(
                 direction,
                 injected_ns,
+                late_ns[direction],
                 state.delay[direction].mean_ns,
                 state.delay[direction].stddev_ns,
                 state.delay[direction].samples,
@@ -148,15 +154,25 @@ def judge(
 
 
 def compare_delay(
-    direction: str, injected_ns: int, mean_ns: int | None, stddev_ns: int | None, samples: int
+    direction: str,
+    injected_ns: int,
+    late_ns: int,
+    mean_ns: int | None,
+    stddev_ns: int | None,
+    samples: int,
 ) -> DelayComparison:
-    """Judge a mean delay against the truth."""
+    """Judge a mean delay against the truth, which is `injected_ns + late_ns`."""
+    truth_ns = injected_ns + late_ns
     problem = None
     if mean_ns is None:
         problem = f"{direction} delay unknown: no samples"
-    elif abs(mean_ns - injected_ns) > delay_tolerance_ns(injected_ns):
-        problem = f"{direction} delay off by {(mean_ns - injected_ns) / 1e6:+.3f} ms"
-    return DelayComparison(direction, injected_ns, mean_ns, stddev_ns, samples, problem)
+    elif abs(mean_ns - truth_ns) > delay_tolerance_ns(truth_ns):
+        problem = f"{direction} delay off by {(mean_ns - truth_ns) / 1e6:+.3f} ms"
+    return DelayComparison(direction, injected_ns, late_ns, mean_ns, stddev_ns, samples, problem)
+
+
+def _late_ns(line: LineCount | None) -> int:
+    return 0 if line is None else line.late_ns
 
 
 def delay_tolerance_ns(injected_ns: int) -> int:

@@ -34,7 +34,10 @@ def status(**counters: dict[str, int]) -> dict[str, Any]:
     blank = {"received": 0, "lost": 0, "dropped_queue": 0, "dropped_socket": 0, "dropped_send": 0}
     return {
         "directions": {
-            name.replace("_", ">"): {"counters": {**blank, **changed}}
+            name.replace("_", ">"): {
+                "counters": {**blank, **changed},
+                "lateness": {"count": 0, "mean_ns": None},
+            }
             for name, changed in counters.items()
         }
     }
@@ -111,6 +114,22 @@ def test_line_counts_are_differences() -> None:
     accident = counts[1, "backward"]
     assert isinstance(accident, LineCount)
     assert accident.accidents == 3
+
+
+def test_lateness_is_that_of_the_frames_in_between() -> None:
+    before = status(edge1_core1={}, core1_edge1={}, edge1_core2={}, core2_edge1={})
+    after = status(edge1_core1={}, core1_edge1={}, edge1_core2={}, core2_edge1={})
+    before["directions"]["edge1>core1"]["lateness"] = {"count": 100, "mean_ns": 50_000}
+    after["directions"]["edge1>core1"]["lateness"] = {"count": 300, "mean_ns": 150_000}
+    after["directions"]["core1>edge1"]["lateness"] = {"count": 10, "mean_ns": 7_000}
+    counts = line_counts(PATHS, before, after)
+    late_ns = {key: count.late_ns for key, count in counts.items() if count is not None}
+    assert late_ns == {
+        (1, "forward"): 200_000,
+        (1, "backward"): 7_000,
+        (2, "forward"): 0,
+        (2, "backward"): 0,
+    }
 
 
 def test_counters_of_a_shared_direction_belong_to_nobody() -> None:

@@ -23,8 +23,10 @@ LOST = frozenset(range(10, 2000, 50))
 NO_LOSS = Loss(forward=0, backward=0, undetermined=0, round_trip=0)
 
 
-def line(lost: int, dropped: int = 0) -> LineCount:
-    return LineCount(lost=lost, dropped_queue=dropped, dropped_socket=0, dropped_send=0)
+def line(lost: int, dropped: int = 0, late_ns: int = 0) -> LineCount:
+    return LineCount(
+        lost=lost, dropped_queue=dropped, dropped_socket=0, dropped_send=0, late_ns=late_ns
+    )
 
 
 @pytest.mark.parametrize(
@@ -66,7 +68,15 @@ def test_binomial_bounds_at_the_edges() -> None:
     ],
 )
 def test_delay_tolerance(injected_ns: int, mean_ns: int | None, problem: str | None) -> None:
-    assert compare_delay("forward", injected_ns, mean_ns, None, 1).problem == problem
+    assert compare_delay("forward", injected_ns, 0, mean_ns, None, 1).problem == problem
+
+
+def test_what_the_line_was_late_belongs_to_the_truth() -> None:
+    late = compare_delay("forward", 5_000_000, 2_000_000, 7_020_000, None, 1)
+    assert late.problem is None
+    assert late.delta_ns == 20_000
+    punctual = compare_delay("forward", 5_000_000, 2_000_000, 5_020_000, None, 1)
+    assert punctual.problem == "forward delay off by -1.980 ms"
 
 
 @pytest.mark.parametrize(
