@@ -2,8 +2,10 @@
 
 A mean delay agrees when it is within 1 ms or 3 % of the truth, whichever is
 larger. The truth is what was injected, and how late the delay line itself says
-it was: a machine that stalls delays packets as truly as the lab does. A loss agrees when the number of lost packets lies in the central
-99.9 % of the binomial distribution with the injected probability, and when it
+it was: a machine that stalls delays packets as truly as the lab does.
+
+A loss agrees when the number of lost packets lies in the central 99.9 % of the
+binomial distribution with the injected probability, and when it
 is what the delay line itself counted, up to the packets whose direction of
 loss the protocol could not tell.
 """
