@@ -122,7 +122,7 @@ def _paths(tree: Tree) -> Iterator[tuple[str, tuple[IPv6Address, ...]]]:
         ordered = sorted(path.get("segment", ()), key=lambda segment: segment["index"])
         for segment in ordered:
             where = f"{ROOT}/path[name='{path['name']}']/segment[index='{segment['index']}']"
-            _unicast(segment["sid"], where, "segment")
+            _unicast(segment["sid"], f"{where}/sid", "segment")
         yield path["name"], tuple(IPv6Address(segment["sid"]) for segment in ordered)
 
 
@@ -138,11 +138,14 @@ def _sender(tree: Tree, segments: Segments) -> Sender:
 
 def _sender_session(tree: Tree, role: Tree, segments: Segments) -> SenderSession:
     path = sender_session_path(tree["ssid"])
-    source = _unicast(tree.get("source-address", role.get("source-address")), path, "source")
-    reflector = _unicast(tree["reflector-address"], path, "reflector")
+    owner = path if "source-address" in tree else SENDER_PATH
+    source_text = tree.get("source-address", role.get("source-address"))
+    source = _unicast(source_text, f"{owner}/source-address", "source")
+    reflector = _unicast(tree["reflector-address"], f"{path}/reflector-address", "reflector")
     if source.version != reflector.version:
         raise ConfigurationError(
-            path, f"source address {source} and reflector address {reflector} differ in family"
+            f"{path}/reflector-address",
+            f"source address {source} and reflector address {reflector} differ in family",
         )
     return SenderSession(
         ssid=tree["ssid"],
@@ -172,12 +175,13 @@ def _sender_session(tree: Tree, role: Tree, segments: Segments) -> SenderSession
 def _reflector(tree: Tree, segments: Segments) -> Reflector:
     sessions = (_reflector_session(session, segments) for session in tree.get("session", ()))
     source = tree.get("source-address")
+    where = f"{REFLECTOR_PATH}/source-address"
     return Reflector(
         enabled=tree["enabled"],
         engine=tree["engine"],
         interfaces=tuple(sorted(tree.get("interface", ()))),
         udp_port=tree["udp-port"],
-        source_address=None if source is None else _unicast(source, REFLECTOR_PATH, "source"),
+        source_address=None if source is None else _unicast(source, where, "source"),
         require_configured_session=tree["require-configured-session"],
         sessions={session.key: session for session in sessions},
     )

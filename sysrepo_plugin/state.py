@@ -129,8 +129,9 @@ def _measured(snapshot: SessionSnapshot) -> Tree:
         "results-available": str(snapshot.records_pending),
         "results-dropped": str(snapshot.records_dropped),
     }
-    if snapshot.start_time_ns is not None:
-        tree["start-time"] = date_and_time(snapshot.start_time_ns)
+    since_ns = snapshot.discontinuity_time_ns or snapshot.start_time_ns
+    if since_ns is not None:
+        tree["start-time"] = date_and_time(since_ns)
     if snapshot.t1_method is not TimestampMethod.UNKNOWN:
         tree["t1-method"] = snapshot.t1_method.value
     if snapshot.t4_method is not TimestampMethod.UNKNOWN:

@@ -8,7 +8,12 @@ set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 VENV=${STAMP_VENV:-$ROOT/.venv}
 
-"$ROOT/tools/setup.sh"
+# Nobody who asks what this is wants the machine changed.
+case " $* " in
+    *" -h "* | *" --help "*) sed -n '2,5s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" ;;
+    *) "$ROOT/tools/setup.sh" ;;
+esac
+[ -x "$VENV/bin/python" ] || { echo "tools/setup.sh first: the options are explained by a program"; exit 2; }
 # The lab starts programs by name: ours come first.
 export PATH="$VENV/bin:$PATH"
 # The working directory stays the caller's: --output and --json are relative to it.

@@ -54,7 +54,8 @@ debian_mirror() {
 
 add_trixie() {
     # sysrepo and libyang 3 are in trixie and trixie-backports. On Debian 12
-    # the machine's own release stays the default, so nothing else moves.
+    # the machine's own release stays the default; what these packages depend
+    # on (libc6 above all) comes from trixie.
     local mirror suites
     case "$CODENAME" in
         bookworm) suites="trixie trixie-backports" ;;
@@ -132,7 +133,11 @@ make_venv() {
 }
 
 main() {
-    [ "${1-}" != --force ] || rm -f "$VENV/.srv6-stamp-installed"
+    case "${1-}" in
+        "") ;;
+        --force) rm -f "$VENV/.srv6-stamp-installed" ;;
+        *) sed -n '2,5s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2 ;;
+    esac
     require_debian
     : >"$LOG"
     install_packages

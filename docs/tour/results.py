@@ -5,6 +5,7 @@ usage: stamp-lab status --json | python docs/tour/results.py edge1
 
 import json
 import sys
+from pathlib import Path
 
 from lxml import etree
 from ncclient import manager
@@ -29,7 +30,7 @@ with manager.connect(
     port=access["port"],
     username=access["user"],
     key_filename=access["key_file"],
-    hostkey_verify=False,
+    hostkey_b64=Path(access["host_key_file"]).read_text().split()[1],
     allow_agent=False,
     look_for_keys=False,
 ) as netconf:

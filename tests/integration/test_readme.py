@@ -21,15 +21,24 @@ README = (ROOT / "README.md").read_text()
 def tour() -> str:
     chapter = README.split("## A tour in five minutes")[1].split("\n## ")[0]
     blocks = re.findall(r"```sh\n(.*?)```", chapter, re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     # The reader's shell finds the programs in .venv, this one where pytest runs.
     commands = "".join(blocks).replace(". .venv/bin/activate\n", "")
+    # The one that is refused fails, as it should.
+    refused = "--edit-config docs/tour/bad.xml"
+    assert commands.count(refused) == 1
+    commands = commands.replace(refused, f"{refused} && exit 1 || true")
     return f"set -e\n{commands}"
 
 
 def test_the_tour() -> None:
     programs = str(Path(sys.executable).parent)
-    environment = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}"}
+    # Of its own name: the reader's lab may be up.
+    name = f"tour-{os.getpid():x}"
+    environment = os.environ | {
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "STAMP_LAB_NAME": name,
+    }
     try:
         done = subprocess.run(
             ["bash", "-c", tour()],
@@ -41,10 +50,11 @@ def test_the_tour() -> None:
             check=False,
         )
     finally:
-        take_down("lab")
+        take_down(name)
     assert done.returncode == 0, done.stderr
-    assert "lab lab: healthy" in done.stdout
+    assert f"lab {name}: healthy" in done.stdout
     assert done.stdout.count("<ok ") == 2
+    assert "/reflector-address: the reflector address ff02::1 is not a unicast" in done.stdout
     assert "<round-trip>" in done.stdout
     forward_ms = re.search(r"forward: mean ([\d.]+) ms", done.stdout)
     backward_ms = re.search(r"backward: mean ([\d.]+) ms", done.stdout)
@@ -55,4 +65,4 @@ def test_the_tour() -> None:
     assert 8 <= float(backward_ms[1]) < 28
     assert done.stdout.count("packet ") == 5
     assert '"sent": "' in done.stdout
-    assert "lab lab is down" in done.stdout
+    assert f"lab {name} is down" in done.stdout

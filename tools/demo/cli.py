@@ -233,7 +233,7 @@ def say(text: str) -> None:
 
 
 def _duration(text: str) -> int:
-    seconds = int(text)
+    seconds = int(text) if text.isdecimal() else 0
     if not 1 <= seconds <= 10_000:
         # result-depth of the model ends at a million records.
         raise argparse.ArgumentTypeError("must be 1 to 10000 seconds")

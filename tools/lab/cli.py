@@ -54,6 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command: Callable[[argparse.Namespace], int] = options.run
     try:
         return command(options)
+    except BrokenPipeError:
+        # Whoever read the output has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except LabError as error:
         print(f"stamp-lab: {error}", file=sys.stderr)
         return EXIT_EXEC_FAILED if command is _exec else error.exit_code
@@ -79,7 +83,9 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         sub.add_argument(
-            "--name", default=DEFAULT_LAB_NAME, help="of the lab (default: %(default)s)"
+            "--name",
+            default=os.environ.get("STAMP_LAB_NAME", DEFAULT_LAB_NAME),
+            help="of the lab (default: STAMP_LAB_NAME, or else %(default)s)",
         )
         sub.set_defaults(run=run)
         return sub

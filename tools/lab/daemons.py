@@ -114,7 +114,7 @@ def write_sshd_files(
     authorized.write_text(f"restrict {client_public_key.read_text(encoding='ascii')}", "ascii")
     public = " ".join(host_key.with_suffix(".pub").read_text(encoding="ascii").split()[:2])
     (folder / "known_hosts").write_text(f"[{SSH_HOST}]:{port} {public}\n", "ascii")
-    proxy = shlex.join([sys.executable, "-m", "tools.netconf_server.proxy", str(netconf)])
+    proxy = shlex.join([sys.executable, "-P", "-m", "tools.netconf_server.proxy", str(netconf)])
     (folder / "sshd_config").write_text(
         sshd_config(
             port,

@@ -106,7 +106,7 @@ def test_what_is_in_running_is_applied_at_start(sender: Element) -> None:
     [
         pytest.param(
             sessions(session(2, reflector_address="ff02::1")),
-            "/srv6-stamp:stamp/session-sender/session[ssid='2']: "
+            "/srv6-stamp:stamp/session-sender/session[ssid='2']/reflector-address: "
             "the reflector address ff02::1 is not a unicast address",
             id="by the daemon",
         ),
@@ -385,3 +385,36 @@ def test_bad_packets_are_counted_by_reason(sender: Element, reflector: Element) 
     eventually(at_sender, "discards at the Session-Sender")
     assert sender.session(1)["oper-state"] == "running"
     assert sender.session(1)["counters"]["duplicates"] == "0"
+
+
+def test_a_refused_configuration_at_start_is_explained(pair: tuple[Element, Element]) -> None:
+    sender, _ = pair
+    sender.edit(
+        {
+            "session-sender": {
+                "source-address": SENDER_ADDRESS,
+                "session": [session(1, reflector_address="ff02::1")],
+            }
+        }
+    )
+    with pytest.raises(AssertionError):
+        sender.start()
+    assert sender.daemon is not None
+    assert sender.daemon.returncode == 3
+    assert (
+        "the running configuration is refused: /srv6-stamp:stamp/session-sender/"
+        "session[ssid='1']/reflector-address: "
+        "the reflector address ff02::1 is not a unicast address"
+    ) in sender.log.read_text()
+
+
+def test_start_time_is_when_counting_began(sender: Element) -> None:
+    sender.edit(sessions(session(1)))
+    sender.await_received(1, 5)
+    first = sender.session(1)["start-time"]
+    sender.act(1, "stop")
+    sender.act(1, "start")
+    sender.await_received(1, 5)
+    assert sender.session(1)["start-time"] == first
+    sender.act(1, "clear")
+    assert sender.session(1)["start-time"] > first

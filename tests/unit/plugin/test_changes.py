@@ -78,7 +78,8 @@ def test_a_refusal_touches_nothing_and_says_why() -> None:
     with pytest.raises(Refused) as refusal:
         changes.handle("change", tree)
     assert str(refusal.value) == (
-        "/srv6-stamp:stamp/session-reflector: the source address ff02::1 is not a unicast address"
+        "/srv6-stamp:stamp/session-reflector/source-address: "
+        "the source address ff02::1 is not a unicast address"
     )
     assert apply.applied == []
     assert changes.node == Node()

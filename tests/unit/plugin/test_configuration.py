@@ -99,31 +99,31 @@ def test_segments_are_visited_by_index_not_by_position(context: libyang.Context)
     [
         pytest.param(
             sender(reflector_address="ff02::1"),
-            "/srv6-stamp:stamp/session-sender/session[ssid='1']: "
+            "/srv6-stamp:stamp/session-sender/session[ssid='1']/reflector-address: "
             "the reflector address ff02::1 is not a unicast address",
             id="multicast reflector",
         ),
         pytest.param(
             sender(source_address="::"),
-            "/srv6-stamp:stamp/session-sender/session[ssid='1']: "
+            "/srv6-stamp:stamp/session-sender/session[ssid='1']/source-address: "
             "the source address :: is not a unicast address",
             id="unspecified source",
         ),
         pytest.param(
             {"path": [{"name": "p", "segment": [{"index": 4, "sid": "ff05::2"}]}]},
-            "/srv6-stamp:stamp/path[name='p']/segment[index='4']: "
+            "/srv6-stamp:stamp/path[name='p']/segment[index='4']/sid: "
             "the segment address ff05::2 is not a unicast address",
             id="multicast segment",
         ),
         pytest.param(
             sender(reflector_address="192.0.2.1"),
-            "/srv6-stamp:stamp/session-sender/session[ssid='1']: "
+            "/srv6-stamp:stamp/session-sender/session[ssid='1']/reflector-address: "
             "source address fd00::1 and reflector address 192.0.2.1 differ in family",
             id="families differ",
         ),
         pytest.param(
             {"session-reflector": {"source-address": "ff02::1"}},
-            "/srv6-stamp:stamp/session-reflector: "
+            "/srv6-stamp:stamp/session-reflector/source-address: "
             "the source address ff02::1 is not a unicast address",
             id="multicast reflector source",
         ),
