@@ -121,6 +121,7 @@ class RingHeader(ctypes.Structure):
         ("base", ctypes.c_uint64),
         ("fetched", ctypes.c_uint64),
         ("dropped", ctypes.c_uint64),
+        ("forgiven", ctypes.c_uint64),
         ("capacity", ctypes.c_uint64),
     )
 
@@ -135,6 +136,9 @@ class RingHeader(ctypes.Structure):
 
     dropped: int
     """Consumer: records that were overwritten before they were fetched."""
+
+    forgiven: int
+    """Producer: `dropped` when the records were last cleared."""
 
     capacity: int
     """Records that are kept; set once."""
@@ -189,7 +193,9 @@ class RecordRing:
         """Records lost to the consumer so far, those included that it is yet to miss."""
         header = self._header
         oldest = header.head - self.capacity
-        return header.dropped + max(0, oldest - max(header.fetched, header.base))
+        return max(0, header.dropped - header.forgiven) + max(
+            0, oldest - max(header.fetched, header.base)
+        )
 
     @property
     def pending(self) -> int:
@@ -206,7 +212,8 @@ class RecordRing:
         header.head = head + 1
 
     def clear(self) -> None:
-        """Producer: forget all records; they do not count as dropped."""
+        """Producer: forget all records and count drops from 0; none of this counts as dropped."""
+        self._header.forgiven = self._header.dropped
         self._header.base = self._header.head
 
     def fetch(self, maximum: int) -> list[Record]:

@@ -79,7 +79,11 @@ class Repository:
     def destroy(self) -> None:
         """Remove the repository and its shared memory, in whatever state it is."""
         shutil.rmtree(self.path, ignore_errors=True)
-        for path in SHARED_MEMORY.glob(f"{self.shm_prefix}_*"):
+        # "sub" where a subscriber was killed.
+        for path in [
+            *SHARED_MEMORY.glob(f"{self.shm_prefix}_*"),
+            *SHARED_MEMORY.glob(f"{self.shm_prefix}sub_*"),
+        ]:
             path.unlink(missing_ok=True)
 
     def _sysrepoctl(self, arguments: Sequence[str]) -> None:

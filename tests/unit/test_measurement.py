@@ -76,6 +76,20 @@ def test_cleared_records_are_not_dropped() -> None:
     assert records.dropped == 0
 
 
+def test_clearing_starts_the_count_of_drops_anew() -> None:
+    records = ring(4)
+    for sequence in range(10):
+        records.append(record(sequence))
+    records.fetch(1)
+    assert records.dropped == 6
+    records.clear()
+    assert records.dropped == 0
+    for sequence in range(5):
+        records.append(record(sequence))
+    records.fetch(9)
+    assert records.dropped == 1
+
+
 def test_overwritten_while_copying() -> None:
     """What the producer overwrites during a copy is dropped and counted, not returned."""
 
