@@ -3,7 +3,9 @@
 The host process writes, the plugin reads. What a session has counted, and the
 sequence number that a stateful one comes to next, outlive the host process.
 Every field is written by one store of at most 64 bits, so none is ever torn;
-fields of one session may be of moments a packet apart.
+fields of one session may be of moments a packet apart. What a forgotten session
+has counted moves to the role, whose totals therefore never go backwards; a
+reader that meets such a move reads again.
 """
 
 from __future__ import annotations
@@ -19,7 +21,11 @@ from dataplane.session_state import DISCARD_INDEX, DISCARD_SLOTS
 from dataplane.stamp.errors import DiscardReason
 
 MAGIC = b"STAMPrfl"
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
+
+_READ_ATTEMPTS = 1_000
+"""Of a snapshot beside a writer that forgets sessions. A move takes microseconds,
+so that only a writer that died within one uses them up."""
 
 
 class ReflectorHeader(ctypes.Structure):
@@ -35,7 +41,8 @@ class ReflectorHeader(ctypes.Structure):
 
 
 class ReflectorRoleState(ctypes.Structure):
-    """Counts of the role: requests without a configured session, and discards of all."""
+    """Counts of the role: requests without a configured session, those of
+    sessions that are no more, and discards of all."""
 
     _fields_ = (
         ("received", ctypes.c_uint64),
@@ -43,6 +50,10 @@ class ReflectorRoleState(ctypes.Structure):
         ("next_sequence", ctypes.c_uint64),
         ("last_received_ns", ctypes.c_int64),
         ("start_time_ns", ctypes.c_int64),
+        ("version", ctypes.c_uint64),
+        ("former_received", ctypes.c_uint64),
+        ("former_reflected", ctypes.c_uint64),
+        ("former_last_received_ns", ctypes.c_int64),
         ("discards", ctypes.c_uint64 * DISCARD_SLOTS),
     )
 
@@ -55,6 +66,14 @@ class ReflectorRoleState(ctypes.Structure):
     next_sequence: int
     last_received_ns: int
     start_time_ns: int
+    version: int
+    """Odd while the counts of a session move to the role."""
+
+    former_received: int
+    """Requests that were accepted by sessions which have been forgotten since."""
+
+    former_reflected: int
+    former_last_received_ns: int
     discards: ctypes.Array[ctypes.c_uint64]
     """By `DISCARD_INDEX`."""
 
@@ -110,7 +129,7 @@ class ReflectorSnapshot:
     """A Session-Reflector as it stands."""
 
     received: int
-    """Requests accepted, with and without a configured session."""
+    """Requests accepted, with and without a configured session, by former sessions too."""
 
     reflected: int
     unconfigured_received: int
@@ -138,6 +157,9 @@ class ReflectorStore:
         self._slots: dict[tuple[int, IPAddress | None], ReflectorSessionState] = {
             slot.key: slot for slot in self._table if slot.used
         }
+        self._vacant = [slot for slot in reversed(self._table) if not slot.used]
+        if file.writable:
+            self.role.version += self.role.version & 1
 
     @classmethod
     def create(cls, path: Path, capacity: int) -> ReflectorStore:
@@ -173,11 +195,9 @@ class ReflectorStore:
         known = self._slots.get((ssid, sender_address))
         if known is not None:
             return known
-        for slot in self._table:
-            if not slot.used:
-                break
-        else:
+        if not self._vacant:
             raise StoreError(f"{self.path}: full, it holds {self.capacity} sessions")
+        slot = self._vacant.pop()
         ctypes.memset(ctypes.addressof(slot), 0, ctypes.sizeof(slot))
         slot.ssid = ssid
         if sender_address is not None:
@@ -189,11 +209,27 @@ class ReflectorStore:
         return slot
 
     def free(self, ssid: int, sender_address: IPAddress | None) -> None:
-        """Forget a session; KeyError where it is not known."""
-        self._slots.pop((ssid, sender_address)).used = 0
+        """Forget a session, whose counts become the role's; KeyError where it is not known."""
+        slot = self._slots.pop((ssid, sender_address))
+        role = self.role
+        role.version += 1
+        role.former_received += slot.received
+        role.former_reflected += slot.reflected
+        role.former_last_received_ns = max(role.former_last_received_ns, slot.last_received_ns)
+        slot.used = 0
+        role.version += 1
+        self._vacant.append(slot)
 
     def snapshot(self) -> ReflectorSnapshot:
         """All counters, read from the file."""
+        for _ in range(_READ_ATTEMPTS):
+            version = self.role.version
+            snapshot = self._read()
+            if not version & 1 and version == self.role.version:
+                break
+        return snapshot
+
+    def _read(self) -> ReflectorSnapshot:
         role = ReflectorRoleState.from_buffer_copy(self._file.view, ctypes.sizeof(ReflectorHeader))
         sessions = {
             slot.key: ReflectorSessionSnapshot(
@@ -206,12 +242,15 @@ class ReflectorStore:
             if slot.used
         }
         latest = [session.last_received_ns or 0 for session in sessions.values()]
+        latest += [role.last_received_ns, role.former_last_received_ns]
         return ReflectorSnapshot(
-            received=role.received + sum(session.received for session in sessions.values()),
-            reflected=role.reflected + sum(session.reflected for session in sessions.values()),
+            received=sum((session.received for session in sessions.values()), role.received)
+            + role.former_received,
+            reflected=sum((session.reflected for session in sessions.values()), role.reflected)
+            + role.former_reflected,
             unconfigured_received=role.received,
             unconfigured_reflected=role.reflected,
-            last_received_ns=max([role.last_received_ns, *latest]) or None,
+            last_received_ns=max(latest) or None,
             start_time_ns=role.start_time_ns or None,
             discards={reason: role.discards[index] for reason, index in DISCARD_INDEX.items()},
             sessions=sessions,
@@ -220,6 +259,7 @@ class ReflectorStore:
     def close(self) -> None:
         """Let go of the file; no state taken from the store may be used then."""
         self._slots.clear()
+        self._vacant.clear()
         for name in ("role", "_table"):
             self.__dict__.pop(name, None)
         self._file.close()

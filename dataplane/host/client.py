@@ -60,8 +60,9 @@ from dataplane.host.process import HostDied, HostProcess
 from dataplane.host.results import Results
 from dataplane.stamp.errors import DiscardReason
 
-APPLY_TIMEOUT_S = 4.0
-"""Less than the 5 s that sysrepo grants a change callback."""
+APPLY_TIMEOUT_S = 60.0
+"""A host that needs longer for a configuration is taken to hang, and replaced.
+Sessions that run are served meanwhile."""
 
 ACTION_TIMEOUT_S = 1.5
 """Less than the 2 s that sysrepo grants an action callback."""
@@ -115,6 +116,7 @@ class EngineHost:
         self._closing = False
         self._restarts = 0
         self._hung: str | None = None
+        self._applying = False
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._dispatcher = threading.Thread(target=self._dispatch, name="host-events", daemon=True)
         self._supervisor = threading.Thread(
@@ -142,7 +144,13 @@ class EngineHost:
         """Run exactly `node` from now on. Raises EngineError: nothing has changed then."""
         with self._apply_lock:
             delta = difference(self._node, node)
-            self._request(Apply(next(self._requests), delta), APPLY_TIMEOUT_S)
+            self._applying = True
+            try:
+                self._request(
+                    Apply(next(self._requests), delta), APPLY_TIMEOUT_S, replace_hung=True
+                )
+            finally:
+                self._applying = False
             with self._lock:
                 self._node = node
             kept = {} if node.sender is None else node.sender.sessions
@@ -199,7 +207,9 @@ class EngineHost:
             with contextlib.suppress(OSError):
                 self._state_dir.rmdir()
 
-    def _request(self, message: Request, timeout_s: float) -> None:
+    def _request(self, message: Request, timeout_s: float, *, replace_hung: bool = False) -> None:
+        """Raises EngineError. Being slow is no reason to replace the host, and the
+        sessions of others with it: unless `replace_hung`, that is left to pings."""
         deadline_s = time.monotonic() + timeout_s
         if not self._ready.wait(timeout_s):
             raise EngineError("the data-plane host is not running")
@@ -210,6 +220,8 @@ class EngineHost:
             host.request(message, max(0.1, deadline_s - time.monotonic()))
         except TimeoutError:
             text = f"the data-plane host did not answer in {timeout_s:g} s"
+            if not replace_hung:
+                raise EngineError(text) from None
             self._hung = text
             with self._lock:
                 if self._host is host:
@@ -278,6 +290,9 @@ class EngineHost:
             elif ping is not None:
                 if ping.done():
                     ping, ping_s = None, now_s + PING_INTERVAL_S
+                elif self._applying:
+                    # Requests are carried out one after another: the ping waits.
+                    ping_s = now_s
                 elif now_s - ping_s > PING_TIMEOUT_S:
                     raise TimeoutError(f"the data-plane host hung for {PING_TIMEOUT_S:g} s")
             elif now_s >= ping_s and ending is None:

@@ -115,6 +115,7 @@ class Collector:
         head = self._head
         if head.running:
             return
+        self.ssid_zero_seen = False
         self._begin_write()
         head.start_time_ns = unix_ns
         head.discontinuity_ns = head.discontinuity_ns or unix_ns
@@ -261,9 +262,15 @@ class Collector:
         source_port: int,
         t4_ns: int,
         now_ns: int,
+        arrived_ns: int | None = None,
         t4_method: TimestampMethod = TimestampMethod.USERSPACE,
     ) -> Record | Ignored | DiscardReason:
-        """A UDP payload arrived. No content raises."""
+        """A UDP payload arrived. No content raises.
+
+        `arrived_ns` is T4 by the monotonic clock, where that is before `now_ns`:
+        it decides whether the reply is late.
+        """
+        now_ns = now_ns if arrived_ns is None else arrived_ns
         config = self.config
         if source_port != config.reflector_udp_port:
             return self.discard(DiscardReason.WRONG_PORT)

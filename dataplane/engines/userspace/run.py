@@ -37,6 +37,12 @@ PHASE_MAX_NS = 1_000_000_000
 """Sessions that start by themselves are spread over their interval, or over
 this much of it, so that a thousand of them do not send at the same moment."""
 
+DRAIN_MAX = 256
+"""Batches of replies that are taken in at once after a delay of our own."""
+
+LATE_NS = 10_000_000
+"""A send timer that fires so late says that this process was held up."""
+
 _GOLDEN = 0x9E3779B1
 _NS_PER_US = 1_000
 
@@ -232,6 +238,8 @@ class SenderRun:
             source_port=datagram.source_port,
             t4_ns=datagram.received_ns,
             now_ns=now_ns,
+            # A reply that waited for us to read it is not late.
+            arrived_ns=now_ns - max(0, wall_ns() - datagram.received_ns),
             t4_method=(
                 TimestampMethod.KERNEL_SOFTWARE
                 if datagram.kernel_stamped
@@ -284,7 +292,7 @@ class SenderRun:
         assert collector is not None
         config = self.config
         if self._duration_s is not None:
-            config = dataclasses.replace(config, duration_s=self._duration_s)
+            config = dataclasses.replace(config, duration_s=self._duration_s, packet_count=None)
         self._sender = SessionSender(config, start_ns=start_ns, first_sequence=first_sequence)
         if collector.next_sequence > first_sequence:
             self._sender.sequence = collector.next_sequence
@@ -309,6 +317,9 @@ class SenderRun:
         sender, collector, port = self._sender, self._collector, self.port
         if sender is None or collector is None:
             return
+        due_ns = sender.next_send_ns()
+        if due_ns is not None and now_ns - due_ns > LATE_NS:
+            self._drain()
         sequence, skipped = sender.sequence, sender.skipped
         collector.sent(sequence, wall_ns(), now_ns, port.t1_method)
         failure = port.dress(self)
@@ -326,6 +337,12 @@ class SenderRun:
         self._send_timer.at(sender.next_send_ns())
         self._collect_timer.no_later_than(collector.next_timer_ns())
 
+    def _drain(self) -> None:
+        """Take in the replies that are waiting, before packets are given up."""
+        for _ in range(DRAIN_MAX):
+            if not self.port.read():
+                break
+
     def _send_failed(self, failure: OSError) -> None:
         """The sequence number stays used up: what cannot be sent, because the
         network is unreachable for instance, is to be seen as loss."""
@@ -340,7 +357,7 @@ class SenderRun:
         collector = self._collector
         if collector is None:
             return
-        self.port.read()
+        self._drain()
         closed = collector.expire(now_ns)
         if closed:
             self._know_clock()

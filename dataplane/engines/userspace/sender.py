@@ -28,7 +28,7 @@ from dataplane.engines.base import (
 from dataplane.engines.userspace.interfaces import InterfaceFilter
 from dataplane.engines.userspace.loop import Loop
 from dataplane.engines.userspace.run import SenderRun
-from dataplane.engines.userspace.sockets import Datagram, UdpSocket, bind_error, drop_text
+from dataplane.engines.userspace.sockets import Datagram, UdpSocket, bind_error, drop_text, is_local
 from dataplane.measurement import TimestampMethod
 from dataplane.stamp.errors import DiscardReason
 from dataplane.stamp.packet import OPEN
@@ -152,13 +152,18 @@ class SenderPort:
                 break
         return True
 
-    def look_after(self) -> None:
-        """Once a second: say what the kernel had no room for."""
+    def look_after(self) -> bool:
+        """Once a second: say what the kernel had no room for, and whether the
+        address is gone; the port is closed then."""
         dropped = 0 if self._socket is None else self._socket.dropped()
         if dropped > self._dropped:
             self.discards[DiscardReason.BUFFER_FULL] += dropped - self._dropped
             log.warning(drop_text(dropped - self._dropped, self.address, self.port))
         self._dropped = dropped
+        if self._socket is None or is_local(self.address):
+            return False
+        self.close()
+        return True
 
     def close(self) -> None:
         if self._socket is not None:
@@ -230,7 +235,8 @@ class SenderRole:
     def stop(self, ssid: int) -> None:
         run = self._run(ssid)
         if not run.wants_to_run:
-            raise EngineError(f"session {ssid} is not running")
+            state = run.status.oper_state.value
+            raise EngineError(f"session {ssid} is not running: it is {state}")
         run.stop(monotonic_ns(), "stopped by action")
         self._close_idle_ports()
 
@@ -239,18 +245,17 @@ class SenderRole:
 
     def tick(self, now_ns: int) -> None:
         """Once a second: look after what may be missing, or may have come back."""
-        for port in self._ports.values():
-            port.look_after()
+        lost = {
+            run for port in self._ports.values() if port.look_after() for run in port.runs.values()
+        }
         if self._discards:
             self._context.emit(SenderDiscards(dict(self._discards)))
             self._discards.clear()
-        was_missing = self._filter.missing
         missing = self._filter.refresh()
         for run in self._runs.values():
             state = run.status.oper_state
-            if state is OperState.FAILED or (
-                state is OperState.RUNNING and missing is not None and missing != was_missing
-            ):
+            unfit = missing is not None or run in lost
+            if state is OperState.FAILED or (state is OperState.RUNNING and unfit):
                 run.attempt(now_ns, "recovered")
 
     def close(self) -> None:
@@ -276,8 +281,11 @@ class SenderRole:
         run = SenderRun(session, self._name, self._loop, self._clock, self._context, port)
         self._runs[session.ssid] = run
         port.add(run)
-        if resume is not None and self._config.enabled:
-            run.resume(resume, now_ns)
+        if resume is not None:
+            # Results are kept while the role is disabled.
+            enabled = self._config.enabled
+            disabled = dataclasses.replace(resume, oper_state=OperState.DISABLED)
+            run.resume(resume if enabled else disabled, now_ns)
         else:
             run.create(self._config.enabled, now_ns)
 
@@ -316,4 +324,4 @@ class SenderRole:
 
 
 def _same_but_autostart(old: SenderSession, new: SenderSession) -> bool:
-    return dataclasses.replace(old, autostart=new.autostart) == new
+    return old is new or dataclasses.replace(old, autostart=new.autostart) == new

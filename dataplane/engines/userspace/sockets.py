@@ -251,6 +251,16 @@ def drop_text(count: int, address: IPv6Address | None, port: int) -> str:
     return f"the kernel dropped {count} packets to [{host}]:{port}: receive buffer full"
 
 
+def is_local(address: IPv6Address) -> bool:
+    """Whether this network namespace has the address now: bound sockets do not tell."""
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((str(address), 0))
+        except OSError as error:
+            return error.errno != errno.EADDRNOTAVAIL
+    return True
+
+
 def bind_error(address: IPv6Address | None, port: int, error: OSError) -> str:
     """What an operator is told: "cannot bind [fd00::1]:49862: Cannot assign …"."""
     host = "::" if address is None else str(address)

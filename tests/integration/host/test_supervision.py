@@ -117,7 +117,9 @@ def test_killed_reflector_keeps_its_counters(network: Network, start_host: Start
 def test_host_that_hangs_is_replaced(
     network: Network, start_host: StartHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dataplane.host.client.ACTION_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("dataplane.host.client.ACTION_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("dataplane.host.client.PING_INTERVAL_S", 0.1)
+    monkeypatch.setattr("dataplane.host.client.PING_TIMEOUT_S", 1.0)
     sender = start_host(network.sender)
     sender.engine.apply(sending(dataclasses.replace(FAST, autostart=False)))
     pid = sender.engine.pid
@@ -125,11 +127,29 @@ def test_host_that_hangs_is_replaced(
     os.kill(pid, signal.SIGSTOP)
     with pytest.raises(EngineError) as refusal:
         sender.engine.start(5)
-    assert str(refusal.value) == "the data-plane host did not answer in 0.5 s"
+    assert str(refusal.value) == "the data-plane host did not answer in 0.2 s"
     eventually(lambda: sender.engine.restarts == 1, "the host is replaced")
     assert gone(pid)
     sender.engine.start(5)
     until(sender, 5, OperState.RUNNING)
+
+
+def test_a_slow_answer_costs_nobody_a_session(
+    network: Network, start_host: StartHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dataplane.host.client.ACTION_TIMEOUT_S", 0.2)
+    sender = start_host(network.sender)
+    sender.engine.apply(sending(dataclasses.replace(FAST, autostart=False)))
+    pid = sender.engine.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(EngineError):
+            sender.engine.start(5)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    until(sender, 5, OperState.RUNNING)
+    assert (sender.engine.pid, sender.engine.restarts) == (pid, 0)
 
 
 def test_host_that_hangs_is_found_without_being_asked(
@@ -193,7 +213,7 @@ def test_actions(network: Network, start_host: StartHost) -> None:
             getattr(sender.engine, action)(*arguments)
         return str(refusal.value)
 
-    assert refused("stop", 5) == "session 5 is not running"
+    assert refused("stop", 5) == "session 5 is not running: it is stopped"
     assert refused("start", 7) == "session 7 does not exist"
     assert refused("clear", 7) == "session 7 does not exist"
     sender.engine.start(5)

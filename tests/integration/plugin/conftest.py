@@ -22,8 +22,10 @@ def sender(pair: tuple[Element, Element]) -> Element:
     """A Session-Sender without sessions, facing a Session-Reflector of SSIDs 1 to 3."""
     sender, reflector = pair
     served = [
-        {"ssid": ssid, "sender-address": "any", "reflector-mode": "stateful"} for ssid in (1, 2, 3)
+        {"ssid": ssid, "sender-address": SENDER_ADDRESS, "reflector-mode": "stateful"}
+        for ssid in (1, 2, 3)
     ]
+    served.append({"ssid": 1, "sender-address": "any", "reflector-mode": "stateless"})
     reflector.edit({"session-reflector": {"session": served}})
     sender.edit({"session-sender": {"source-address": SENDER_ADDRESS}})
     reflector.start()

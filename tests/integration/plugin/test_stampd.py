@@ -8,12 +8,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from dataplane.stamp.packet import SenderPacket
-from dataplane.stamp.timestamp import ErrorEstimate, TimestampFormat
+from dataplane.stamp.packet import ReflectorPacket, SenderPacket
+from dataplane.stamp.timestamp import ErrorEstimate, TimestampFormat, encode_timestamp
 from tests.integration.plugin.element import (
     REFLECTOR_ADDRESS,
     SENDER,
@@ -87,7 +88,7 @@ def test_a_session_is_measured(sender: Element, reflector: Element) -> None:
     served = reflector.state("/srv6-stamp:stamp/session-reflector")["session-reflector"]
     assert served["oper-state"] == "running"
     assert int(served["counters"]["reflected"]) >= 20
-    first = next(entry for entry in served["session"] if entry["ssid"] == 1)
+    first = next(e for e in served["session"] if e["sender-address"] == SENDER_ADDRESS)
     assert int(first["counters"]["received"]) >= 20
     assert "last-received" in first
 
@@ -418,3 +419,62 @@ def test_start_time_is_when_counting_began(sender: Element) -> None:
     assert sender.session(1)["start-time"] == first
     sender.act(1, "clear")
     assert sender.session(1)["start-time"] > first
+
+
+def test_what_goes_missing_at_run_time_is_an_error_not_loss(sender: Element) -> None:
+    sender.edit(sessions(session(1)))
+    sender.await_received(1, 5)
+    ip = ("ip", "-n", sender.namespace)
+    run(*ip, "address", "del", f"{SENDER_ADDRESS}/64", "dev", "wan0")
+    failed = sender.await_state(1, "failed")
+    assert failed["last-error"] == (
+        f"cannot bind [{SENDER_ADDRESS}]:49862: Cannot assign requested address"
+    )
+    run(*ip, "address", "add", f"{SENDER_ADDRESS}/64", "dev", "wan0", "nodad")
+    sender.await_state(1, "running")
+
+    sender.edit({"session-sender": {"interface": ["late0"]}})
+    assert sender.await_state(1, "failed")["last-error"] == "interface late0 does not exist"
+    back = {"source-address": SENDER_ADDRESS, "session": [session(1)]}
+    sender.replace({"session-sender": back})
+    sender.await_state(1, "running")
+    sender.await_received(1, 5)
+
+
+def test_results_of_a_disabled_sender_survive_its_engine(sender: Element) -> None:
+    sender.edit(sessions(session(1)))
+    sender.await_received(1, 20)
+    sender.edit({"session-sender": {"enabled": False}})
+    before = sender.await_state(1, "disabled")
+    os.kill(sender.host_pid(), signal.SIGKILL)
+
+    def restarted() -> bool:
+        role = sender.state(f"{SENDER}/engine-restarts")["session-sender"]
+        return int(role["engine-restarts"]) == 1
+
+    eventually(restarted, "restart of the engine process")
+    after = sender.session(1)
+    assert after["oper-state"] == "disabled"
+    assert after["results-available"] == before["results-available"]
+    assert after["counters"]["received"] == before["counters"]["received"]
+
+
+def test_a_duration_overrides_the_packet_count(sender: Element) -> None:
+    sender.edit(sessions(session(1, enabled=False, packet_count=5)))
+    sender.act(1, "start", {"duration": 1})
+    assert int(sender.await_state(1, "completed")["counters"]["sent"]) > 5
+
+
+def test_replies_are_never_reflected(sender: Element, reflector: Element) -> None:
+    now = encode_timestamp(time.time_ns(), TimestampFormat.NTP)
+    estimate = ErrorEstimate(False, TimestampFormat.NTP, 0, 1)
+    reply = ReflectorPacket(7, now, estimate, 1, now, 7, now, estimate, 255).encode()
+    inject(sender, REFLECTOR_ADDRESS, 862, reply)
+
+    def refused() -> bool:
+        role = reflector.state("/srv6-stamp:stamp/session-reflector")["session-reflector"]
+        return discards(role["counters"]) == {"unanswerable": 1}
+
+    eventually(refused, "discard of the reply")
+    role = reflector.state("/srv6-stamp:stamp/session-reflector")["session-reflector"]
+    assert role["counters"]["reflected"] == "0"

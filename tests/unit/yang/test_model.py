@@ -110,6 +110,15 @@ REFUSED: list[tuple[str, Callable[[], Document], str]] = [
         "the Session-Sender and the Session-Reflector of a node need different UDP ports",
     ),
     (
+        "a stateful session for any sender",
+        lambda: {
+            "session-reflector": {
+                "session": [{"ssid": 1, "sender-address": "any", "reflector-mode": "stateful"}]
+            }
+        },
+        "a stateful session counts one sender's packets: it needs a sender-address",
+    ),
+    (
         "one port for a session and the reflector",
         lambda: {**sender_with(sender_udp_port=862), "session-reflector": {}},
         "the Session-Sender and the Session-Reflector of a node need different UDP ports",
