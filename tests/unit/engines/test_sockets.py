@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import time
 from collections.abc import Iterator
 from ipaddress import IPv6Address
 
@@ -35,6 +36,12 @@ def read(sock: UdpSocket) -> Datagram:
 def test_everything_that_comes_with_a_packet(pair: tuple[UdpSocket, UdpSocket]) -> None:
     first, second = pair
     assert second.receive() is None
+    # The kernel switches timestamping on in the background, once a socket wants it.
+    for _ in range(100):
+        first.send(b"first", "::1", PORT_B)
+        if read(second).kernel_stamped:
+            break
+        time.sleep(0.01)
     first.dress(b"", 46 << 2, 77)
     before_ns = wall_ns()
     first.send(b"request", "::1", PORT_B)
