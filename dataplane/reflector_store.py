@@ -197,7 +197,7 @@ class ReflectorStore:
             return known
         if not self._vacant:
             raise StoreError(f"{self.path}: full, it holds {self.capacity} sessions")
-        slot = self._vacant.pop()
+        slot: ReflectorSessionState = self._vacant.pop()
         ctypes.memset(ctypes.addressof(slot), 0, ctypes.sizeof(slot))
         slot.ssid = ssid
         if sender_address is not None:

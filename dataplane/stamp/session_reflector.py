@@ -9,25 +9,20 @@ Rules that hold here:
   last moment before transmission.
 - A stateful session numbers a reply when its request is received, so a reply
   that the engine then fails to send shows as backward loss, which it is.
-- A stateful session for any sender numbers the replies to each source address
-  and port by themselves (RFC 8762 §4: a counter belongs to a test session).
-  Those counters are in ordinary memory and start from zero in a new process,
-  which a Session-Sender sees as a restart of the reflector.
 - No exchange of packets goes on by itself. What already is a reflected packet is
-  never answered, whatever its session; and a source port below 1024, where other
-  services answer, or the role's own is answered for a session alone that names it.
+  never answered, whatever its session; and a reflector's own port is answered
+  for a session alone that names it.
 """
 
 from __future__ import annotations
 
 import struct
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv6Address
 from typing import Protocol
 
-from dataplane.config import IPAddress, Reflector, ReflectorMode, ReflectorSession
+from dataplane.config import STAMP_PORT, IPAddress, Reflector, ReflectorMode, ReflectorSession
 from dataplane.srv6 import complete_path
 from dataplane.stamp.errors import DiscardReason, PacketError
 from dataplane.stamp.packet import ReflectorPacket, SenderPacket
@@ -35,14 +30,6 @@ from dataplane.stamp.timestamp import ErrorEstimate, TimestampFormat, encode_tim
 
 UNKNOWN_HOP_LIMIT = 255
 """Session-Sender TTL where the received one cannot be read (RFC 8762 §4.3.1)."""
-
-SENDERS_MAX = 1024
-"""Senders that a stateful session for any sender counts by themselves. One more
-takes the counter of the one that was not heard for longest, which starts from
-zero should it be heard again; `SessionReflector.evicted_senders` counts these."""
-
-PRIVILEGED_PORTS = 1024
-"""Source ports below are answered only for a session that names the port."""
 
 REFLECTION_S = 10
 """A request whose Timestamp and Receive Timestamp fields, as a Session-Reflector
@@ -70,7 +57,7 @@ class SessionState(Protocol):
     """Replies sent."""
 
     next_sequence: int
-    """Of a stateful session for one sender: number of its next reply, 32 bits."""
+    """Of a stateful session: number of its next reply, 32 bits."""
 
     last_received_ns: int
     """T2 of the latest request, nanoseconds since 1970; 0 before the first."""
@@ -159,34 +146,22 @@ class SessionReflector:
         """State of requests that are answered without a configured session."""
         self.tai_offset_s = tai_offset_s
         """TAI minus UTC, which PTPv2 timestamps need; settable at any time."""
-        self.evicted_senders = 0
-        """Counters given up because a session had more than `SENDERS_MAX` senders."""
         self._state_factory = state_factory
-        self._sequences: dict[SessionKey, OrderedDict[tuple[IPAddress, int], int]] = {}
         self._sessions: dict[SessionKey, ReflectorSession] = {}
         self.update(config)
 
     def update(self, config: Reflector) -> None:
         """Serve another configuration; a session that is equal in it keeps its state."""
         states: dict[SessionKey, SessionState] = {}
-        sequences: dict[SessionKey, OrderedDict[tuple[IPAddress, int], int]] = {}
         sessions = {session.key: session for session in config.sessions.values()}
         for key, session in sessions.items():
             if self._sessions.get(key) == session:
                 states[key] = self.states[key]
-                sequences[key] = self._sequences[key]
             else:
                 states[key] = self._state_factory(session)
-                sequences[key] = OrderedDict()
         self.config = config
         self.states = states
-        self._sequences = sequences
         self._sessions = sessions
-
-    def reload_states(self) -> None:
-        """Ask the factory for all states once more, because they have moved."""
-        self.unconfigured = self._state_factory(None)
-        self.states = {key: self._state_factory(session) for key, session in self._sessions.items()}
 
     def receive(
         self,
@@ -216,7 +191,8 @@ class SessionReflector:
         state.last_received_ns = t2_ns
         sequence = request.sequence
         if session is not None and session.mode is ReflectorMode.STATEFUL:
-            sequence = self._number(session, state, source, source_port)
+            sequence = state.next_sequence
+            state.next_sequence = sequence + 1 & _SEQUENCE
         fmt = session.timestamp_format if session is not None else None
         return Reply(
             session=session,
@@ -238,7 +214,7 @@ class SessionReflector:
         """The session of a request, None for one to answer without, or why not."""
         if not self.config.enabled:
             return DiscardReason.SESSION_DISABLED
-        answerable = source_port >= PRIVILEGED_PORTS and source_port != self.config.udp_port
+        answerable = source_port not in (STAMP_PORT, self.config.udp_port)
         wrong_port = False
         for key in ((ssid, source), (ssid, None)):
             session = self._sessions.get(key)
@@ -250,28 +226,11 @@ class SessionReflector:
             if not answerable and session.sender_udp_port is None:
                 return DiscardReason.UNANSWERABLE
             return session if session.enabled else DiscardReason.SESSION_DISABLED
-        if not answerable:
-            return DiscardReason.UNANSWERABLE
         if wrong_port:
-            return DiscardReason.WRONG_PORT
+            return DiscardReason.WRONG_PORT if answerable else DiscardReason.UNANSWERABLE
+        if not answerable and not self.config.require_configured_session:
+            return DiscardReason.UNANSWERABLE
         return DiscardReason.UNKNOWN_SESSION if self.config.require_configured_session else None
-
-    def _number(
-        self, session: ReflectorSession, state: SessionState, source: IPAddress, source_port: int
-    ) -> int:
-        """The number of a stateful session's reply."""
-        if session.sender_address is not None:
-            number = state.next_sequence
-            state.next_sequence = number + 1 & _SEQUENCE
-            return number
-        sequences = self._sequences[session.key]
-        sender = source, source_port
-        number = sequences.pop(sender, 0)
-        sequences[sender] = number + 1 & _SEQUENCE
-        if len(sequences) > SENDERS_MAX:
-            sequences.popitem(last=False)
-            self.evicted_senders += 1
-        return number
 
     def _discard(self, reason: DiscardReason) -> DiscardReason:
         self.discarded[reason] += 1
@@ -284,7 +243,7 @@ def _is_reflected(data: bytes | memoryview) -> bool:
         return False
     seconds, receive_timestamp = _TIMES.unpack_from(data)
     apart_s = ((receive_timestamp >> 32) - seconds + REFLECTION_S) % _WORD
-    return receive_timestamp != 0 and apart_s <= 2 * REFLECTION_S
+    return bool(receive_timestamp != 0 and apart_s <= 2 * REFLECTION_S)
 
 
 def _return_path(session: ReflectorSession | None, source: IPAddress) -> tuple[IPv6Address, ...]:

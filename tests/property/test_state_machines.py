@@ -81,6 +81,7 @@ def test_delays_and_losses_are_told_exactly(
         assert isinstance(reply, Reply)
         t3_ns = t2_ns + dwell_ns
         data = reply.encode(t3_ns, ERROR)
+        reply.sent()
         if fate == "backward lost":
             continue
         t4_ns = t3_ns + backward_ns
@@ -120,6 +121,7 @@ def test_any_datagram_is_answered_or_counted(
         assert sum(reflector.discarded.values()) == 1
     else:
         assert len(outcome.encode(WALL_NS, ERROR)) == max(44, len(data))
+        outcome.sent()
         assert reflector.unconfigured.reflected == 1
         assert sum(reflector.discarded.values()) == 0
 

@@ -4,8 +4,6 @@ Rules that hold here, before a packet is looked into:
 
 - It arrived on a configured interface and was sent to a unicast address.
 - It came from a unicast address and a port that can be answered.
-- It did not come from a reflector's own port, unless its session names that
-  port, and is no reply: two reflectors that answer each other never stop.
 
 The reply leaves from the address that the request was sent to, with the DSCP
 that it arrived with. The Hop Limit of the reply is 255; the one received is in
@@ -20,7 +18,7 @@ import functools
 from ipaddress import IPv6Address
 
 from dataplane.clock import Clock, monotonic_ns, wall_ns
-from dataplane.config import STAMP_PORT, Reflector, ReflectorSession
+from dataplane.config import Reflector, ReflectorSession
 from dataplane.engines.base import (
     EngineContext,
     OperState,
@@ -35,7 +33,7 @@ from dataplane.reflector_store import ReflectorStore
 from dataplane.srv6 import rthdr_for_socket
 from dataplane.stamp.errors import DiscardReason
 from dataplane.stamp.session_reflector import SessionReflector, SessionState
-from dataplane.stamp.timestamp import NS_PER_S, NTP_UNIX_OFFSET_S, encode_timestamp
+from dataplane.stamp.timestamp import NS_PER_S, encode_timestamp
 
 BATCH = 64
 """Packets that are reflected before others get their turn."""
@@ -46,10 +44,6 @@ CAPACITY_MIN = 64
 HOP_LIMIT = 255
 
 _DSCP_MASK = 0xFC
-_SSID_AT = slice(14, 16)
-_T2_SECONDS_AT = slice(16, 20)
-_T1_SECONDS_AT = slice(28, 32)
-_ECHO_AGE_S = 3_600
 _MULTICAST = b"\xff"
 _TIMESTAMP_AT = slice(4, 12)
 """T3 in an open-mode packet (RFC 8762 §4.3.1)."""
@@ -69,7 +63,6 @@ class ReflectorRole:
         self._path = reflector_store_path(context.state_dir)
         self._config = Reflector(enabled=False)
         self._filter = InterfaceFilter(())
-        self._ports: frozenset[int] = frozenset()
         self._socket: UdpSocket | None = None
         self._store: ReflectorStore | None = None
         self._core: SessionReflector | None = None
@@ -87,7 +80,6 @@ class ReflectorRole:
             self._close_socket()
         if config.interfaces != old.interfaces:
             self._filter = InterfaceFilter(config.interfaces)
-        self._ports = frozenset({STAMP_PORT, config.udp_port})
         self._serve(config)
         if config.enabled:
             self._attempt("configured")
@@ -243,6 +235,7 @@ class ReflectorRole:
             t3 = encode_timestamp(wall_ns(), fmt, reply.tai_offset_s)
             payload[_TIMESTAMP_AT] = t3.to_bytes(8, "big")
             sock.answer(payload, request)
+            reply.sent()
         except OSError as error:
             store.role.discard(DiscardReason.SEND_FAILED)
             self._note_error(
@@ -259,18 +252,9 @@ class ReflectorRole:
             or source.is_multicast
             or source.is_unspecified
             or request.source_port == 0
-            or (request.source_port in self._ports and not self._is_named(request, source))
-            or is_reply(request.data, request.received_ns)
         ):
             return DiscardReason.UNANSWERABLE
         return None
-
-    def _is_named(self, request: Datagram, source: IPv6Address) -> bool:
-        """Whether the session of a request is configured with the port it came from."""
-        ssid = int.from_bytes(request.data[_SSID_AT], "big")
-        sessions = self._config.sessions
-        session = sessions.get((ssid, source)) or sessions.get((ssid, None))
-        return session is not None and session.sender_udp_port == request.source_port
 
     def _close_socket(self) -> None:
         if self._socket is not None:
@@ -298,26 +282,6 @@ class ReflectorRole:
         if new != old:
             self._status = new
             self._emit(ReflectorStatusReport(new, reason))
-
-
-def is_reply(data: bytes | memoryview, now_ns: int) -> bool:
-    """Whether a packet looks like a Session-Reflector's: T2 and T1 of the last hour
-    stand where a Session-Sender's has zeros or padding (RFC 8762 §4.2.1, §4.3.1).
-
-    Answering those is how two reflectors keep one packet going for ever. Random
-    padding is mistaken for it once in 10^11 packets.
-    """
-    return all(_is_recent(data[at], now_ns) for at in (_T2_SECONDS_AT, _T1_SECONDS_AT))
-
-
-def _is_recent(field: bytes | memoryview, now_ns: int) -> bool:
-    if len(field) < 4:
-        return False
-    seconds = int.from_bytes(field, "big") - now_ns // NS_PER_S
-    return any(
-        (seconds - epoch + _ECHO_AGE_S) % (1 << 32) <= 2 * _ECHO_AGE_S
-        for epoch in (0, NTP_UNIX_OFFSET_S)
-    )
 
 
 def _capacity(sessions: int) -> int:

@@ -165,6 +165,7 @@ def test_a_reflector_for_anyone_is_stateless_and_has_no_return_path(ssid: int) -
     assert (reply.session, reply.segments) == (None, ())
     packet = ReflectorPacket.decode(reply.encode(T3_NS, OURS))
     assert (packet.sequence, packet.ssid) == (77, ssid)
+    reply.sent()
     assert role.unconfigured == ReflectorState(1, 1, 0, T2_NS)
 
 
@@ -208,9 +209,12 @@ def test_an_ipv4_sender_gets_no_segments() -> None:
 
 
 def test_counters() -> None:
+    """A reply that could not be sent is received, and not reflected."""
     role = reflector(ReflectorSession(5))
     receive(role)
-    answer(role)
+    reply = receive(role)
+    assert isinstance(reply, Reply)
+    reply.sent()
     assert role.states[5, None] == ReflectorState(
         received=2, reflected=1, next_sequence=0, last_received_ns=T2_NS
     )
@@ -241,3 +245,28 @@ def test_an_engine_supplies_the_state() -> None:
     answer(role)
     assert made == [None, session]
     assert role.states[session.key].received == 101
+
+
+def test_a_reply_is_never_answered() -> None:
+    """One packet between two reflectors would go on for ever."""
+    first = reflector(ReflectorSession(5), require=False)
+    reply = receive(first)
+    assert isinstance(reply, Reply)
+    echo = reply.encode(T3_NS, OURS)
+    outcome = first.receive(echo, source=SENDER, source_port=5001, hop_limit=64, t2_ns=T2_NS)
+    assert outcome is DiscardReason.UNANSWERABLE
+
+
+@pytest.mark.parametrize("require", [True, False])
+def test_a_reflectors_port_is_answered_for_the_session_that_names_it(require: bool) -> None:
+    named, other = ReflectorSession(5, sender_udp_port=862), ReflectorSession(6)
+    role = reflector(named, other, require=require)
+
+    def outcome(ssid: int) -> Reply | DiscardReason:
+        data = replace(REQUEST, ssid=ssid).encode()
+        return role.receive(data, source=SENDER, source_port=862, hop_limit=64, t2_ns=T2_NS)
+
+    assert isinstance(outcome(5), Reply)
+    assert outcome(6) is DiscardReason.UNANSWERABLE
+    unknown = DiscardReason.UNKNOWN_SESSION if require else DiscardReason.UNANSWERABLE
+    assert outcome(7) is unknown
