@@ -10,7 +10,7 @@ import pytest
 from lxml import etree
 from ncclient.operations import RPCError
 
-from tests.conformance.conftest import YANG, Lab
+from tests.conformance.conftest import YANG, Lab, wait_until
 from tests.conformance.raw_client import NC, RawClient, as_user, raw_client
 from tests.conformance.test_data import NC_NS, TEST_NS, T, config, edit, top
 
@@ -40,6 +40,7 @@ def test_lock_between_sessions(lab: Lab) -> None:
         with pytest.raises(RPCError) as failure:
             edit(second, "<mtu>1400</mtu>")
         assert failure.value.tag == "in-use"
+        assert failure.value.message == f"running is locked by session {first.session_id}"
         with pytest.raises(RPCError):
             second.unlock(target="running")
         edit(first, "<mtu>1300</mtu>")
@@ -71,8 +72,14 @@ def test_lock_by_a_program_without_netconf(lab: Lab) -> None:
         with raw_client(lab.socket) as client:
             client.hello()
             reply = client.rpc("<lock><target><running/></target></lock>")
+            change = client.rpc(
+                f"<edit-config><target><running/></target>{config('<mtu>1400</mtu>')}</edit-config>"
+            )
         holder.communicate("")
     assert failure_of(reply) == {"tag": "lock-denied", "type": "protocol", "session-id": "0"}
+    assert failure_of(change) == {"tag": "in-use", "type": "protocol", "session-id": None}
+    text = change.findtext("nc:rpc-error/nc:error-message", None, NC)
+    assert text == "running is locked by session 0"
 
 
 def test_kill_session_releases_the_lock(lab: Lab) -> None:
@@ -114,6 +121,38 @@ def test_monitoring(lab: Lab) -> None:
         assert [item.findtext("{*}session-id") for item in sessions] == [session.session_id]
         assert sessions[0].findtext("{*}username") == "root"
         assert sessions[0].findtext("{*}in-rpcs") == "1"
+
+
+def test_only_open_sessions_that_break_off_are_dropped(lab: Lab) -> None:
+    """RFC 6022 section 2.1.5; a silent connection and a killed session are no drops."""
+    with lab.connect() as session:
+
+        def read(xpath: str) -> list[str | None]:
+            data = session.get(filter=("xpath", (MONITORING, xpath))).data_ele
+            return [
+                item.text for item in data.iterfind(f".//{xpath.rpartition('/')[2]}", MONITORING)
+            ]
+
+        def alone() -> bool:
+            return read("/m:netconf-state/m:sessions/m:session/m:session-id") == [
+                session.session_id
+            ]
+
+        dropped = "/m:netconf-state/m:statistics/m:dropped-sessions"
+        RawClient(lab.socket).close()
+        with raw_client(lab.socket) as victim, raw_client(lab.socket) as polite:
+            victim.hello()
+            polite.hello()
+            assert victim.rpc("<get><filter/></get>").find("nc:data", NC) is not None
+            assert session.kill_session(str(victim.session_id)).ok
+            assert polite.rpc("<close-session/>").find("nc:ok", NC) is not None
+        wait_until(alone, "the other sessions are gone")
+        assert read(dropped) == ["0"]
+        with raw_client(lab.socket) as leaving:
+            leaving.hello()
+            assert leaving.rpc("<get><filter/></get>").find("nc:data", NC) is not None
+        wait_until(alone, "the session that left is gone")
+        assert read(dropped) == ["1"]
 
 
 def test_rpc_and_action(lab: Lab) -> None:
@@ -161,6 +200,10 @@ def test_calls_that_fail(lab: Lab) -> None:
             with pytest.raises(RPCError) as failure:
                 session.dispatch(etree.fromstring(call))
             assert failure.value.tag == tag, call
+            if tag == "data-missing":
+                assert failure.value.path == (
+                    "/netconf-test:top/netconf-test:item[netconf-test:name='zz']"
+                )
         with pytest.raises(RPCError, match="echo was told to fail"):
             session.dispatch(etree.fromstring(CALLS[0][0]))
 

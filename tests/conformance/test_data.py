@@ -213,6 +213,94 @@ def test_validate(lab: Lab) -> None:
         assert failure.value.app_tag == "bounds"
 
 
+def test_must_without_an_app_tag_is_a_must_violation(lab: Lab) -> None:
+    """RFC 7950 section 15.4, whichever operation finds it."""
+    content = "<lower>4</lower><ceiling>3</ceiling>"
+    with lab.connect() as session:
+        with pytest.raises(RPCError) as failure:
+            session.validate(source=etree.fromstring(config(content)))
+        for error in (
+            fail(session, content),
+            fail(session, content, test_option="test-only"),
+            failure.value,
+        ):
+            assert (error.type, error.tag, error.app_tag, error.path, error.message) == (
+                "application",
+                "operation-failed",
+                "must-violation",
+                "/netconf-test:top/netconf-test:ceiling",
+                "ceiling must not be less than lower",
+            )
+        with pytest.raises(RPCError) as failure:
+            session.validate(source=etree.fromstring(config("<lower>4</lower><upper>3</upper>")))
+        assert (failure.value.tag, failure.value.app_tag) == ("operation-failed", "bounds")
+
+
+ITEM = "item[netconf-test:name='{}']"
+REFUSED_NODES: list[tuple[str, dict[str, str], str, list[str]]] = [
+    # content, options, tag, steps below top
+    (
+        '<item nc:operation="delete"><name>a</name></item>'
+        '<item nc:operation="delete"><name>zz</name></item>',
+        {},
+        "data-missing",
+        [ITEM.format("zz")],
+    ),
+    (
+        '<item nc:operation="create"><name>n</name></item>'
+        '<item nc:operation="create"><name>b</name></item>',
+        {},
+        "data-exists",
+        [ITEM.format("b")],
+    ),
+    (
+        '<item><name>b</name><value nc:operation="create">7</value></item>',
+        {},
+        "data-exists",
+        [ITEM.format("b"), "value"],
+    ),
+    (
+        '<item><name>n</name><value nc:operation="delete"/></item>',
+        {},
+        "data-missing",
+        [ITEM.format("n"), "value"],
+    ),
+    (
+        '<item><name>a</name><tag nc:operation="delete">q/r</tag></item>',
+        {},
+        "data-missing",
+        [ITEM.format("a"), "tag[.='q/r']"],
+    ),
+    ('<mtu nc:operation="delete"/>', {}, "data-missing", ["mtu"]),
+    ('<mtu nc:operation="delete">1500</mtu>', {}, "data-missing", ["mtu"]),
+    (
+        '<item><name>a</name></item><item><name>zz</name><value nc:operation="merge">5</value>'
+        "</item>",
+        {"default_operation": "none"},
+        "data-missing",
+        [ITEM.format("zz")],
+    ),
+    (
+        '<item nc:operation="delete"><name>zz</name></item>',
+        {"test_option": "test-only"},
+        "data-missing",
+        [ITEM.format("zz")],
+    ),
+]
+
+
+def test_refused_node_is_located(lab: Lab) -> None:
+    with lab.connect() as session:
+        edit(session, ITEMS)
+        for content, options, tag, steps in REFUSED_NODES:
+            error = fail(session, content, **options)
+            assert (error.tag, error.path) == (
+                tag,
+                "/netconf-test:top" + "".join(f"/netconf-test:{step}" for step in steps),
+            ), content
+            assert top(session) == {"a": "1", "b": "2"}, content
+
+
 ERRORS = [
     # content, tag, app-tag, path, beginning of the message
     ("<foo/>", "unknown-element", None, "top", 'Node "foo" not found'),

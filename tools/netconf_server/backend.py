@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
@@ -21,6 +21,7 @@ import sysrepo
 from lxml import etree
 
 from tools.netconf_server import edits, messages, monitoring, native, schemas
+from tools.netconf_server import native_refusals as refusals
 from tools.netconf_server.capabilities import (
     FEATURE_CAPABILITIES,
     ModuleInfo,
@@ -35,7 +36,14 @@ from tools.netconf_server.errors import (
     protocol_error,
 )
 from tools.netconf_server.filters import schema_path
-from tools.netconf_server.native_errors import NativeError, SrCode, to_rpc_error
+from tools.netconf_server.native_errors import (
+    MUST_VIOLATION,
+    ErrorItem,
+    NativeError,
+    SrCode,
+    locking_session,
+    to_rpc_error,
+)
 
 LOG = logging.getLogger(__name__)
 
@@ -153,8 +161,12 @@ class Backend:
                 for module in self.modules.values()
             )
             holder = next((one for one in candidates if one is not None), None)
+        return self.netconf_id(holder) if holder is not None else 0
+
+    def netconf_id(self, sysrepo_id: int) -> int:
+        """NETCONF session-id for sysrepo's own id; 0 for another kind of client."""
         with self._guard:
-            return self._sessions.get(holder, 0) if holder is not None else 0
+            return self._sessions.get(sysrepo_id, 0)
 
     def close(self) -> None:
         """Disconnect. Every session has to be closed before."""
@@ -214,6 +226,7 @@ class BackendSession:
         self.session_id = session_id
         self._backend = backend
         self._session = backend.start_session()
+        self._datastore = "running"
         self.sysrepo_id = native.session_id(self._session.cdata)
         try:
             native.nacm_set_user(self._session.cdata, user)
@@ -275,13 +288,25 @@ class BackendSession:
                 return
             with self._parsed_edit(context, nodes) as tree:
                 try:
-                    native.edit_batch(self._session.cdata, tree, default_operation)
-                    if test_option == "test-only":
-                        native.validate(self._session.cdata, self._backend.timeouts.change_ms)
-                    else:
-                        native.apply_changes(self._session.cdata, self._backend.timeouts.change_ms)
-                finally:
-                    native.discard_changes(self._session.cdata)
+                    self._apply_edit(tree, default_operation, test_option)
+                except NativeError as error:
+                    raise refusals.locate_edit(
+                        error,
+                        lambda: refusals.edit_nodes(tree, default_operation, self.modules),
+                        lambda path: refusals.node_exists(
+                            self._session.cdata, path, self._backend.timeouts.data_ms
+                        ),
+                    ) from error
+
+    def _apply_edit(self, tree: Any, default_operation: str, test_option: str) -> None:
+        try:
+            native.edit_batch(self._session.cdata, tree, default_operation)
+            if test_option == "test-only":
+                native.validate(self._session.cdata, self._backend.timeouts.change_ms)
+            else:
+                native.apply_changes(self._session.cdata, self._backend.timeouts.change_ms)
+        finally:
+            native.discard_changes(self._session.cdata)
 
     def validate(self, datastore: str) -> None:
         """Validate a datastore (RFC 6241 section 8.6.4.1)."""
@@ -306,7 +331,7 @@ class BackendSession:
             holder = self._backend.lock_holder(datastore)
             raise protocol_error(
                 ErrorTag.LOCK_DENIED,
-                f"{datastore} is locked by session {holder}",
+                _locked_text(datastore, holder),
                 ("session-id", str(holder)),
             ) from error
         now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -341,11 +366,20 @@ class BackendSession:
         with (
             self._context() as context,
             self._operation(context, element) as (tree, node),
-            native.rpc_output(self._session.cdata, tree, self._backend.timeouts.rpc_ms) as output,
+            self._output(tree, node) as output,
         ):
             first = native.operation_children(output, native.operation_names(node))
             xml = native.print_siblings(context, first)
         return messages.parse_fragment(xml)
+
+    @contextmanager
+    def _output(self, tree: Any, node: Any) -> Iterator[Any]:
+        timeout_ms = self._backend.timeouts.rpc_ms
+        try:
+            with native.rpc_output(self._session.cdata, tree, timeout_ms) as output:
+                yield output
+        except NativeError as error:
+            raise refusals.locate_action(error, node) from error
 
     def _read(self, xpaths: Sequence[str], sources: Sequence[tuple[str, int]]) -> bytes:
         with self._context() as context, native.merged_tree() as target:
@@ -363,6 +397,7 @@ class BackendSession:
 
     def _switch(self, datastore: str) -> None:
         self._session.switch_datastore(datastore)
+        self._datastore = datastore
 
     @contextmanager
     def _context(self) -> Iterator[Any]:
@@ -437,9 +472,26 @@ class BackendSession:
         return edits.complete_replacement(nodes, current, identity)
 
     def _rpc_error(self, error: NativeError) -> RpcError:
-        return to_rpc_error(error, self.modules, self._must_app_tag)
+        return to_rpc_error(
+            refusals.replace_items(error, self._in_netconf_terms), self.modules, self._must_app_tag
+        )
+
+    def _in_netconf_terms(self, item: ErrorItem) -> ErrorItem:
+        """A refusal because of a lock names the NETCONF session that holds it."""
+        holder = locking_session(item)
+        if holder is None:
+            return item
+        return replace(
+            item, message=_locked_text(self._datastore, self._backend.netconf_id(holder))
+        )
 
     def _must_app_tag(self, path: str, message: str) -> str | None:
         with native.library_context(self._backend.connection) as context:
             statements = native.musts(context, schema_path(path))
-        return next((app_tag for text, app_tag in statements if text == message), None)
+        return next(
+            (app_tag or MUST_VIOLATION for text, app_tag in statements if text == message), None
+        )
+
+
+def _locked_text(datastore: str, holder: int) -> str:
+    return f"{datastore} is locked by session {holder}"

@@ -32,6 +32,7 @@ class ServerStatistics:
     in_bad_hellos: int = 0
     in_sessions: int = 0
     dropped_sessions: int = 0
+    """Sessions that ended without close-session or kill-session after the hello exchange."""
     rejected_sessions: int = 0
     """Connections refused because of the session limit; not part of the YANG module."""
     ended: SessionStatistics = field(default_factory=SessionStatistics)

@@ -62,7 +62,11 @@ class NativeError(Exception):
 
 
 MustAppTag = Callable[[str, str], str | None]
-"""Looks up the error-app-tag of the ``must`` with this error-message at a libyang data path."""
+"""Error-app-tag of the ``must`` with this error-message at a libyang data path; None without one.
+
+A ``must`` that names no error-app-tag has "must-violation" (RFC 7950 section 15.4)."""
+
+MUST_VIOLATION = "must-violation"
 
 _PATH_SUFFIX = re.compile(r'(?P<text>.*) \(path "(?P<path>/.*)"\)', re.DOTALL)
 _ATTRIBUTE = re.compile(r"(?P<parent>.*)/@([\w.-]+:)?(?P<name>[\w.-]+)", re.DOTALL)
@@ -82,7 +86,7 @@ _TEXTS: tuple[tuple[re.Pattern[str], ErrorTag, str | None, str | None], ...] = t
         (r"Too many ", ErrorTag.OPERATION_FAILED, "too-many-elements", None),
         (r"Too few ", ErrorTag.OPERATION_FAILED, "too-few-elements", None),
         (r"Unique data leaf", ErrorTag.OPERATION_FAILED, "data-not-unique", None),
-        (r"Must condition ", ErrorTag.OPERATION_FAILED, "must-violation", None),
+        (r"Must condition ", ErrorTag.OPERATION_FAILED, MUST_VIOLATION, None),
         (r"Invalid metadata|Unknown XML attribute", ErrorTag.BAD_ATTRIBUTE, None, None),
         (r"Text value .* inside an inner node", ErrorTag.BAD_ELEMENT, None, None),
         (r"Duplicate instance", ErrorTag.BAD_ELEMENT, None, "bad-element"),
@@ -91,6 +95,13 @@ _TEXTS: tuple[tuple[re.Pattern[str], ErrorTag, str | None, str | None], ...] = t
         (r"Nested operation .* does not exist", ErrorTag.DATA_MISSING, None, None),
         (r"Missing the operation node", ErrorTag.MISSING_ELEMENT, None, None),
     )
+)
+
+_LOCKED = re.compile(r'Module "[^"]*" is (?:DS-|already )?locked by (?:this )?session (\d+)\.')
+_REFUSED_NODES: tuple[tuple[re.Pattern[str], str, bool], ...] = (
+    (re.compile(r'Node "([^"]*)" to be created already exists\.'), "create", True),
+    (re.compile(r'Node "([^"]*)" to be deleted does not exist\.'), "delete", False),
+    (re.compile(r'Node "([^"]*)" does not exist\.'), "none", False),
 )
 
 _CODES: dict[int, ErrorTag] = {
@@ -103,6 +114,39 @@ _CODES: dict[int, ErrorTag] = {
     SrCode.UNAUTHORIZED: ErrorTag.ACCESS_DENIED,
     SrCode.LOCKED: ErrorTag.IN_USE,
 }
+
+
+@dataclass(frozen=True)
+class RefusedNode:
+    """What sysrepo says of a node whose operation does not fit the datastore; not where it is."""
+
+    name: str
+    operation: str
+    """The edit operation that the node has or inherits."""
+    exists: bool
+    """Whether the node is in the datastore; the operation needs the contrary."""
+
+
+def refused_node(item: ErrorItem) -> RefusedNode | None:
+    """The node of a data-exists or data-missing without a path; None for other errors."""
+    if item.path is not None or item.code == SrCode.CALLBACK_FAILED:
+        return None
+    for pattern, operation, exists in _REFUSED_NODES:
+        match = pattern.fullmatch(item.message)
+        if match is not None:
+            return RefusedNode(match[1], operation, exists)
+    return None
+
+
+def is_missing_action_parent(item: ErrorItem) -> bool:
+    """Whether an action was refused because the instance it belongs to does not exist."""
+    return item.code != SrCode.CALLBACK_FAILED and item.message.startswith("Nested operation ")
+
+
+def locking_session(item: ErrorItem) -> int | None:
+    """sysrepo's id of the session whose lock stands in the way; None for other errors."""
+    match = _LOCKED.fullmatch(item.message) if item.code == SrCode.LOCKED else None
+    return int(match[1]) if match is not None else None
 
 
 def to_rpc_error(
@@ -139,8 +183,10 @@ def _convert(
             ("bad-attribute", attribute["name"]),
             ("bad-element", re.split("[/:]", schema_path(path))[-1]),
         )
-    if located is not None and item.app_tag is None:
-        app_tag = must_app_tag(located["path"], message) or app_tag
+    if path is not None and not _is_from_provider(origin, item):
+        violated = must_app_tag(path, message)
+        if violated is not None:
+            tag, app_tag = ErrorTag.OPERATION_FAILED, violated
     error_path: tuple[str, dict[str, str]] | None = None
     if path is not None:
         error_path = path_to_xml(path, modules)
@@ -166,6 +212,10 @@ def _error_type(origin: str, item: ErrorItem) -> ErrorType:
     return ErrorType.PROTOCOL if denied else ErrorType.APPLICATION
 
 
+def _is_from_provider(origin: str, item: ErrorItem) -> bool:
+    return origin == "sysrepo" and item.code == SrCode.CALLBACK_FAILED
+
+
 def _classify(
     origin: str, item: ErrorItem, message: str
 ) -> tuple[ErrorTag, str | None, tuple[tuple[str, str], ...]]:
@@ -175,7 +225,7 @@ def _classify(
             return ErrorTag(item.tag), item.app_tag, item.info
         except ValueError:
             return ErrorTag.OPERATION_FAILED, item.app_tag, item.info
-    if origin == "sysrepo" and item.code == SrCode.CALLBACK_FAILED:
+    if _is_from_provider(origin, item):
         # A provider's own words must not be taken for the library's.
         return ErrorTag.OPERATION_FAILED, item.app_tag, item.info
     for pattern, tag, app_tag, info_name in _TEXTS:

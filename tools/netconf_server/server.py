@@ -27,6 +27,7 @@ from tools.netconf_server.errors import ErrorTag, RpcError, application_error
 from tools.netconf_server.messages import Rpc, local_name
 from tools.netconf_server.monitoring import ServerStatistics, SessionRecord, sum_statistics
 from tools.netconf_server.session import (
+    HelloReceived,
     NetconfSession,
     RpcReceived,
     SessionEnded,
@@ -64,6 +65,10 @@ class _Entry:
     ending: bool = False
     """Cancelled or already cleaning up: a cancellation would interrupt the clean-up."""
     close_requested: bool = False
+    opened: bool = False
+    """The hello exchange is complete."""
+    cancelled: bool = False
+    """Ended by kill-session or with the server."""
 
 
 class _Control:
@@ -140,6 +145,7 @@ class NetconfServer:
     def _cancel(self, entry: _Entry) -> None:
         if not entry.ending:
             entry.ending = True
+            entry.cancelled = True
             entry.task.cancel()
 
     def _records(self) -> list[SessionRecord]:
@@ -199,7 +205,7 @@ class NetconfServer:
 
     def _account(self, entry: _Entry) -> None:
         self.statistics.ended = sum_statistics([self.statistics.ended, entry.protocol.statistics])
-        if not entry.close_requested:
+        if entry.opened and not entry.close_requested and not entry.cancelled:
             self.statistics.dropped_sessions += 1
 
     async def _converse(
@@ -217,6 +223,8 @@ class NetconfServer:
         while True:
             in_hello = protocol.state is SessionState.HELLO
             event = protocol.next_event()
+            if isinstance(event, HelloReceived):
+                entry.opened = True
             if isinstance(event, RpcReceived):
                 outcome = await self.loop.run_in_executor(executor, _carry_out, context, event.rpc)
                 _answer(protocol, event.rpc, outcome)

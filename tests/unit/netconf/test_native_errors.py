@@ -9,7 +9,15 @@ from tools.netconf_server.capabilities import BASE_CAPABILITIES, ModuleInfo, bui
 from tools.netconf_server.edits import OPERATION, complete_replacement, without_empty_removals
 from tools.netconf_server.errors import ErrorTag, ErrorType, NetconfError
 from tools.netconf_server.messages import BASE_NS
-from tools.netconf_server.native_errors import ErrorItem, NativeError, SrCode, to_rpc_error
+from tools.netconf_server.native_errors import (
+    ErrorItem,
+    NativeError,
+    RefusedNode,
+    SrCode,
+    locking_session,
+    refused_node,
+    to_rpc_error,
+)
 
 MODULES = {"urn:a": "mod-a"}
 
@@ -42,6 +50,33 @@ def test_must_violation() -> None:
         path="/mod-a:t/mod-a:u",
         path_namespaces={"mod-a": "urn:a"},
     )
+
+
+def test_must_violation_found_by_libyang() -> None:
+    item = ErrorItem(7, "a > b", app_tag="must-violation", path="/mod-a:t/u")
+    (error,) = convert("libyang", item, app_tag="bounds")
+    assert (error.tag, error.app_tag) == (ErrorTag.OPERATION_FAILED, "bounds")
+
+
+def test_words_of_a_provider_are_no_must_violation() -> None:
+    item = ErrorItem(SrCode.CALLBACK_FAILED, "/mod-a:t/u: a > b")
+    (error,) = convert("sysrepo", item, app_tag="bounds")
+    assert error.app_tag is None
+
+
+def test_what_the_words_of_sysrepo_tell() -> None:
+    assert refused_node(ErrorItem(6, 'Node "l" to be created already exists.')) == RefusedNode(
+        "l", "create", True
+    )
+    assert refused_node(ErrorItem(5, 'Node "l" to be deleted does not exist.')) == RefusedNode(
+        "l", "delete", False
+    )
+    assert refused_node(ErrorItem(5, 'Node "l" does not exist.')) == RefusedNode("l", "none", False)
+    assert refused_node(ErrorItem(SrCode.CALLBACK_FAILED, 'Node "l" does not exist.')) is None
+    assert refused_node(ErrorItem(5, "gone")) is None
+    assert locking_session(ErrorItem(12, 'Module "m" is DS-locked by session 29.')) == 29
+    assert locking_session(ErrorItem(12, "locked")) is None
+    assert locking_session(ErrorItem(9, 'Module "m" is DS-locked by session 29.')) is None
 
 
 @pytest.mark.parametrize(
