@@ -86,8 +86,21 @@ keep_sshd_stopped() {
     fi
 }
 
+kernel_headers() {
+    # bcc compiles against them. A kernel that Debian did not package takes those
+    # of Debian's own kernel.
+    local own wanted
+    own=linux-headers-$(uname -r)
+    wanted=linux-headers-$(dpkg --print-architecture)
+    if [ -d "/lib/modules/$(uname -r)/build/include/linux" ] || installed "$wanted"; then
+        return
+    fi
+    if apt-cache show "$own" >>"$LOG" 2>&1; then wanted=$own; fi
+    printf '%s\n' "$wanted"
+}
+
 install_packages() {
-    if installed "${BASE_PACKAGES[@]}" "${STACK_PACKAGES[@]}"; then
+    if installed "${BASE_PACKAGES[@]}" "${STACK_PACKAGES[@]}" && [ -z "$(kernel_headers)" ]; then
         say "Debian packages: already installed"
         return
     fi
@@ -97,8 +110,9 @@ install_packages() {
     run apt-get update
     local had_sshd=yes
     installed openssh-server || had_sshd=no
-    say "Debian packages: ${BASE_PACKAGES[*]}"
-    run apt-get install -y --no-install-recommends "${BASE_PACKAGES[@]}"
+    local base=("${BASE_PACKAGES[@]}" $(kernel_headers))
+    say "Debian packages: ${base[*]}"
+    run apt-get install -y --no-install-recommends "${base[@]}"
     [ "$had_sshd" = yes ] || keep_sshd_stopped
     say "Debian packages: ${STACK_PACKAGES[*]}"
     case "$CODENAME" in

@@ -1,0 +1,246 @@
+"""bpf(2): what bcc has no word for.
+
+Layouts are those of `union bpf_attr` in include/uapi/linux/bpf.h; fields that a
+command does not need are left to the zeros that follow.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+import struct
+from dataclasses import dataclass
+
+XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT = range(5)
+"""enum xdp_action."""
+
+PROG_TYPE_XDP = 6
+ATTACH_XDP = 37
+
+XDP_FLAGS_UPDATE_IF_NOEXIST = 1 << 0
+XDP_FLAGS_SKB_MODE = 1 << 1
+XDP_FLAGS_DRV_MODE = 1 << 2
+
+TEST_LIVE_FRAMES = 1 << 1
+"""BPF_F_TEST_XDP_LIVE_FRAMES: frames are really sent, dropped or passed on."""
+
+_SYSCALL_NUMBERS = {"x86_64": 321, "aarch64": 280}
+_MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE = 1, 2, 3
+_PROG_LOAD, _PROG_TEST_RUN = 5, 10
+_OBJ_GET_INFO_BY_FD, _LINK_CREATE = 15, 28
+_NAME_LENGTH = 15
+
+LOG_SIZE = 1 << 24
+"""Bytes that the verifier may use to explain itself."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class LoadError(OSError):
+    """The kernel refuses a program; `log` is what the verifier said."""
+
+    def __init__(self, number: int, name: str, log: str) -> None:
+        super().__init__(number, f"program {name} is refused: {os.strerror(number)}")
+        self.log = log
+
+    @property
+    def reason(self) -> str:
+        """The last line of the verifier's log that says something, else the error."""
+        lines = [line for line in self.log.splitlines() if line and not _is_count(line)]
+        return lines[-1] if lines else str(self.strerror)
+
+
+def _is_count(line: str) -> bool:
+    return line.startswith(("processed ", "verification time", "stack depth"))
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a program did with one packet."""
+
+    action: int
+    data: bytes
+    """The packet as the program left it."""
+
+    duration_ns: int
+    """Mean time of one run."""
+
+
+def bpf(command: int, attributes: bytes | ctypes.Array[ctypes.c_char]) -> int:
+    """One call. Raises OSError."""
+    number = _SYSCALL_NUMBERS[platform.machine()]
+    size = len(attributes)
+    buffer = (
+        attributes
+        if isinstance(attributes, ctypes.Array)
+        else ctypes.create_string_buffer(attributes, size)
+    )
+    result = int(_libc.syscall(number, command, buffer, size))
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
+
+
+def load_program(
+    kind: int, code: bytes, name: str, licence: str, expected_attach_type: int = 0
+) -> int:
+    """The descriptor of a program that the verifier has accepted. Raises LoadError."""
+    instructions = ctypes.create_string_buffer(code, len(code))
+    licence_text = ctypes.create_string_buffer(licence.encode())
+
+    def attributes(log: ctypes.Array[ctypes.c_char] | None) -> bytes:
+        return struct.pack(
+            "=IIQQIIQII16sII",
+            kind,
+            len(code) // 8,
+            ctypes.addressof(instructions),
+            ctypes.addressof(licence_text),
+            1 if log else 0,
+            len(log) if log else 0,
+            ctypes.addressof(log) if log else 0,
+            0,
+            0,
+            name.encode()[:_NAME_LENGTH],
+            0,
+            expected_attach_type,
+        )
+
+    try:
+        return bpf(_PROG_LOAD, attributes(None))
+    except OSError:
+        log = ctypes.create_string_buffer(LOG_SIZE)
+        try:
+            return bpf(_PROG_LOAD, attributes(log))
+        except OSError as error:
+            text = log.value.decode(errors="replace")
+            raise LoadError(error.errno or 0, name, text) from None
+
+
+def run_program(
+    fd: int, packet: bytes, *, repeat: int = 1, context: bytes = b"", room: int = 512
+) -> Run:
+    """Run an XDP program on `packet`, `repeat` times, in the kernel's test bench.
+
+    `context` is a `struct xdp_md` with data_end set; `room` is how much longer
+    than the request the packet may become. Raises OSError.
+    """
+    source = ctypes.create_string_buffer(packet, len(packet))
+    result = ctypes.create_string_buffer(len(packet) + room)
+    md = ctypes.create_string_buffer(context, len(context)) if context else None
+    attributes = bytearray(
+        struct.pack(
+            "=IIIIQQIIIIQQIII4x",
+            fd,
+            0,
+            len(packet),
+            len(result),
+            ctypes.addressof(source),
+            ctypes.addressof(result),
+            repeat,
+            0,
+            len(context),
+            0,
+            ctypes.addressof(md) if md else 0,
+            0,
+            0,
+            0,
+            0,
+        )
+    )
+    buffer = (ctypes.c_char * len(attributes)).from_buffer(attributes)
+    bpf(_PROG_TEST_RUN, buffer)
+    _, action, _, length, _, _, _, duration_ns = struct.unpack_from("=IIIIQQII", attributes)
+    return Run(action, result.raw[:length], duration_ns)
+
+
+def run_live(fd: int, packet: bytes, *, repeat: int, batch: int, ingress_ifindex: int = 0) -> bool:
+    """Have an XDP program send `repeat` frames that begin as copies of `packet`.
+
+    The program says by its action what becomes of each; `batch` (1..256) of them
+    are flushed at once. Blocks, in the calling thread, until all are done (True) or
+    a signal arrives (False). `ingress_ifindex` is where the frames seem to come
+    from. Raises OSError.
+    """
+    source = ctypes.create_string_buffer(packet, len(packet))
+    context = struct.pack("=IIIIII", 0, len(packet), 0, ingress_ifindex, 0, 0)
+    md = ctypes.create_string_buffer(context, len(context))
+    attributes = struct.pack(
+        "=IIIIQQIIIIQQIII4x",
+        fd,
+        0,
+        len(packet),
+        0,
+        ctypes.addressof(source),
+        0,
+        repeat,
+        0,
+        len(context),
+        0,
+        ctypes.addressof(md),
+        0,
+        TEST_LIVE_FRAMES,
+        0,
+        batch,
+    )
+    try:
+        bpf(_PROG_TEST_RUN, attributes)
+    except OSError as error:
+        if error.errno != errno.EINTR:
+            raise
+        return False
+    return True
+
+
+def attach_xdp(fd: int, ifindex: int, flags: int) -> int:
+    """The descriptor of a link: the program is detached when its last holder dies.
+
+    The interface is one of the calling thread's network namespace. Raises OSError:
+    EBUSY or EEXIST where another program is there.
+    """
+    return bpf(_LINK_CREATE, struct.pack("=IIII", fd, ifindex, ATTACH_XDP, flags) + bytes(32))
+
+
+def program_id(fd: int) -> int:
+    """The kernel's number of a loaded program. Raises OSError."""
+    info = (ctypes.c_char * 64)()
+    bpf(_OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", fd, len(info), ctypes.addressof(info)))
+    return int(struct.unpack_from("=II", info)[1])
+
+
+def update_element(fd: int, key: bytes, value: bytes, flags: int = 0) -> None:
+    """Put one entry into a map. Raises OSError: E2BIG where it is full."""
+    _element(_MAP_UPDATE, fd, key, ctypes.create_string_buffer(value, len(value)), flags)
+
+
+def lookup_element(fd: int, key: bytes, size: int) -> bytes | None:
+    """The value of `key`, `size` bytes; None where there is none. Raises OSError."""
+    value = ctypes.create_string_buffer(size)
+    try:
+        _element(_MAP_LOOKUP, fd, key, value, 0)
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return None
+        raise
+    return value.raw
+
+
+def delete_element(fd: int, key: bytes) -> bool:
+    """Whether there was such an entry. Raises OSError."""
+    try:
+        _element(_MAP_DELETE, fd, key, None, 0)
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return False
+        raise
+    return True
+
+
+def _element(
+    command: int, fd: int, key: bytes, value: ctypes.Array[ctypes.c_char] | None, flags: int
+) -> None:
+    key_buffer = ctypes.create_string_buffer(key, len(key))
+    address = ctypes.addressof(value) if value is not None else 0
+    bpf(command, struct.pack("=I4xQQQ", fd, ctypes.addressof(key_buffer), address, flags))
