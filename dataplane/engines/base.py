@@ -278,6 +278,14 @@ class Engine(Protocol):
     def clear(self, ssid: int) -> None:
         """Forget a session's results and counters. Raises `EngineError`: no such session."""
 
+    def announce(self, ssid: int, packets: int) -> int:
+        """Take the next `packets` packets of a session as sent, without sending
+        them: what measures the receiving side brings replies of its own.
+
+        Returns the sequence number of the first, unwrapped. The session goes on
+        behind the last. Raises `EngineError`: no such session, not running.
+        """
+
     def ping(self) -> None:
         """Return once the threads that do the work have shown that they run."""
 

@@ -78,6 +78,9 @@ class UserspaceEngine:
     def clear(self, ssid: int) -> None:
         self._loop.call(lambda: self._sender.clear(ssid))
 
+    def announce(self, ssid: int, packets: int) -> int:
+        return self._loop.call(lambda: self._sender.announce(ssid, packets))
+
     def ping(self) -> None:
         self._loop.call(lambda: None)
 

@@ -186,6 +186,18 @@ class SenderRun:
         self._collector.clear(now_ns)
         self._collect_timer.at(self._collector.next_timer_ns())
 
+    def announce(self, packets: int, now_ns: int) -> int:
+        """See `Engine.announce`. Raises EngineError."""
+        sender, collector = self._sender, self._collector
+        if sender is None or collector is None:
+            raise EngineError(f"session {self.config.ssid} is not running")
+        first = sender.sequence
+        for sequence in range(first, first + packets):
+            collector.sent(sequence, wall_ns(), now_ns, self.port.t1_method)
+        sender.sequence = first + packets
+        self._collect_timer.no_later_than(collector.next_timer_ns())
+        return first
+
     def remove(self) -> None:
         """The session is gone, and so is what it collected."""
         self.close()

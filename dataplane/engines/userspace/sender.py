@@ -243,6 +243,9 @@ class SenderRole:
     def clear(self, ssid: int) -> None:
         self._run(ssid).clear(monotonic_ns())
 
+    def announce(self, ssid: int, packets: int) -> int:
+        return self._run(ssid).announce(packets, monotonic_ns())
+
     def tick(self, now_ns: int) -> None:
         """Once a second: look after what may be missing, or may have come back."""
         lost = {

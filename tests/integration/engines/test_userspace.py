@@ -23,6 +23,7 @@ from dataplane.config import (
 )
 from dataplane.engines.base import (
     EngineContext,
+    EngineError,
     OperState,
     ReflectorStatusReport,
     Report,
@@ -183,3 +184,28 @@ def test_reflector_grows_moves_and_goes(network: Network, run: Callable[[str], R
     assert reflector.reports[-1] == ReflectorStatusReport(None, "not configured")
     assert not reflector_store_path(reflector.folder).exists()
     reflector.engine.ping()
+
+
+def test_announced_packets_are_awaited(network: Network, run: Callable[[str], Running]) -> None:
+    peer = old_reflector(network)
+    sender = run(network.sender)
+    slow = dataclasses.replace(SESSION, interval_us=60_000_000, loss_timeout_ms=60_000_000)
+    sender.engine.configure(Node(sender=Sender(sessions={5: slow})))
+    with pytest.raises(EngineError, match="session 6 does not exist"):
+        sender.engine.announce(6, 1)
+    first = sender.engine.announce(5, 3)
+    assert sender.engine.announce(5, 1) == first + 3
+    store = sender.store(5)
+    for sequence in (first, first + 3, first + 4):
+        reply = struct.pack("!IQHHQIQH2xB3x", sequence, 0, 1, 5, 1, sequence, 0, 1, 255)
+        peer.sendto(reply, (str(SENDER), slow.sender_udp_port))
+    eventually(
+        lambda: store.snapshot().discards[DiscardReason.UNEXPECTED_SEQUENCE] == 1,
+        "the packet beyond is unexpected",
+    )
+    assert store.snapshot().received == 2
+    store.close()
+    sender.engine.stop(5)
+    with pytest.raises(EngineError, match="session 5 is not running"):
+        sender.engine.announce(5, 1)
+    peer.close()
