@@ -75,14 +75,14 @@ def create_node_namespace(namespace: str) -> None:
         for scope in ("all", "default", "lo")
         for key, value in _NODE_SYSCTLS.items()
     ]
-    _set_sysctls(namespace, settings)
+    set_sysctls(namespace, settings)
     ip_batch(namespace, ["link set lo up"])
 
 
 def create_wire_namespace(namespace: str) -> None:
     """Make a namespace whose interfaces carry frames and say nothing themselves."""
     run(["ip", "netns", "add", namespace])
-    _set_sysctls(
+    set_sysctls(
         namespace, [f"net/ipv6/conf/{scope}/disable_ipv6=1" for scope in ("all", "default")]
     )
 
@@ -126,7 +126,7 @@ def configure_node(node: NodePlan) -> None:
             # A packet socket hands over frames as they are: checksums must be in
             # them, and none may be longer than the MTU.
             _turn_offloads_off(node.namespace, interface.name)
-    _set_sysctls(
+    set_sysctls(
         node.namespace,
         [f"net/ipv6/conf/{interface.name}/seg6_enabled=1" for interface in node.interfaces],
     )
@@ -150,7 +150,8 @@ def configure_node(node: NodePlan) -> None:
     ip_batch(node.namespace, lines)
 
 
-def _set_sysctls(namespace: str, settings: Sequence[str]) -> None:
+def set_sysctls(namespace: str, settings: Sequence[str]) -> None:
+    """Write kernel parameters, `net/…=value` each, of a namespace."""
     if settings:
         run(in_namespace(namespace, ["sysctl", "-qw", *settings]))
 

@@ -1,0 +1,226 @@
+"""The traffic generator: paced XDP live frames from one core.
+
+`generator.c` makes the packets. What it does follows from a schedule and two
+templates that lie in memory shared with it; what it has done is read from there.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import math
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from dataplane.bpf.program import BpfModule
+from dataplane.bpf.syscall import run_live
+from dataplane.clock import monotonic_ns, wall_ns
+from tools.bench.frames import Frame, Kind
+from tools.bench.namespace import inside
+
+SHARE_WHOLE = 100_000
+"""Shares are counted in this many parts: 0.001 % is one."""
+
+LEAD_NS = 20_000_000
+"""Between asking the kernel and the first packet: it sets up its pages meanwhile."""
+
+CATCH_UP_NS = 100_000
+"""A generator that was held up makes up for this much; beyond, the schedule slips,
+and what was offered is less than what was asked for."""
+
+BURST_NS = 20_000
+"""Packets due within this time leave together, as far as `BATCH_MAX` allows."""
+
+BATCH_MAX = 64
+"""Frames sent at once; a veth's ring has room for 256."""
+
+_RUNS_MAX = 0xFFFFFFFF
+_SOURCE = Path(__file__).parent / "bpf" / "generator.c"
+_STOP_SIGNAL = signal.SIGUSR1
+_STOP_EVERY_S = 0.001
+
+SCHEDULE = np.dtype(
+    [
+        (name, np.uint64)
+        for name in (
+            "next_due_ns",
+            "gap_q8",
+            "remainder_q8",
+            "stop_ns",
+            "catch_up_ns",
+            "wall_offset_ns",
+            "share",
+            "share_sum",
+            "sessions",
+            "session",
+            "sequence",
+            "data",
+            "stamp",
+            "idle",
+            "slipped_ns",
+        )
+    ]
+)
+"""`struct schedule` of generator.c."""
+
+
+def template_dtype(words: int) -> np.dtype[Any]:
+    """`struct template` of generator.c."""
+    return np.dtype(
+        [
+            ("length", np.uint64),
+            ("udp_at", np.uint64),
+            ("checksum", np.uint64),
+            ("reply", np.uint64),
+            ("words", np.uint64, words),
+        ]
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is to be offered."""
+
+    rate_pps: int
+    """Data and STAMP packets together."""
+
+    duration_ns: int
+    share: int = 0
+    """STAMP packets, in parts of `SHARE_WHOLE`."""
+
+    sessions: int = 1
+    """SSIDs 1..sessions take turns."""
+
+    first_sequence: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """What was offered."""
+
+    data: int
+    stamp: int
+    duration_ns: int
+    idle: int
+    """Times that the generator found no packet due: none means that it had no time to spare."""
+
+    slipped_ns: int
+    """By which it fell behind its schedule and did not catch up."""
+
+    next_sequence: int
+    """The first that no session has been sent yet."""
+
+    @property
+    def packets(self) -> int:
+        return self.data + self.stamp
+
+
+class Generator:
+    """Sends from `device` in `namespace`, from a thread that is pinned to `core`."""
+
+    def __init__(
+        self, namespace: str, device: str, core: int, data: Frame, stamp: Frame | None
+    ) -> None:
+        """Raises BpfError, LoadError or OSError where the generator cannot run."""
+        self._namespace = namespace
+        self._core = core
+        with inside(namespace):
+            egress = _ifindex(device)
+        frames = [data, stamp or data]
+        words = math.ceil(max(len(frame.data) for frame in frames) / 8)
+        self._module = BpfModule(
+            _SOURCE,
+            {"EGRESS": egress, "SHARE_WHOLE": SHARE_WHOLE, "TEMPLATE_WORDS": words},
+        )
+        self._program = self._module.load("generate")
+        self._schedule = self._module.array("schedules", SCHEDULE)
+        templates = self._module.array("templates", template_dtype(words))
+        for template, frame in zip(templates, frames, strict=True):
+            padded = frame.data.ljust(8 * words, b"\0")
+            template["length"] = len(frame.data)
+            template["udp_at"] = frame.udp_at
+            template["checksum"] = frame.checksum_sum
+            template["reply"] = frame.kind is Kind.REPLY
+            template["words"] = np.frombuffer(padded, np.uint64)
+        self._module.free_compiler()
+        self._blank = bytes(8 * words)
+        self._pool = concurrent.futures.ThreadPoolExecutor(1, initializer=self._settle_down)
+        self._old_handler = signal.signal(_STOP_SIGNAL, lambda *_: None)
+
+    def __enter__(self) -> Generator:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._pool.shutdown()
+        signal.signal(_STOP_SIGNAL, self._old_handler)
+        del self._schedule
+        self._module.close()
+
+    def offer(self, load: Load) -> Offered:
+        """Send, and return what was sent once the time is over. From the main thread only."""
+        schedule = self._schedule[0]
+        start_ns = monotonic_ns() + LEAD_NS
+        self._write(load, start_ns)
+        ident: concurrent.futures.Future[int] = concurrent.futures.Future()
+        batch = max(1, min(BATCH_MAX, load.rate_pps * BURST_NS // 1_000_000_000))
+        running = self._pool.submit(self._run, ident, batch)
+        thread = ident.result()
+        time.sleep(max(0.0, (start_ns + load.duration_ns - monotonic_ns()) / 1e9))
+        while not running.done():
+            # One signal may come before the thread has entered the kernel.
+            signal.pthread_kill(thread, _STOP_SIGNAL)
+            time.sleep(_STOP_EVERY_S)
+        running.result()
+        return Offered(
+            data=int(schedule["data"]),
+            stamp=int(schedule["stamp"]),
+            duration_ns=load.duration_ns,
+            idle=int(schedule["idle"]),
+            slipped_ns=int(schedule["slipped_ns"]),
+            next_sequence=int(schedule["sequence"]) + 1,
+        )
+
+    def _write(self, load: Load, start_ns: int) -> None:
+        schedule = self._schedule[0]
+        self._schedule[:] = np.zeros(1, SCHEDULE)
+        values: Mapping[str, int] = {
+            "next_due_ns": start_ns,
+            "gap_q8": (1_000_000_000 << 8) // load.rate_pps,
+            "stop_ns": start_ns + load.duration_ns,
+            "catch_up_ns": CATCH_UP_NS,
+            "wall_offset_ns": wall_ns() - monotonic_ns(),
+            "share": load.share,
+            "sessions": load.sessions,
+            "sequence": load.first_sequence,
+        }
+        for name, value in values.items():
+            schedule[name] = value
+
+    def _settle_down(self) -> None:
+        os.sched_setaffinity(0, {self._core})
+
+    def _run(self, ident: concurrent.futures.Future[int], batch: int) -> None:
+        ident.set_result(threading.get_ident())
+        with inside(self._namespace):
+            run_live(self._program, self._blank, repeat=_RUNS_MAX, batch=batch)
+
+
+def _ifindex(device: str) -> int:
+    return socket.if_nametoindex(device)
