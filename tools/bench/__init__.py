@@ -1,0 +1,1 @@
+"""stamp-bench: what measuring with STAMP costs the traffic of the node that does it."""
