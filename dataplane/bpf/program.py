@@ -141,7 +141,7 @@ def _compile(source: Path, options: list[str]) -> Any:
         # The environment and the standard error stream are the whole process's.
         with _compiling, headers.view() as folder, _kernel_source(folder), _stderr() as said:
             try:
-                return BPF(text=text, cflags=options)
+                return BPF(text=text.encode(), cflags=options)
             except Exception as error:
                 raise BpfError(f"{source.name} does not compile:\n{said() or error}") from error
     except headers.HeadersError as error:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 import platform
 import struct
 from dataclasses import dataclass
+from pathlib import Path
 
 XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT = range(5)
 """enum xdp_action."""
@@ -278,6 +280,22 @@ def lookup_element(fd: int, key: bytes, size: int) -> bytes | None:
             return None
         raise
     return value.raw
+
+
+def lookup_per_cpu(fd: int, key: bytes, size: int) -> list[bytes]:
+    """The values of `key` in a per-CPU map, one a possible CPU. Raises OSError."""
+    step = -(-size // 8) * 8
+    value = lookup_element(fd, key, step * possible_cpus())
+    if value is None:
+        return []
+    return [value[at : at + size] for at in range(0, len(value), step)]
+
+
+@functools.cache
+def possible_cpus() -> int:
+    """How many CPUs the kernel makes room for."""
+    ranges = Path("/sys/devices/system/cpu/possible").read_text().strip().split(",")
+    return 1 + max(int(part.rpartition("-")[2]) for part in ranges)
 
 
 def delete_element(fd: int, key: bytes) -> bool:

@@ -66,6 +66,7 @@ enum form {
 	FORM_PLAIN,
 	FORM_FRAGMENT,			/* the first one: there are ports, but not all bytes */
 	FORM_SRH_TLV,			/* the kernel judges the TLVs (HMAC) */
+	FORM_LENGTH,			/* the outer packet ends elsewhere than the inner one */
 };
 
 struct packet {
@@ -199,15 +200,19 @@ static __always_inline int find_ipv4(struct packet *packet, struct cursor *curso
 /* The packet in a packet, where there is one. */
 static __always_inline int find_inner(struct packet *packet, struct cursor *cursor)
 {
-	if (cursor->next_header == NEXT_HEADER_IPV6) {
-		packet->encapsulated = 1;
-		return find_ipv6(packet, cursor);
-	}
-	if (cursor->next_header == NEXT_HEADER_IPV4) {
-		packet->encapsulated = 1;
-		return find_ipv4(packet, cursor);
-	}
-	return 0;
+	__u32 outer_end = packet->ip_end;
+	int result;
+
+	if (cursor->next_header == NEXT_HEADER_IPV6)
+		result = find_ipv6(packet, cursor);
+	else if (cursor->next_header == NEXT_HEADER_IPV4)
+		result = find_ipv4(packet, cursor);
+	else
+		return 0;
+	packet->encapsulated = 1;
+	if (packet->ip_end != outer_end)
+		packet->form = FORM_LENGTH;
+	return result;
 }
 
 /* Fills `packet`, all of it where the answer is FOUND_UDP. */

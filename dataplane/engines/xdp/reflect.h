@@ -113,6 +113,8 @@ static __always_inline __u32 read_request(const struct xdp_md *ctx, const struct
 		return UP_FRAGMENT;
 	if (packet->form == FORM_SRH_TLV)
 		return UP_SRH_TLV;
+	if (packet->form == FORM_LENGTH)
+		return UP_LENGTH;
 	if (packet->version != 6)
 		return UP_IPV4;
 	if (is_link_local(&request->source))
