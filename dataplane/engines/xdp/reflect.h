@@ -270,4 +270,18 @@ static __always_inline struct reflector_config *reflector_of(const struct packet
 	return config;
 }
 
+/* Any frame. */
+static __always_inline int run_reflector(struct xdp_md *ctx)
+{
+	struct reflector_config *config;
+	struct packet packet;
+
+	if (find_udp(ctx, &packet) != FOUND_UDP)
+		return XDP_PASS;
+	config = reflector_of(&packet);
+	if (!config)
+		return XDP_PASS;
+	return reflect(ctx, &packet, config);
+}
+
 #endif

@@ -4,13 +4,5 @@
 
 int reflector(struct xdp_md *ctx)
 {
-	struct reflector_config *config;
-	struct packet packet;
-
-	if (find_udp(ctx, &packet) != FOUND_UDP)
-		return XDP_PASS;
-	config = reflector_of(&packet);
-	if (!config)
-		return XDP_PASS;
-	return reflect(ctx, &packet, config);
+	return run_reflector(ctx);
 }
