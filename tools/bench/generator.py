@@ -56,6 +56,7 @@ SCHEDULE = np.dtype(
             "gap_q8",
             "remainder_q8",
             "stop_ns",
+            "read_ns",
             "catch_up_ns",
             "wall_offset_ns",
             "share",
