@@ -29,6 +29,9 @@ from tools.lab.kernel import in_namespace
 
 READY_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 10.0
+BARE_PROGRAMS = {"xdp-tx": "bare_tx", "xdp-drop": "bare_drop", "xdp-pass": "pass_on"}
+"""Names of systems, and of functions of sink.c."""
+
 _FIRST_PACKETS_S = 1.5
 """Sessions spread their first packet over a second."""
 
@@ -84,11 +87,9 @@ class Idle:
 class BareProgram(Idle):
     """An XDP program that does nothing else than its action: what an engine can come near to."""
 
-    PROGRAMS = {"xdp-tx": "bare_tx", "xdp-drop": "bare_drop", "xdp-pass": "pass_on"}
-
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        self._program = self.PROGRAMS[name]
+        self._program = BARE_PROGRAMS[name]
         self._bed: Bed | None = None
 
     def start(self, bed: Bed, role: Role) -> None:
