@@ -12,9 +12,10 @@ from tools.bench import topology
 from tools.bench.bed import Bed
 from tools.bench.cell import Role
 from tools.bench.errors import BenchError
-from tools.bench.frames import Frame, data_frame, reply_frame, request_frame
+from tools.bench.frames import Frame, Kind, data_frame, reply_frame, request_frame
 from tools.bench.generator import SHARE_WHOLE, Generator, Load, Offered
 from tools.bench.search import BOUNDED_BY_BED, Trial
+from tools.bench.shape import Shape
 from tools.bench.sink import Counts
 from tools.bench.systems import System
 
@@ -44,20 +45,6 @@ GENERATOR_FULL = "the generator had no time to spare"
 
 _BED_DROPS = ("sink-near-", "sink-far-")
 _NS_PER_S = 1_000_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What the packets look like."""
-
-    data_payload: int = 18
-    """Bytes of UDP payload of a data packet; 18 make the smallest Ethernet frame with IPv6."""
-
-    sids: int = 2
-    """SIDs that a STAMP packet has visited, and that its reply is to visit; 0: no SRH."""
-
-    sessions: int = 8
-    """STAMP sessions that take turns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +105,16 @@ class Measurement:
         A trial in which something else ran on the generator's core says nothing
         about the system, and is repeated, `DISTURBED_MAX` times at most.
         """
-        seen = self._observe(rate_pps, self._duration_ns(rate_pps), self._share)
+        seen = self.observe(rate_pps)
         for _ in range(DISTURBED_MAX):
             if not _disturbed(seen):
                 break
-            seen = self._observe(rate_pps, self._duration_ns(rate_pps), self._share)
+            seen = self.observe(rate_pps)
         return seen
+
+    def observe(self, rate_pps: int) -> Observed:
+        """As `trial`, once, whatever comes of it."""
+        return self._observe(rate_pps, self._duration_ns(rate_pps), self._share)
 
     def _check(self) -> None:
         share = 0 if self._role is Role.FORWARDER else SHARE_WHOLE
@@ -228,3 +219,13 @@ def stamp_frame(role: Role, sids: int) -> Frame | None:
         path = topology.path_to(topology.SYSTEM, sids, topology.FORTH)
         return reply_frame(topology.GENERATOR, topology.SYSTEM, path)
     return None
+
+
+def frame_lengths(shape: Shape) -> dict[Kind, int]:
+    """Bytes of the frames that a bench sends."""
+    frames = [
+        data_frame(topology.GENERATOR, topology.CUSTOMER, shape.data_payload),
+        stamp_frame(Role.REFLECTOR, shape.sids),
+        stamp_frame(Role.COLLECTOR, shape.sids),
+    ]
+    return {frame.kind: len(frame.data) for frame in frames if frame is not None}

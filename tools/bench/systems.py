@@ -14,16 +14,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 from dataplane.clock import monotonic_ns
+from dataplane.engines import registry
 from dataplane.engines.base import session_store_path
 from dataplane.store import SessionStore
 from tools.bench import topology
 from tools.bench.bed import Bed
-from tools.bench.cell import Role
+from tools.bench.cell import NO_SYSTEM, CellKey, Role
 from tools.bench.errors import BenchError
+from tools.bench.shape import Shape
 from tools.bench.system_process import CAPACITY
 from tools.lab.kernel import in_namespace
 
@@ -259,3 +262,20 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             pipe.close()
+
+
+def catalogue(shape: Shape, listeners: Mapping[str, str]) -> Callable[[CellKey], System]:
+    """What makes the system of a cell; `listeners` are commands by label."""
+
+    def make(key: CellKey) -> System:
+        if key.system == NO_SYSTEM:
+            return Idle()
+        if key.system in BARE_PROGRAMS:
+            return BareProgram(key.system)
+        if key.system in listeners:
+            return Listener(key.system, listeners[key.system])
+        if key.system in registry.ENGINES:
+            return EngineSystem(key.system, shape.sessions, shape.sids)
+        raise BenchError(f"there is no engine {key.system} in this version")
+
+    return make
