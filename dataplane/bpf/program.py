@@ -72,7 +72,7 @@ class BpfModule:
 
     def map_fd(self, name: str) -> int:
         """The descriptor of a map, which belongs to this object."""
-        return int(self._bpf[name].map_fd)
+        return int(self._bpf[name.encode()].map_fd)
 
     def array(self, name: str, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         """The values of an array map made with BPF_F_MMAPABLE, shared with the programs.
@@ -80,7 +80,7 @@ class BpfModule:
         A view of the map's own memory, writable, one element of `dtype` an entry,
         whose size has to be a multiple of 8 bytes.
         """
-        table = self._bpf[name]
+        table = self._bpf[name.encode()]
         kind = np.dtype(dtype)
         size = ctypes.sizeof(table.Leaf)
         if kind.itemsize != size:
@@ -117,7 +117,7 @@ def _compile(source: Path, options: list[str]) -> Any:
         # The environment and the standard error stream are the whole process's.
         with _compiling, headers.view() as folder, _kernel_source(folder), _stderr() as said:
             try:
-                return BPF(text=text, cflags=options)
+                return BPF(text=text.encode(), cflags=options)
             except Exception as error:
                 raise BpfError(f"{source.name} does not compile:\n{said() or error}") from error
     except headers.HeadersError as error:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 
 from dataplane.bpf.program import BpfError
-from tools.bench import compare, environment, selfcheck
+from tools.bench import compare, environment, report, selfcheck
 from tools.bench.bed import Bed
 from tools.bench.bed import Settings as BedSettings
 from tools.bench.cell import CellKey, Metric, Role, parse_share
@@ -22,8 +23,6 @@ from tools.bench.grid import PLANS, ROLES, Plan, grid
 from tools.bench.jsonform import to_json
 from tools.bench.measure import TrialSettings, frame_lengths
 from tools.bench.progress import Progress
-from tools.bench.report import render
-from tools.bench.report.tables import cells_csv, cells_table
 from tools.bench.results import BenchSettings, ResultsError, ResultsFile, load
 from tools.bench.runner import Runner, RunnerSettings
 from tools.bench.search import SearchSettings
@@ -114,10 +113,10 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("file", type=Path)
     _form(show)
 
-    report = commands.add_parser("report", help="figures and tables, beside the paper's")
-    report.set_defaults(run=_report)
-    report.add_argument("file", type=Path)
-    report.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER")
+    rendering = commands.add_parser("report", help="figures and tables, beside the paper's")
+    rendering.set_defaults(run=_report)
+    rendering.add_argument("file", type=Path)
+    rendering.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER")
 
     comparison = commands.add_parser("compare", help="has anything become slower?")
     comparison.set_defaults(run=_compare)
@@ -185,23 +184,21 @@ def _run(options: argparse.Namespace) -> int:
     command = shlex.join(["stamp-bench", *sys.argv[1:]])
     file = ResultsFile.resume(options.output, environment.header(command, settings))
     progress = Progress(sys.stderr)
-    _stay_with_the_generator(bed_settings)
-    with Bed(bed_settings) as bed:
+    with _beside_the_generator(bed_settings), Bed(bed_settings) as bed:
         progress.busy("the bed checks itself")
         for line in selfcheck.check(bed, trial).lines():
             file.add_note(line)
             progress.say(line)
         make = catalogue(trial.shape, listeners)
         Runner(bed, file, make, RunnerSettings(search, trial), progress).run(plan.pairs())
-    print(cells_table(file.results))
+    print(report.table(file.results))
     return 0
 
 
 def _check(options: argparse.Namespace) -> int:
     _require_root()
     settings = _bed_settings(options)
-    _stay_with_the_generator(settings)
-    with Bed(settings) as bed:
+    with _beside_the_generator(settings), Bed(settings) as bed:
         for line in selfcheck.check(bed, _trial_settings(options)).lines():
             print(line)
     return 0
@@ -213,15 +210,14 @@ def _show(options: argparse.Namespace) -> int:
         case "json":
             print(json.dumps(to_json(results), indent=1))
         case "csv":
-            print(cells_csv(results), end="")
+            print(report.csv(results), end="")
         case _:
-            print(cells_table(results))
+            print(report.table(results))
     return 0
 
 
 def _report(options: argparse.Namespace) -> int:
-    options.output.mkdir(parents=True, exist_ok=True)
-    for path in render(load(options.file), options.output):
+    for path in report.write_report(load(options.file), options.output):
         print(path)
     return 0
 
@@ -295,6 +291,12 @@ def _settings(
     )
 
 
-def _stay_with_the_generator(settings: BedSettings) -> None:
+@contextlib.contextmanager
+def _beside_the_generator(settings: BedSettings) -> Iterator[None]:
     """Nothing but the system under test runs on the system's core."""
+    before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {settings.generator_core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
