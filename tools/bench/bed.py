@@ -21,7 +21,7 @@ from dataplane.clock import monotonic_ns
 from tools.bench import topology
 from tools.bench.errors import BenchError
 from tools.bench.frames import GENERATOR_MAC, SYSTEM_MAC
-from tools.bench.namespace import inside, napi_threads
+from tools.bench.namespace import inside, napi_threads, set_nice
 from tools.bench.sink import Sinks
 from tools.lab.kernel import delete_namespace, in_namespace, ip_batch, run, set_sysctls
 
@@ -161,6 +161,7 @@ class Bed:
             time.sleep(0.01)
         for pid in new:
             os.sched_setaffinity(pid, {core})
+            set_nice(pid)
             if priority:
                 # Where this is forbidden the check of the sinks' drops speaks up.
                 with contextlib.suppress(PermissionError):

@@ -25,7 +25,7 @@ from dataplane.bpf.program import BpfModule
 from dataplane.bpf.syscall import run_live
 from dataplane.clock import monotonic_ns, wall_ns
 from tools.bench.frames import Frame, Kind
-from tools.bench.namespace import inside
+from tools.bench.namespace import inside, set_nice
 
 SHARE_WHOLE = 100_000
 """Shares are counted in this many parts: 0.001 % is one."""
@@ -56,6 +56,7 @@ SCHEDULE = np.dtype(
             "gap_q8",
             "remainder_q8",
             "stop_ns",
+            "read_ns",
             "catch_up_ns",
             "wall_offset_ns",
             "share",
@@ -215,6 +216,7 @@ class Generator:
 
     def _settle_down(self) -> None:
         os.sched_setaffinity(0, {self._core})
+        set_nice(threading.get_native_id())
 
     def _run(self, ident: concurrent.futures.Future[int], batch: int) -> None:
         ident.set_result(threading.get_ident())

@@ -1,0 +1,67 @@
+"""How all figures of the report look."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import matplotlib as mpl
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLOURS = {"none": "#5c677d", "scapy": "#d1495b", "userspace": "#2a6f97", "xdp": "#3a8f4d"}
+OTHER_COLOURS = ("#8e5ea2", "#c77f1a", "#1b1b1e", "#14919b", "#a0522d")
+GRID_COLOUR = "#d9dde3"
+QUIET_COLOUR = "#6c757d"
+"""Of what is said, not shown."""
+PAPER_ALPHA = 0.55
+"""The paper's marks are paler than ours."""
+
+
+def colours(systems: Sequence[str]) -> dict[str, str]:
+    """Return a colour for each system; the project's own keep theirs in all figures."""
+    others = [system for system in systems if system not in COLOURS]
+    found = dict(COLOURS)
+    for index, system in enumerate(others):
+        found[system] = OTHER_COLOURS[index % len(OTHER_COLOURS)]
+    return found
+
+
+def new_figure(width: float, height: float, title: str) -> Figure:
+    """Return an empty figure, in inches."""
+    figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=14, fontweight="bold")
+    return figure
+
+
+def tidy(axes: Axes, grid_axis: str = "both") -> None:
+    """Leave only what is read."""
+    axes.grid(axis=grid_axis, color=GRID_COLOUR, linewidth=0.7)  # type: ignore[arg-type]
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def footnote(figure: Figure, lines: Sequence[str]) -> None:
+    """Write remarks below the figure; they are not covered by what is drawn."""
+    if lines:
+        figure.supxlabel(
+            "\n".join(lines), x=0.01, ha="left", fontsize=8.5, color=QUIET_COLOUR, linespacing=1.4
+        )
+
+
+def save(figure: Figure, directory: Path, name: str, formats: Sequence[str]) -> list[Path]:
+    """Write a figure in each format; the same data give the same bytes."""
+    files = []
+    with mpl.rc_context({"svg.hashsalt": name}):
+        for kind in formats:
+            file = directory / f"{name}.{kind}"
+            metadata = {"svg": {"Date": None}, "png": {"Software": None}}.get(kind)
+            figure.savefig(file, format=kind, metadata=metadata)
+            files.append(file)
+    return files
