@@ -205,6 +205,11 @@ def attach_xdp(fd: int, ifindex: int, flags: int) -> int:
     return bpf(_LINK_CREATE, struct.pack("=IIII", fd, ifindex, ATTACH_XDP, flags) + bytes(32))
 
 
+def link_ifindex(fd: int) -> int:
+    """The interface that an XDP link is attached to; 0 where it is no more. Raises OSError."""
+    return int(struct.unpack_from("=I", object_info(fd, 32), 16)[0])
+
+
 @dataclass(frozen=True, slots=True)
 class ProgramInfo:
     """A loaded program as the kernel knows it."""

@@ -23,6 +23,7 @@ from dataplane.engines.base import (
 
 ENGINES: dict[str, str] = {
     "userspace": "dataplane.engines.userspace.engine",
+    "xdp": "dataplane.engines.xdp.engine",
 }
 """Name to the module that has `CAPABILITIES: Capabilities` and
 `create(context: EngineContext) -> Engine`."""

@@ -76,9 +76,7 @@ def request_frame(segments: int) -> Frame:
     error = ErrorEstimate(False, TimestampFormat.NTP, 0, 1)
     payload = SenderPacket(1, 0, error, segments + 1).encode()
     path = (*_SIDS[: segments - 1], _REFLECTOR) if segments else ()
-    return Frame(
-        Datagram(_SENDER, _REFLECTOR, SENDER_PORT, STAMP_PORT, payload, segments=path)
-    )
+    return Frame(Datagram(_SENDER, _REFLECTOR, SENDER_PORT, STAMP_PORT, payload, segments=path))
 
 
 def _costs(module: BpfModule, turns: int, repeat: int) -> list[Cost]:
@@ -137,18 +135,5 @@ def _configure(tables: ReflectorTables) -> None:
         ReflectorSession(count + 1, segments=_SIDS[: count - 1] if count else ())
         for count in SEGMENTS
     ]
-    tables.configure(
-        Reflector(sessions={session.key: session for session in sessions}),
-        ReflectorFlag(0),
-        lambda _key: 0,
-    )
-
-
-def main() -> None:
-    print(f"{'':24}{'ns':>8}{'bare':>8}")
-    for cost in costs():
-        print(f"{cost.what:24}{cost.ns:8.0f}{cost.bare_ns:8.0f}")
-
-
-if __name__ == "__main__":
-    main()
+    tables.set_sessions({session.key: session for session in sessions}, lambda _key: 0)
+    tables.set_config(Reflector(), ReflectorFlag(0))

@@ -10,6 +10,9 @@ import enum
 
 import numpy as np
 
+from dataplane.reflector_store import HANDED_UP_SLOTS
+from dataplane.session_state import DISCARD_SLOTS
+
 ADDRESS_BYTES = 16
 SESSIONS_MAX = 16_384
 """Sessions of a reflector; slot 0 is for requests without one."""
@@ -77,6 +80,7 @@ class ReflectorFlag(enum.IntFlag):
     TRAILERS = 8
     PARTIAL = 16
     SOME_TAGGED = 32
+    REDIRECT = 64
 
 
 class SessionFlag(enum.IntFlag):
@@ -86,24 +90,8 @@ class SessionFlag(enum.IntFlag):
     PTP = 8
 
 
-class HandedUp(enum.IntEnum):
-    """Why a STAMP packet goes up to user space, in the order of shared.h."""
-
-    FRAGMENT = 0
-    SRH_TLV = 1
-    LENGTH = 2
-    SHORT = 3
-    TRAILER = 4
-    CHECKSUM = 5
-    LINK_LOCAL = 6
-    IPV4 = 7
-    NEXT_HOP = 8
-    TOO_BIG = 9
-    HEAD_ROOM = 10
-
-
-UP_REASONS = 16
-DISCARD_REASONS = 16
+UP_REASONS = HANDED_UP_SLOTS
+DISCARD_REASONS = DISCARD_SLOTS
 
 REFLECTOR_COUNTERS = _struct(
     ("answered", np.uint64),

@@ -255,7 +255,7 @@ static __always_inline int reflect(struct xdp_md *ctx, const struct packet *pack
 		return hand_up(up);
 	if (why != DISCARD_REASONS)
 		return discard(why);
-	return answer(ctx, packet, clock, &request, session, &journey);
+	return answer(ctx, packet, config, clock, &request, session, &journey);
 }
 
 /* Whether a packet is for the reflector, as far as its port says. */
@@ -282,6 +282,29 @@ static __always_inline int run_reflector(struct xdp_md *ctx)
 	if (!config)
 		return XDP_PASS;
 	return reflect(ctx, &packet, config);
+}
+
+/* What user space puts where a frame would be, to number replies of its own. */
+struct numbers_request {
+	__u32 slot;
+	__u32 count;
+	__u64 first;			/* filled in here */
+};
+
+static __always_inline int take_some_numbers(struct xdp_md *ctx)
+{
+	struct numbers_request *request = bytes_at(ctx, 0, sizeof(*request));
+	struct session_state *state;
+	int index;
+
+	if (!request)
+		return XDP_ABORTED;
+	index = request->slot;
+	state = session_states.lookup(&index);
+	if (!state)
+		return XDP_ABORTED;
+	request->first = __sync_fetch_and_add(&state->next_sequence, request->count);
+	return XDP_PASS;
 }
 
 #endif

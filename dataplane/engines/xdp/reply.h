@@ -204,8 +204,9 @@ static __always_inline struct journey journey_of(const struct reflector_config *
 }
 
 static __always_inline int answer(struct xdp_md *ctx, const struct packet *packet,
-				  const struct clock *clock, struct request *request,
-				  const struct session *session, const struct journey *journey)
+				  const struct reflector_config *config, const struct clock *clock,
+				  struct request *request, const struct session *session,
+				  const struct journey *journey)
 {
 	struct return_path path = return_path_of(session, request);
 	struct reflector_counters *counters;
@@ -243,7 +244,7 @@ static __always_inline int answer(struct xdp_md *ctx, const struct packet *packe
 		return XDP_ABORTED;
 	if (hop->egress && hop->egress != packet->ifindex)
 		return bpf_redirect(hop->egress, 0);
-	return XDP_TX;
+	return config->flags & REFLECTOR_REDIRECT ? bpf_redirect(packet->ifindex, 0) : XDP_TX;
 }
 
 #endif

@@ -58,6 +58,7 @@ struct local {
 #define REFLECTOR_TRAILERS 8		/* what follows the base packet is copied, whatever it is */
 #define REFLECTOR_PARTIAL 16		/* checksums may be left to an interface that is none */
 #define REFLECTOR_SOME_TAGGED 32	/* an interface serves some of its VLANs, not itself */
+#define REFLECTOR_REDIRECT 64		/* XDP_TX is in vain on some interface */
 
 struct reflector_config {
 	struct address address;

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dataplane.bpf.program import BpfModule
 from dataplane.bpf.syscall import delete_element, lookup_per_cpu, update_element
 from dataplane.clock import ClockStatus
 from dataplane.config import IPAddress, Reflector, ReflectorMode, ReflectorSession
 from dataplane.engines.xdp import layouts
-from dataplane.engines.xdp.layouts import HandedUp, LocalFlag, ReflectorFlag, SessionFlag
+from dataplane.engines.xdp.layouts import LocalFlag, ReflectorFlag, SessionFlag
+from dataplane.reflector_store import HandedUp
 from dataplane.session_state import DISCARD_INDEX
 from dataplane.stamp.errors import DiscardReason
 from dataplane.stamp.session_reflector import SessionKey
@@ -75,7 +77,7 @@ class ReflectorTables:
         self._clock["tai_offset_s"] = status.tai_offset_s
         self._clock["error_estimate"] = status.error_estimate(TimestampFormat.NTP).encode()
 
-    def set_locals(self, known: dict[IPv6Address | IPv4Address, LocalFlag]) -> None:
+    def set_locals(self, known: dict[IPAddress, LocalFlag]) -> None:
         """Addresses and SIDs of this node, all of them."""
         if self._locals.set(
             {packed(address): _uint32(int(flags)) for address, flags in known.items()}
@@ -94,28 +96,13 @@ class ReflectorTables:
         if self._interfaces.set(entries):
             self.renew_next_hops()
 
-    def set_rate(self, packets_per_second: int | None) -> None:
-        """How many packets one source may send; None for any number."""
-        interval_ns = NS_PER_S // packets_per_second if packets_per_second else 0
-        self._config["rate_burst_ns"] = BURST_NS
-        self._config["rate_interval_ns"] = interval_ns
-
     def renew_next_hops(self) -> None:
         """Have the FIB asked again for every session."""
         self._config["epoch"] += np.uint32(1)
 
-    def configure(
-        self,
-        reflector: Reflector,
-        flags: ReflectorFlag,
-        resumed: Callable[[SessionKey], int],
-    ) -> None:
-        """Serve `reflector`. `flags` are those that it does not say itself; `resumed`
-        is the number that a stateful session has come to in an earlier process."""
-        self._configure_sessions(reflector, resumed)
+    def set_config(self, reflector: Reflector, flags: ReflectorFlag) -> None:
+        """What holds for all sessions. `flags` are those that `reflector` does not say."""
         config = np.zeros((), layouts.REFLECTOR_CONFIG)
-        for field in ("rate_interval_ns", "rate_burst_ns"):
-            config[field] = self._config[field][0]
         if reflector.source_address is not None:
             flags |= ReflectorFlag.ONE_ADDRESS
             config["address"] = np.frombuffer(packed(reflector.source_address), np.uint8)
@@ -124,18 +111,30 @@ class ReflectorTables:
         if not reflector.require_configured_session:
             flags |= ReflectorFlag.ANY_SESSION
         config["port"] = reflector.udp_port
-        config["epoch"] = self._config["epoch"][0] + np.uint32(1)
+        config["epoch"] = self._config["epoch"][0]
         config["flags"] = int(flags)
-        self._config[0] = config
+        interval_ns = NS_PER_S // reflector.rate_limit if reflector.rate_limit else 0
+        config["rate_burst_ns"] = BURST_NS
+        config["rate_interval_ns"] = interval_ns
+        if config != self._config[0]:
+            self._config[0] = config
+            self.renew_next_hops()
 
-    def _configure_sessions(
-        self, reflector: Reflector, resumed: Callable[[SessionKey], int]
+    def disable(self) -> None:
+        """Have the program pass everything on."""
+        self._config["flags"] = 0
+
+    def set_sessions(
+        self,
+        sessions: Mapping[SessionKey, ReflectorSession],
+        resumed: Callable[[SessionKey], int],
     ) -> None:
-        wanted = {session.key: session for session in reflector.sessions.values()}
-        for key in self._sessions.keys() - wanted.keys():
+        """Serve `sessions`. `resumed` is the number that a stateful session has come
+        to in an earlier process. Raises OSError."""
+        for key in self._sessions.keys() - sessions.keys():
             delete_element(self._sessions_fd, session_key(key))
             self._release(key)
-        for key, session in wanted.items():
+        for key, session in sessions.items():
             if self._sessions.get(key) == session:
                 continue
             slot = self._vacant.popleft()
@@ -160,6 +159,10 @@ class ReflectorTables:
         return SessionCounts(
             int(state["answered"]), int(state["next_sequence"]), int(state["last_received_ns"])
         )
+
+    def states(self) -> npt.NDArray[Any]:
+        """What every slot counts; a copy."""
+        return self._states.copy()
 
     def counts(self) -> Counts:
         """Everything the program has counted since it was loaded."""

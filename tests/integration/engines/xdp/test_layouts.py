@@ -11,6 +11,7 @@ import pytest
 from dataplane.bpf.btf import Field, Structure, map_types
 from dataplane.bpf.program import BpfModule
 from dataplane.engines.xdp import layouts
+from dataplane.reflector_store import HandedUp
 from dataplane.session_state import DISCARD_INDEX, DISCARD_SLOTS
 from dataplane.stamp.errors import DiscardReason
 from tests.integration.engines.xdp.conftest import SOURCES
@@ -76,7 +77,7 @@ def test_limits(limit: str) -> None:
 def test_reasons() -> None:
     handed_up = enumeration("handed_up")
     assert handed_up.pop("UP_REASONS") == layouts.UP_REASONS
-    assert handed_up == {f"UP_{reason.name}": reason.value for reason in layouts.HandedUp}
+    assert handed_up == {f"UP_{reason.name}": reason.value for reason in HandedUp}
     discarded = enumeration("discarded")
     assert discarded.pop("DISCARD_REASONS") == layouts.DISCARD_REASONS == DISCARD_SLOTS
     for name, index in discarded.items():
