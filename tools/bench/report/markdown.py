@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from tools.bench.cell import BASELINE, Metric
 from tools.bench.paper import SHARES, TABLES, Table
 from tools.bench.report import tables
-from tools.bench.report.series import Point, missing_notes, point, points
+from tools.bench.report.series import missing_notes, point, points
 from tools.bench.results import Results
 from tools.bench.statistics import Summary, summarize
 from tools.bench.text import markdown
@@ -37,6 +37,8 @@ def _blocks(results: Results, figures: dict[str, tuple[str, str]]) -> Iterator[s
     yield READING.format(loss=loss_percent, dagger_means=tables.DAGGER_MEANS.capitalize())
     yield _setting(results)
     yield from (f"- {note}" for note in results.notes)
+    yield "## In short"
+    yield tables.in_short(results)
     yield "## Figures"
     for name in ("12", "13", "14", "15", "16"):
         yield _figure(figures, f"fig{name}")
@@ -74,7 +76,6 @@ def _setting(results: Results) -> str:
 
 def _paper_tables(results: Results) -> Iterator[str]:
     yield "## Tables I-VII"
-    shown: list[Point] = []
     for table in TABLES:
         yield f"### Table {table.number}: {table.title}"
         row = points(results, table.role, table.system, SHARES, Metric.PDR)
@@ -82,10 +83,7 @@ def _paper_tables(results: Results) -> Iterator[str]:
         if table.number == "V":
             yield TABLE_V
         yield tables.beside_paper(table, _baseline(results, table), row)
-        shown += row
-    # Tables VI and VII are the same cells of ours.
-    for note in dict.fromkeys(missing_notes(shown)):
-        yield f"- Not measured: {note}"
+        yield from (f"- Not measured: {note}." for note in missing_notes(row))
 
 
 def _baseline(results: Results, table: Table) -> Summary:
@@ -113,7 +111,7 @@ def _other_cells(results: Results) -> Iterator[str]:
         yield "## Cells that the paper has not"
     if others:
         yield tables.other_cells(others)
-    yield from (f"- Not measured: {entry.key}: {entry.reason}" for entry in skipped)
+    yield from (f"- Not measured: {entry.key}: {entry.reason}." for entry in skipped)
 
 
 def _extras(results: Results, figures: dict[str, tuple[str, str]]) -> Iterator[str]:
