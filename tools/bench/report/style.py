@@ -89,13 +89,13 @@ def show_ns(nanoseconds: float) -> str:
     return format_ns(nanoseconds).replace("us", "µs")
 
 
-def save(figure: Figure, directory: Path, name: str, formats: Sequence[str]) -> list[Path]:
-    """Write a figure in each format; the same data give the same bytes."""
-    files = []
-    with mpl.rc_context({"svg.hashsalt": name}):
-        for kind in formats:
-            file = directory / f"{name}.{kind}"
-            metadata = {"svg": {"Date": None}, "png": {"Software": None}}.get(kind)
-            figure.savefig(file, format=kind, metadata=metadata)
-            files.append(file)
-    return files
+def save(figure: Figure, file: Path) -> Path:
+    """Write a figure in the format of the file's name; the same data give the same bytes.
+
+    A figure is written once: its layout is settled in writing, and would be settled anew.
+    """
+    kind = file.suffix.removeprefix(".")
+    metadata = {"svg": {"Date": None}, "png": {"Software": None}}.get(kind)
+    with mpl.rc_context({"svg.hashsalt": file.stem}):
+        figure.savefig(file, format=kind, metadata=metadata)
+    return file
