@@ -11,6 +11,8 @@ from matplotlib.patches import Patch
 
 from tools.bench.cell import NO_SYSTEM, Metric, Role
 from tools.bench.report.series import (
+    DAGGER,
+    DAGGER_MEANS,
     PAPER_NAMES,
     Point,
     mean_baseline_kpps,
@@ -126,10 +128,10 @@ def _draw_ours(axes: Axes, x: float, cell: Point, colour: str) -> None:
     face = "white" if cell.bounded else colour
     axes.bar(x, ratio, WIDTH * 0.94, color=face, edgecolor=colour, linewidth=1.4)
     axes.errorbar(x, ratio, error_bar(cell.ratio), color="#1b1b1e", capsize=3, linewidth=1.2)
-    mark = "≥ " if cell.bounded else ""
+    mark = DAGGER if cell.bounded else ""
     rate = "" if cell.kpps.mean is None else f"\n{_rate(cell.kpps.mean)}"
     top = ratio if cell.ratio.high is None else cell.ratio.high
-    _label(axes, x, top, f"{mark}{_ratio(ratio)}{rate}", bold=True)
+    _label(axes, x, top, f"{_ratio(ratio)}{mark}{rate}", bold=True)
 
 
 def _draw_paper(axes: Axes, x: float, ratio: float, kpps: float, colour: str) -> None:
@@ -198,7 +200,7 @@ def _legend(shown: Sequence[Point]) -> list[Patch]:
         Patch(facecolor="white", edgecolor=QUIET_COLOUR, hatch="////", label="paper"),
     ]
     if any(cell.bounded for cell in shown):
-        handles.append(Patch(facecolor="white", edgecolor=QUIET_COLOUR, label="bounded by the bed"))
+        handles.append(Patch(facecolor="white", edgecolor=QUIET_COLOUR, label=DAGGER_MEANS))
     return handles
 
 

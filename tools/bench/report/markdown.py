@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from tools.bench.cell import BASELINE, Metric
 from tools.bench.paper import SHARES, TABLES, Table
 from tools.bench.report import tables
-from tools.bench.report.series import missing_notes, point, points
+from tools.bench.report.series import DAGGER_MEANS, missing_notes, point, points
 from tools.bench.results import Results
 from tools.bench.statistics import Summary, summarize
 from tools.bench.text import markdown
@@ -19,7 +19,7 @@ STAMP, is lost. A *ratio* is the rate divided by that of the *baseline*, H.Encap
 any STAMP implementation, which is measured anew right before each run: ratios, not kpps, are what
 two machines have in common. Intervals are Student's over the runs; those of ratios are of the
 geometric mean of the pairs. The paper's own intervals are 16 % narrower than Student's would be
-of its ten runs. {dagger_means}."""
+of its ten runs. {dagger_means}: the system, or its baseline, may carry more."""
 
 TABLE_V = """\
 The paper's own baseline of this table is 10 % below those of all others and contradicts its text;
@@ -34,7 +34,7 @@ def render(results: Results, figures: dict[str, tuple[str, str]]) -> str:
 def _blocks(results: Results, figures: dict[str, tuple[str, str]]) -> Iterator[str]:
     yield "# What measuring with STAMP costs, beside the paper"
     loss_percent = 100 * results.header.settings.search.loss_ratio
-    yield READING.format(loss=loss_percent, dagger_means=tables.DAGGER_MEANS.capitalize())
+    yield READING.format(loss=loss_percent, dagger_means=DAGGER_MEANS)
     yield _setting(results)
     yield from (f"- {note}" for note in results.notes)
     yield "## In short"

@@ -14,6 +14,8 @@ from tools.bench.results import Results
 from tools.bench.statistics import RatioEstimate, Summary, mean_ratio, summarize
 
 NOT_IN_BENCH = "not part of this bench"
+DAGGER = "†"
+DAGGER_MEANS = f"{DAGGER} bounded by the bed"
 PAPER_NAMES = {"scapy": "basic", "userspace": "optimised", "xdp": "eBPF"}
 """What the paper calls an implementation of the same kind."""
 
@@ -30,7 +32,8 @@ class Point:
     ratio: RatioEstimate | None
     """To the baseline, pair by pair; None without any."""
     bounded: bool
-    """The bed was the limit in at least one run: what is shown is a lower bound."""
+    """The bed was the limit in at least one run: of the system, whose rate is then a lower
+    bound, or of its baseline."""
     missing: str | None
     """Why there are no runs; None where there are."""
     paper: Reference | None

@@ -8,15 +8,13 @@ from decimal import Decimal
 from tools.bench.cell import CellKey, Role, format_share
 from tools.bench.extras import Extras, Quantiles, quantile_ns
 from tools.bench.paper import SHARES, Table, Value
-from tools.bench.report.series import Point, point, systems_of
+from tools.bench.report.series import DAGGER, DAGGER_MEANS, Point, point, systems_of
 from tools.bench.results import Results
 from tools.bench.statistics import RatioEstimate, Summary, summarize
 from tools.bench.text import aligned, exact, markdown, to_csv
 from tools.lab.units import format_ns
 
 UNKNOWN = "-"
-DAGGER = "†"
-DAGGER_MEANS = f"{DAGGER} bounded by the bed: a lower bound"
 QUANTILES = (0.01, 0.5, 0.99, 0.999)
 
 
