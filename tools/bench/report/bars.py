@@ -162,6 +162,8 @@ def _label(
         fontsize=7.8,
         color=colour,
         fontweight="bold" if bold else "normal",
+        # Over the line of the baseline.
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6},
     )
 
 
@@ -195,8 +197,9 @@ def _name_groups(axes: Axes, systems: Sequence[str]) -> None:
 
 
 def _legend(shown: Sequence[Point]) -> list[Patch]:
+    known = any(cell.ratio is not None and cell.ratio.low is not None for cell in shown)
     handles = [
-        Patch(facecolor=QUIET_COLOUR, label="this bench, 95 % CI"),
+        Patch(facecolor=QUIET_COLOUR, label="this bench" + (", 95 % CI" if known else "")),
         Patch(facecolor="white", edgecolor=QUIET_COLOUR, hatch="////", label="paper"),
     ]
     if any(cell.bounded for cell in shown):
