@@ -9,6 +9,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -182,7 +183,8 @@ def _run(options: argparse.Namespace) -> int:
     search = SearchSettings(loss_ratio=options.loss, resolution=options.resolution)
     settings = _settings(search, trial, bed_settings, listeners)
     command = shlex.join(["stamp-bench", *sys.argv[1:]])
-    file = ResultsFile.resume(options.output, environment.header(command, settings))
+    header = environment.describe(command, settings, datetime.now(UTC))
+    file = ResultsFile.resume(options.output, header)
     progress = Progress(sys.stderr)
     with _beside_the_generator(bed_settings), Bed(bed_settings) as bed:
         progress.busy("the bed checks itself")
