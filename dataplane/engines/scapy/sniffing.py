@@ -74,6 +74,15 @@ class Sniffed(IPv6):
     packet was made on this machine and its checksum is not filled in yet."""
 
 
+def dissect(data: bytes) -> Sniffed | None:
+    """None for what Scapy cannot make sense of: it may raise anything."""
+    try:
+        return Sniffed(data)
+    except Exception:
+        log.debug("a packet of %d bytes cannot be dissected", len(data), exc_info=True)
+        return None
+
+
 class StampListenSocket(SuperSocket):
     """What the sniffer reads from. Raises OSError.
 
@@ -115,10 +124,8 @@ class StampListenSocket(SuperSocket):
             if error.errno in (errno.EBADF, errno.ENOTSOCK):
                 raise
             return None
-        try:
-            packet = Sniffed(data)
-        except Exception:
-            log.debug("a packet of %d bytes cannot be dissected", len(data), exc_info=True)
+        packet = dissect(data)
+        if packet is None:
             return None
         packet.interface, packet.kind = address[0], address[2]
         packet.received_ns, packet.kernel_stamped, packet.checksum_trusted = 0, True, False
