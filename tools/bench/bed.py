@@ -21,6 +21,7 @@ from dataplane.clock import monotonic_ns
 from tools.bench import topology
 from tools.bench.errors import BenchError
 from tools.bench.frames import GENERATOR_MAC, SYSTEM_MAC
+from tools.bench.generator import Generator
 from tools.bench.namespace import inside, napi_threads, set_nice
 from tools.bench.sink import Sinks
 from tools.lab.kernel import delete_namespace, in_namespace, ip_batch, run, set_sysctls
@@ -52,6 +53,10 @@ class Settings:
     tag: str = "bench"
     """Part of the namespaces' names, which are unique on the machine."""
 
+    frame_max: int = 512
+    """Bytes of the longest frame that is to be generated; the generator writes so
+    many for each."""
+
 
 class Bed:
     """Built by entering it, gone when it is left."""
@@ -62,6 +67,12 @@ class Bed:
         self.generator_namespace = f"{tag}-generator"
         self.system_namespace = f"{tag}-system"
         self._sinks: Sinks | None = None
+        self._generator: Generator | None = None
+
+    @property
+    def generator(self) -> Generator:
+        assert self._generator is not None
+        return self._generator
 
     @property
     def sinks(self) -> Sinks:
@@ -84,6 +95,9 @@ class Bed:
         _error: BaseException | None,
         _trace: TracebackType | None,
     ) -> None:
+        if self._generator is not None:
+            self._generator.close()
+            self._generator = None
         if self._sinks is not None:
             self._sinks.close()
             self._sinks = None
@@ -123,6 +137,9 @@ class Bed:
         for device in (topology.NEAR, topology.FAR):
             self._place_napi(generator, device, self.settings.generator_core, SINK_PRIORITY)
         self._place_napi(system, topology.NEAR, self.settings.system_core, 0)
+        self._generator = Generator(
+            generator, topology.NEAR, self.settings.generator_core, self.settings.frame_max
+        )
 
     def _address_system(self) -> None:
         near, far = topology.NEAR, topology.FAR

@@ -272,7 +272,11 @@ def _trial_settings(options: argparse.Namespace) -> TrialSettings:
 
 
 def _bed_settings(options: argparse.Namespace) -> BedSettings:
-    return BedSettings(options.generator_core, options.system_core)
+    return BedSettings(
+        generator_core=options.generator_core,
+        system_core=options.system_core,
+        frame_max=max(frame_lengths(_trial_settings(options).shape).values()),
+    )
 
 
 def _settings(
