@@ -71,9 +71,7 @@ class LoopEngine:
         # Between the stages the loop serves packets: making the stores of a
         # thousand sessions at once would hold them up for half a second.
         for stage, changed in stages(self._configured, node.sender):
-            self._loop.call(
-                functools.partial(self._sender.configure, stage, resume or {}, changed)
-            )
+            self._loop.call(functools.partial(self._sender.configure, stage, resume or {}, changed))
             self._configured = stage
         self._loop.call(reflect)
 
