@@ -22,6 +22,7 @@ from dataplane.engines.base import (
 )
 
 ENGINES: dict[str, str] = {
+    "scapy": "dataplane.engines.scapy.engine",
     "userspace": "dataplane.engines.userspace.engine",
     "xdp": "dataplane.engines.xdp.engine",
 }

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from tools.bench.frames import Kind
 from tools.bench.grid import PLANS, ROLES, Plan, grid
 from tools.bench.jsonform import to_json
 from tools.bench.measure import TrialSettings, frame_lengths
+from tools.bench.namespace import on_core
 from tools.bench.progress import Progress
 from tools.bench.results import BenchSettings, ResultsError, ResultsFile, load
 from tools.bench.runner import Runner, RunnerSettings
@@ -182,9 +183,10 @@ def _run(options: argparse.Namespace) -> int:
     search = SearchSettings(loss_ratio=options.loss, resolution=options.resolution)
     settings = _settings(search, trial, bed_settings, listeners)
     command = shlex.join(["stamp-bench", *sys.argv[1:]])
-    file = ResultsFile.resume(options.output, environment.header(command, settings))
+    header = environment.describe(command, settings, datetime.now(UTC))
+    file = ResultsFile.resume(options.output, header)
     progress = Progress(sys.stderr)
-    with _beside_the_generator(bed_settings), Bed(bed_settings) as bed:
+    with on_core(bed_settings.generator_core), Bed(bed_settings) as bed:
         progress.busy("the bed checks itself")
         for line in selfcheck.check(bed, trial).lines():
             file.add_note(line)
@@ -198,7 +200,7 @@ def _run(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     _require_root()
     settings = _bed_settings(options)
-    with _beside_the_generator(settings), Bed(settings) as bed:
+    with on_core(settings.generator_core), Bed(settings) as bed:
         for line in selfcheck.check(bed, _trial_settings(options)).lines():
             print(line)
     return 0
@@ -270,7 +272,11 @@ def _trial_settings(options: argparse.Namespace) -> TrialSettings:
 
 
 def _bed_settings(options: argparse.Namespace) -> BedSettings:
-    return BedSettings(options.generator_core, options.system_core)
+    return BedSettings(
+        generator_core=options.generator_core,
+        system_core=options.system_core,
+        frame_max=max(frame_lengths(_trial_settings(options).shape).values()),
+    )
 
 
 def _settings(
@@ -289,14 +295,3 @@ def _settings(
             **{f"listener {name}": command for name, command in listeners.items()},
         },
     )
-
-
-@contextlib.contextmanager
-def _beside_the_generator(settings: BedSettings) -> Iterator[None]:
-    """Nothing but the system under test runs on the system's core."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {settings.generator_core})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)

@@ -1,91 +1,104 @@
-"""What a bench ran on: machine, kernel, versions."""
+"""What a bench runs on: the machine, the kernel, and the versions of what takes part."""
 
 from __future__ import annotations
 
-import datetime
+import importlib
 import importlib.metadata
-import os
 import platform
 import re
-import shutil
 import subprocess
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from tools.bench.results import BenchSettings, Header, Machine
 
-_ROOT = Path(__file__).parents[2]
-_PACKAGES = ("numpy", "scapy", "sysrepo", "libyang")
-_GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+PACKAGES = ("numpy", "scapy", "sysrepo")
+"""Python packages whose versions matter."""
+PROJECT = "srv6-stamp"
+ROOT = Path(__file__).resolve().parents[2]
+
+RunCommand = Callable[[Sequence[str]], str | None]
+"""Return what a command prints; None where it is absent or fails."""
 
 
-def now() -> str:
-    """The time, ISO 8601 in UTC."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+def timestamp(now: datetime) -> str:
+    """Return a time that is aware of its zone as a results file has it: ISO 8601, UTC."""
+    return now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def header(command: str, settings: BenchSettings) -> Header:
-    """Everything about a bench that begins now."""
+def describe(command: str, settings: BenchSettings, now: datetime) -> Header:
+    """Return the header of a results file; `now` is aware of its time zone."""
     return Header(
         command=command,
-        created=now(),
-        machine=_machine(),
-        kernel=f"{platform.system()} {platform.release()} {platform.machine()}",
-        versions=_versions(),
+        created=timestamp(now),
+        machine=machine(),
+        kernel=platform.release(),
+        versions=versions(),
         settings=settings,
     )
 
 
-def _machine() -> Machine:
-    cpuinfo, meminfo = _read(Path("/proc/cpuinfo")) or "", _read(Path("/proc/meminfo")) or ""
-    model = re.search(r"^model name\s*: (.*)$", cpuinfo, re.MULTILINE)
-    memory = re.search(r"^MemTotal:\s*(\d+) kB$", meminfo, re.MULTILINE)
+def machine(root: Path = Path("/")) -> Machine:
+    """Return what /proc and /sys say; `root` is where they are."""
+    processors = _read(root / "proc/cpuinfo")
+    models = re.findall(r"^model name\s*:\s*(.+)$", processors, re.MULTILINE)
+    memory = re.search(r"^MemTotal:\s*(\d+) kB$", _read(root / "proc/meminfo"), re.MULTILINE)
+    governor = _read(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip()
     return Machine(
-        cpu_model=model.group(1) if model else None,
-        cores=os.cpu_count(),
-        memory_bytes=int(memory.group(1)) * 1024 if memory else None,
-        governor=_read(_GOVERNOR),
+        cpu_model=models[0].strip() if models else None,
+        cores=len(re.findall(r"^processor\s*:", processors, re.MULTILINE)) or None,
+        memory_bytes=int(memory[1]) * 1024 if memory else None,
+        governor=governor or None,
     )
 
 
-def _versions() -> dict[str, str | None]:
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def versions(run: RunCommand | None = None) -> dict[str, str | None]:
+    """Return the versions of all that takes part; None for what is absent."""
+    run = run or _run
+    tool = run(["ip", "-V"])
+    iproute2 = re.search(r"iproute2-([\w.]+)", tool or "")
     return {
-        "srv6-stamp": _revision(),
+        PROJECT: project_version(run),
         "python": platform.python_version(),
-        "iproute2": _first_line("ip", "-V"),
-        "bcc": _debian_version("python3-bpfcc"),
-        **{name: _package(name) for name in _PACKAGES},
+        "iproute2": iproute2[1] if iproute2 else None,
+        **{name: _package_version(name) for name in PACKAGES},
+        "bcc": _bcc_version(),
     }
 
 
-def _revision() -> str | None:
-    """Of the checkout, marked where it has been changed since; else of the package."""
-    revision = _first_line(
-        "git", "-C", str(_ROOT), "describe", "--always", "--dirty", "--abbrev=12"
-    )
-    return revision or _package("srv6-stamp")
+def project_version(run: RunCommand) -> str | None:
+    """Return the git revision, marked where files differ from it; else the package's version."""
+    described = run(["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"])
+    return (described or "").strip() or _package_version(PROJECT)
 
 
-def _package(name: str) -> str | None:
+def _package_version(name: str) -> str | None:
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
 
 
-def _debian_version(package: str) -> str | None:
-    return _first_line("dpkg-query", "-W", "-f", "${Version}", package)
-
-
-def _first_line(*command: str) -> str | None:
-    if shutil.which(command[0]) is None:
-        return None
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    lines = done.stdout.splitlines()
-    return lines[0].strip() if done.returncode == 0 and lines else None
-
-
-def _read(path: Path) -> str | None:
+def _bcc_version() -> str | None:
+    """Debian's package says its version itself only, and may lack its library."""
     try:
-        return path.read_text().strip()
-    except OSError:
+        version = getattr(importlib.import_module("bcc"), "__version__", None)
+    except (ImportError, OSError):
         return None
+    return None if version is None else str(version)
+
+
+def _run(command: Sequence[str]) -> str | None:
+    try:
+        finished = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return finished.stdout

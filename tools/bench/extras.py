@@ -103,7 +103,9 @@ class ScheduleError:
     skipped: int
     """Packets that were due and not sent."""
     quantiles: Quantiles
-    """Departure minus schedule."""
+    """Departure minus schedule: signed."""
+    drift_ppb: float | None = None
+    """By how much that grows with time, in parts per billion; None where it is not known."""
 
     def __post_init__(self) -> None:
         _check_sorted(self.quantiles)

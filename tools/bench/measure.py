@@ -13,7 +13,7 @@ from tools.bench.bed import Bed
 from tools.bench.cell import Role
 from tools.bench.errors import BenchError
 from tools.bench.frames import Frame, Kind, data_frame, reply_frame, request_frame
-from tools.bench.generator import SHARE_WHOLE, Generator, Load, Offered
+from tools.bench.generator import SHARE_WHOLE, Load, Offered
 from tools.bench.search import BOUNDED_BY_BED, Trial
 from tools.bench.shape import Shape
 from tools.bench.sink import Counts
@@ -35,7 +35,7 @@ OFFER_TOLERANCE = 0.01
 """Offering this much less than asked for is no disturbance."""
 
 CHECK_PPS = 200
-CHECK_NS = 250_000_000
+CHECK_NS = 200_000_000
 """Before a system is measured it is seen to work at this rate."""
 
 CHECK_LOSS = 0.05
@@ -73,30 +73,23 @@ class Measurement:
         if parts != int(parts):
             raise BenchError(f"a share of {share} % is finer than the generator can mix")
         self._bed = bed
+        self._generator = bed.generator
         self._system = system
         self._role = role
         self._share = int(parts)
         self._settings = settings
-        self._generator: Generator | None = None
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """The system runs, and has been seen to work. Raises BenchError where it does not."""
-        bed, shape = self._bed, self._settings.shape
+        shape = self._settings.shape
         data = data_frame(topology.GENERATOR, topology.CUSTOMER, shape.data_payload)
-        self._system.start(bed, self._role)
+        self._generator.use(data, stamp_frame(self._role, shape.sids))
+        self._system.start(self._bed, self._role)
         try:
-            with Generator(
-                bed.generator_namespace,
-                topology.NEAR,
-                bed.settings.generator_core,
-                data,
-                stamp_frame(self._role, shape.sids),
-            ) as self._generator:
-                self._check()
-                yield
+            self._check()
+            yield
         finally:
-            self._generator = None
             self._system.stop()
 
     def trial(self, rate_pps: int) -> Observed:
@@ -139,7 +132,6 @@ class Measurement:
 
     def _observe(self, rate_pps: int, duration_ns: int, share: int) -> Observed:
         generator, bed, system = self._generator, self._bed, self._system
-        assert generator is not None
         stamp = rate_pps * duration_ns // _NS_PER_S * share // SHARE_WHOLE
         first = system.expect(stamp + 1) if stamp else 0
         self._settle()

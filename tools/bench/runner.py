@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Protocol
 
 from dataplane.bpf.program import BpfError
 from dataplane.clock import monotonic_ns
 from tools.bench.bed import Bed
 from tools.bench.cell import BASELINE, CellKey, Metric
-from tools.bench.environment import now
+from tools.bench.environment import timestamp
 from tools.bench.errors import BenchError
 from tools.bench.grid import Estimator
 from tools.bench.measure import Measurement, TrialSettings
@@ -92,7 +93,7 @@ class Runner:
             self._watcher.ended(key, run)
 
     def _measure(self, key: CellKey) -> Run:
-        started, began_ns = now(), monotonic_ns()
+        started, began_ns = timestamp(datetime.now(UTC)), monotonic_ns()
         # What is not there is found out before the baseline takes its time.
         system = self._make_system(key)
         baseline_key = replace(BASELINE, metric=key.metric)

@@ -56,6 +56,10 @@ class Sinks:
         self._module.free_compiler()
         self._links: dict[tuple[str, str], int] = {}
 
+    def program(self, name: str) -> int:
+        """The descriptor of a program, which belongs to this object."""
+        return self._programs[name]
+
     def attach(self, program: str, namespace: str, device: str) -> None:
         """In native mode. Raises OSError."""
         with inside(namespace):

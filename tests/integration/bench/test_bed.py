@@ -11,10 +11,12 @@ import pytest
 
 from dataplane.stamp.packet import ReflectorPacket, SenderPacket
 from tests.integration.engines.network import Capture
+from tools.bench import topology
 from tools.bench.bed import Bed, Settings
 from tools.bench.cell import Role
 from tools.bench.errors import BenchError
-from tools.bench.generator import SHARE_WHOLE, Generator, Load
+from tools.bench.frames import data_frame
+from tools.bench.generator import SHARE_WHOLE, Load
 from tools.bench.measure import Measurement, Observed, TrialSettings, stamp_frame
 from tools.bench.selfcheck import check
 from tools.bench.shape import Shape
@@ -134,10 +136,8 @@ def test_generated_packets_are_what_they_claim(bed: Bed, role: Role, sids: int) 
     # Before the system's NAPI thread the frame is as it left.
     capture = Capture(bed.system_namespace, "near")
     load = Load(rate_pps=1_000, duration_ns=60_000_000, share=SHARE_WHOLE, sessions=2)
-    with Generator(
-        bed.generator_namespace, "near", bed.settings.generator_core, frame, frame
-    ) as generator:
-        offered = generator.offer(replace(load, first_sequence=0xFFFFFFFE))
+    bed.generator.use(frame, frame)
+    offered = bed.generator.offer(replace(load, first_sequence=0xFFFFFFFE))
     frames = [seen for seen in capture.frames() if len(seen) == len(frame.data)]
     capture.close()
     assert len(frames) == offered.stamp >= 30
@@ -180,6 +180,12 @@ def test_the_bed_checks_itself(bed: Bed) -> None:
     assert found.generator_pps > 100_000
     assert 0 < found.bounce_pps <= found.generator_pps * 1.5
     assert found.lines()[0].startswith("bed: the generator offers up to ")
+
+
+def test_a_frame_that_is_too_long(bed: Bed) -> None:
+    frame = data_frame(topology.GENERATOR, topology.CUSTOMER, 500)
+    with pytest.raises(ValueError, match=r"^a frame of 562 bytes is longer than 512$"):
+        bed.generator.use(frame, None)
 
 
 def test_nothing_is_left_behind() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from tools.bench import cli
 from tools.bench.bed import Bed
 from tools.bench.cell import CellKey, Metric, Role
-from tools.bench.environment import header
+from tools.bench.environment import describe
 from tools.bench.errors import BenchError
 from tools.bench.measure import TrialSettings
 from tools.bench.results import BenchSettings, ResultsFile, Run, load
@@ -50,7 +51,8 @@ class Watching:
 
 
 def begin(path: Path) -> ResultsFile:
-    return ResultsFile.resume(path, header("a test", BenchSettings(SEARCH, 20_000_000, 80, 146)))
+    settings = BenchSettings(SEARCH, 20_000_000, 80, 146)
+    return ResultsFile.resume(path, describe("a test", settings, datetime.now(UTC)))
 
 
 def test_a_plan_is_run_and_resumed(bed: Bed, tmp_path: Path) -> None:

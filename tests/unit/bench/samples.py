@@ -107,9 +107,10 @@ def make_extras(seed: int = 1) -> Extras:
             ScheduleError(engine, 100, 10_000.0, 2_000, 3, quantiles_of(samples))
         )
         for sessions in (1, 100, 1_000, 10_000):
-            rss = 40_000_000 + sessions * 9_000
+            rss = 40_000_000 + sessions * spread // 10
+            cpu = 0.2 + sessions * spread / 1e7
             extras = extras.with_added(
-                Footprint(engine, sessions, None, rss, sessions * 4_096, 0.2 + sessions / 200)
+                Footprint(engine, sessions, None, rss, sessions * 4_096, cpu)
             )
     for name, seconds in (("get of all sessions", 0.9), ("edit-config to first packet", 4.1)):
         durations = tuple(round(NS_PER_S * seconds * draw.uniform(0.9, 1.1)) for _ in range(3))

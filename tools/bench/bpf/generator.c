@@ -169,9 +169,9 @@ int generate(struct xdp_md *ctx)
 		words[i] = from->words[i];
 	at = from->udp_at;
 	if (which) {
-		u8 *udp = (u8 *)words + (at & 0xff);
+		u8 *udp = (u8 *)words + (at & 0x3ff);
 
-		if (at > 0xff || (void *)(udp + UDP_LENGTH + OPEN_LENGTH) > end)
+		if (at > 0x3ff || (void *)(udp + UDP_LENGTH + OPEN_LENGTH) > end)
 			return XDP_ABORTED;
 		stamp(now, from, udp, now_ns);
 		now->stamp++;

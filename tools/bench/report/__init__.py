@@ -35,9 +35,8 @@ def write_report(
     directory.mkdir(parents=True, exist_ok=True)
     files, figures = [], {}
     for name, caption, draw in _figures(results):
-        written = save(draw(), directory, name, formats)
-        files += written
-        figures[name] = (caption, written[0].name)
+        files += [save(draw(), directory / f"{name}.{kind}") for kind in formats]
+        figures[name] = (caption, f"{name}.{formats[0]}")
     report = directory / "report.md"
     report.write_text(render(results, figures), encoding="utf-8")
     return (report, *files)

@@ -11,18 +11,24 @@ from matplotlib.patches import Patch
 
 from tools.bench.cell import NO_SYSTEM, Metric, Role
 from tools.bench.report.series import (
+    DAGGER,
+    DAGGER_MEANS,
     PAPER_NAMES,
     Point,
     mean_baseline_kpps,
     missing_notes,
+    paper_baseline_kpps,
     points,
+    ratio_label,
     systems_of,
 )
 from tools.bench.report.style import (
     PAPER_ALPHA,
     QUIET_COLOUR,
     colours,
+    error_bar,
     footnote,
+    headline,
     new_figure,
     tidy,
 )
@@ -33,26 +39,29 @@ if TYPE_CHECKING:
 
 WIDTH = 0.36
 """Of a bar; groups are 1 apart."""
+LABELS = "Above the bars: ratio to the baseline, and packets per second."
 DATA_ONLY, STAMP_ONLY = Decimal(0), Decimal(100)
 
 
 def data_traffic(results: Results, role: Role, title: str) -> Figure:
     """Draw what a role costs data traffic while there is no STAMP packet (Fig. 12 or 13)."""
     shown = _shown(results, role, DATA_ONLY)
-    figure = new_figure(8.4, 5.0, title)
+    figure = new_figure(9.0, 5.4)
     axes = figure.subplots()
-    _draw_baseline(axes, mean_baseline_kpps(shown))
+    _draw_baseline(axes, mean_baseline_kpps(shown), paper_baseline_kpps(role))
     _draw_groups(axes, shown, first=1)
-    axes.set_ylim(0, 1.25)
-    _finish(axes, [NO_SYSTEM, *(p.key.system for p in shown)])
-    figure.legend(handles=_legend(shown), loc="outside right upper", frameon=False, fontsize=9)
-    footnote(figure, _notes(shown))
+    highest = max((ratio for cell in shown for ratio in _ratios(cell)), default=1.0)
+    axes.set_ylim(0, max(1.2, 1.2 * highest))
+    _name_groups(axes, [NO_SYSTEM, *(cell.key.system for cell in shown)])
+    axes.set_ylabel(ratio_label(results))
+    headline(figure, title, _legend(shown), columns=3)
+    footnote(figure, [LABELS, *_notes(shown)])
     return figure
 
 
 def stamp_traffic(results: Results, title: str) -> Figure:
     """Draw what each role carries when there are only STAMP packets (Fig. 14), log scale."""
-    figure = new_figure(11.5, 5.4, title)
+    figure = new_figure(12.5, 5.8)
     everything: list[Point] = []
     panels = figure.subplots(1, 2, sharey=True)
     for axes, role, letter in zip(panels, (Role.COLLECTOR, Role.REFLECTOR), "ab", strict=True):
@@ -60,16 +69,14 @@ def stamp_traffic(results: Results, title: str) -> Figure:
         axes.set_yscale("log")
         axes.axhline(1.0, color=QUIET_COLOUR, linewidth=1.0, linestyle=":")
         _draw_groups(axes, shown, first=0)
-        _finish(axes, [p.key.system for p in shown])
+        _name_groups(axes, [cell.key.system for cell in shown])
         axes.set_title(f"({letter}) {role}", loc="left", fontsize=11, fontweight="bold")
         everything += shown
-    panels[1].set_ylabel("")
-    low = min((ratio for p in everything for ratio in _ratios(p) if ratio > 0), default=0.1)
-    panels[0].set_ylim(low / 3, 30)
-    figure.legend(
-        handles=_legend(everything), loc="outside upper right", ncols=3, frameon=False, fontsize=9
-    )
-    footnote(figure, _notes(everything))
+    panels[0].set_ylabel(ratio_label(results))
+    ratios = [ratio for cell in everything for ratio in _ratios(cell) if ratio > 0]
+    panels[0].set_ylim(min(ratios) / 3, 5 * max(ratios))
+    headline(figure, title, _legend(everything), columns=3)
+    footnote(figure, [LABELS, *_notes(everything)])
     return figure
 
 
@@ -88,14 +95,14 @@ def _ratios(cell: Point) -> list[float]:
     return ours if cell.paper is None else [*ours, cell.paper.ratio]
 
 
-def _draw_baseline(axes: Axes, kpps: float | None) -> None:
+def _draw_baseline(axes: Axes, kpps: float | None, paper_kpps: float) -> None:
     colour = colours([])[NO_SYSTEM]
     if kpps is None:
-        _say_missing(axes, -WIDTH / 2)
+        _say(axes, -WIDTH / 2, "not measured")
     else:
         axes.bar(-WIDTH / 2, 1.0, WIDTH * 0.94, color=colour)
-        _label(axes, -WIDTH / 2, 1.0, f"1\n{_kpps(kpps)}")
-    _draw_paper(axes, WIDTH / 2, 1.0, 1030.0, colour)
+        _label(axes, -WIDTH / 2, 1.0, f"1\n{_rate(kpps)}", bold=True)
+    _draw_paper(axes, WIDTH / 2, 1.0, paper_kpps, colour)
     axes.axhline(1.0, color=QUIET_COLOUR, linewidth=1.0, linestyle=":")
 
 
@@ -105,7 +112,9 @@ def _draw_groups(axes: Axes, shown: Sequence[Point], first: int) -> None:
         colour = colour_of[cell.key.system]
         x = position if cell.paper is None else position - WIDTH / 2
         if cell.ratio is None:
-            _say_missing(axes, x)
+            _say(axes, x, "not measured")
+        elif not cell.ratio.ratio:
+            _say(axes, x, "no trial passed")
         else:
             _draw_ours(axes, x, cell, colour)
         if cell.paper is not None:
@@ -115,22 +124,14 @@ def _draw_groups(axes: Axes, shown: Sequence[Point], first: int) -> None:
 
 def _draw_ours(axes: Axes, x: float, cell: Point, colour: str) -> None:
     assert cell.ratio is not None
-    ratio, low, high = cell.ratio.ratio, cell.ratio.low, cell.ratio.high
+    ratio = cell.ratio.ratio
     face = "white" if cell.bounded else colour
     axes.bar(x, ratio, WIDTH * 0.94, color=face, edgecolor=colour, linewidth=1.4)
-    top = ratio
-    if low is not None and high is not None:
-        error = [[ratio - low], [high - ratio]]
-        axes.errorbar(x, ratio, yerror_or_none(error), color="#1b1b1e", capsize=3, linewidth=1.2)
-        top = high
-    mark = "≥ " if cell.bounded else ""
-    kpps = "" if cell.kpps.mean is None else f"\n{_kpps(cell.kpps.mean)}"
-    _label(axes, x, top, f"{mark}{_ratio(ratio)}{kpps}", bold=True)
-
-
-def yerror_or_none(error: list[list[float]]) -> list[list[float]]:
-    """Return error bars that rounding has not made negative."""
-    return [[max(0.0, value) for value in side] for side in error]
+    axes.errorbar(x, ratio, error_bar(cell.ratio), color="#1b1b1e", capsize=3, linewidth=1.2)
+    mark = DAGGER if cell.bounded else ""
+    rate = "" if cell.kpps.mean is None else f"\n{_rate(cell.kpps.mean)}"
+    top = ratio if cell.ratio.high is None else cell.ratio.high
+    _label(axes, x, top, f"{_ratio(ratio)}{mark}{rate}", bold=True)
 
 
 def _draw_paper(axes: Axes, x: float, ratio: float, kpps: float, colour: str) -> None:
@@ -145,7 +146,7 @@ def _draw_paper(axes: Axes, x: float, ratio: float, kpps: float, colour: str) ->
         linestyle="--",
         alpha=PAPER_ALPHA,
     )
-    _label(axes, x, ratio, f"{_ratio(ratio)}\n{_kpps(kpps)}", colour=QUIET_COLOUR)
+    _label(axes, x, ratio, f"{_ratio(ratio)}\n{_rate(kpps)}", colour=QUIET_COLOUR)
 
 
 def _label(
@@ -161,12 +162,15 @@ def _label(
         fontsize=7.8,
         color=colour,
         fontweight="bold" if bold else "normal",
+        # Over the line of the baseline.
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6},
     )
 
 
-def _say_missing(axes: Axes, x: float) -> None:
+def _say(axes: Axes, x: float, text: str) -> None:
+    """Write why there is no bar in its place."""
     axes.annotate(
-        "not measured",
+        text,
         (x, 0.02),
         xycoords=("data", "axes fraction"),
         rotation=90,
@@ -178,7 +182,7 @@ def _say_missing(axes: Axes, x: float) -> None:
     )
 
 
-def _finish(axes: Axes, systems: Sequence[str]) -> None:
+def _name_groups(axes: Axes, systems: Sequence[str]) -> None:
     names = [
         "baseline\nno STAMP"
         if system == NO_SYSTEM
@@ -189,28 +193,30 @@ def _finish(axes: Axes, systems: Sequence[str]) -> None:
     ]
     axes.set_xticks(range(len(systems)), names, fontsize=9.5)
     axes.set_xlim(-0.6, len(systems) - 0.4)
-    axes.set_ylabel("PDR@0.5 % as ratio to own baseline")
     tidy(axes, "y")
 
 
 def _legend(shown: Sequence[Point]) -> list[Patch]:
+    known = any(cell.ratio is not None and cell.ratio.low is not None for cell in shown)
     handles = [
-        Patch(facecolor=QUIET_COLOUR, label="this bench, 95 % CI"),
+        Patch(facecolor=QUIET_COLOUR, label="this bench" + (", 95 % CI" if known else "")),
         Patch(facecolor="white", edgecolor=QUIET_COLOUR, hatch="////", label="paper"),
     ]
     if any(cell.bounded for cell in shown):
-        handles.append(Patch(facecolor="white", edgecolor=QUIET_COLOUR, label="bounded by the bed"))
+        handles.append(Patch(facecolor="white", edgecolor=QUIET_COLOUR, label=DAGGER_MEANS))
     return handles
 
 
 def _notes(shown: Sequence[Point]) -> list[str]:
-    missing = missing_notes(shown)
-    return ["Not measured: " + "; ".join(missing)] if missing else []
+    return [f"Not measured: {note}." for note in missing_notes(shown)]
 
 
 def _ratio(ratio: float) -> str:
-    return f"{ratio:.3f}" if ratio >= 0.1 else f"{ratio:.2g}"
+    return f"{ratio:.3f}" if ratio >= 0.1 else f"{ratio:#.2g}"
 
 
-def _kpps(kpps: float) -> str:
-    return f"{kpps:.0f} kpps" if kpps >= 10 else f"{kpps:.3g} kpps"
+def _rate(kpps: float) -> str:
+    """Return packets per second as briefly as a bar is wide."""
+    if kpps >= 1000:
+        return f"{kpps / 1000:.2f}M"
+    return f"{kpps:#.3g}".rstrip(".") + "k" if kpps >= 1 else f"{1000 * kpps:.0f}"

@@ -9,8 +9,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from tools.bench.extras import Footprint, Quantiles, ScheduleError, TimestampError, quantile_ns
-from tools.bench.report.style import QUIET_COLOUR, colours, footnote, new_figure, tidy
-from tools.lab.units import format_ns
+from tools.bench.report.style import (
+    QUIET_COLOUR,
+    colours,
+    footnote,
+    headline,
+    new_figure,
+    show_ns,
+    tidy,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +30,14 @@ def timestamp_errors(found: Sequence[TimestampError]) -> Figure:
     """Draw the distribution of each timestamp's error."""
     lines = [(f"{e.label} ({e.count} packets)", e.quantiles) for e in found]
     figure = _distribution("Error of timestamps against a capture", "engine minus capture", lines)
-    footnote(figure, [f"{e.label}: against {e.method}" for e in found])
+    methods = dict.fromkeys(e.method for e in found)
+    footnote(
+        figure,
+        [
+            f"Against {method}: {', '.join(e.label for e in found if e.method == method)}."
+            for method in methods
+        ],
+    )
     return figure
 
 
@@ -38,20 +52,20 @@ def schedule_errors(found: Sequence[ScheduleError]) -> Figure:
 
 def _distribution(title: str, what: str, lines: Sequence[tuple[str, Quantiles]]) -> Figure:
     """Draw cumulative distributions; the tail is drawn by its complement, beside them."""
-    figure = new_figure(11.5, 5.2, title)
+    figure = new_figure(12.0, 5.6)
     body, tail = figure.subplots(1, 2)
     palette = _palette([label for label, _ in lines])
     for label, quantiles in lines:
         ns = [q.ns for q in quantiles]
         probability = [q.probability for q in quantiles]
         median = quantile_ns(quantiles, 0.5)
-        text = label if median is None else f"{label}: median {format_ns(median)}"
+        text = label if median is None else f"{label}: median {show_ns(median)}"
         body.plot(ns, probability, color=palette[label], linewidth=2.0, label=text)
         beyond = [(q.ns, 1 - q.probability) for q in quantiles if q.probability < 1]
         tail.plot(*zip(*beyond, strict=True), color=palette[label], linewidth=2.0)
     for axes in (body, tail):
         axes.set_xscale("symlog", linthresh=LINEAR_NS)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda ns, _: format_ns(round(ns))))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda ns, _: show_ns(round(ns))))
         axes.tick_params(axis="x", labelsize=8.5, rotation=30)
         axes.set_xlabel(what)
         tidy(axes)
@@ -61,13 +75,13 @@ def _distribution(title: str, what: str, lines: Sequence[tuple[str, Quantiles]])
     tail.set_ylabel("share of packets with a larger error")
     tail.set_yscale("log")
     tail.set_title("the tail", loc="left", fontsize=10, color=QUIET_COLOUR)
-    figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=9)
+    headline(figure, title, body.get_lines()[: len(lines)], columns=2)
     return figure
 
 
 def footprints(found: Sequence[Footprint]) -> Figure:
     """Draw memory and CPU against the number of sessions, both logarithmic."""
-    figure = new_figure(11.5, 4.6, "What sessions cost")
+    figure = new_figure(12.0, 5.0)
     memory, cpu = figure.subplots(1, 2)
     engines = list(dict.fromkeys(entry.engine for entry in found))
     palette = _palette(engines)
@@ -88,7 +102,11 @@ def footprints(found: Sequence[Footprint]) -> Figure:
         axes.set_yscale("log")
         axes.set_xlabel("sessions")
         tidy(axes)
-        axes.legend(frameon=False, fontsize=8.5)
+        if axes.get_lines():
+            axes.legend(frameon=False, fontsize=8.5)
+        else:
+            axes.text(0.5, 0.5, "not known", transform=axes.transAxes, color=QUIET_COLOUR)
+    headline(figure, "What sessions cost", [], columns=1)
     return figure
 
 

@@ -16,13 +16,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from tools.bench.cell import Metric, Role, format_share
-from tools.bench.report.bars import yerror_or_none
 from tools.bench.report.series import (
+    DAGGER,
+    DAGGER_MEANS,
     PAPER_NAMES,
     Point,
     mean_baseline_kpps,
     missing_notes,
     points,
+    ratio_label,
     shares_of,
     systems_of,
 )
@@ -30,7 +32,9 @@ from tools.bench.report.style import (
     PAPER_ALPHA,
     QUIET_COLOUR,
     colours,
+    error_bar,
     footnote,
+    headline,
     new_figure,
     tidy,
 )
@@ -49,7 +53,7 @@ def by_share(results: Results, role: Role, title: str) -> Figure:
     shares = shares_of(results, role)
     systems = systems_of(results, role)
     rows = {system: points(results, role, system, shares, Metric.PDR) for system in systems}
-    figure = new_figure(10.5, 9.0, title)
+    figure = new_figure(10.5, 9.4)
     linear, logarithmic = figure.subplots(2, 1, sharex=True)
     colour_of = colours(systems)
     for axes in (linear, logarithmic):
@@ -57,7 +61,7 @@ def by_share(results: Results, role: Role, title: str) -> Figure:
         for system, row in rows.items():
             _draw_paper(axes, row, shares, colour_of[system])
             _draw_ours(axes, row, shares, colour_of[system])
-        axes.set_ylabel("PDR@0.5 % as ratio to own baseline")
+        axes.set_ylabel(ratio_label(results))
         tidy(axes)
     linear.set_ylim(0, LINEAR_TOP)
     logarithmic.set_yscale("log")
@@ -65,17 +69,16 @@ def by_share(results: Results, role: Role, title: str) -> Figure:
     everything = [cell for row in rows.values() for cell in row]
     _add_kpps_axis(linear, mean_baseline_kpps(everything))
     _add_kpps_axis(logarithmic, mean_baseline_kpps(everything))
-    linear.set_title("linear; what is above is below", loc="left", fontsize=10, color=QUIET_COLOUR)
-    logarithmic.set_title("logarithmic", loc="left", fontsize=10, color=QUIET_COLOUR)
-    figure.legend(
-        handles=_legend(rows, colour_of),
-        loc="outside upper center",
-        ncols=4,
-        frameon=False,
-        fontsize=9,
+    linear.set_title(
+        f"linear, up to {LINEAR_TOP}; all of it is below",
+        loc="left",
+        fontsize=10,
+        color=QUIET_COLOUR,
     )
-    missing = missing_notes(everything)
-    footnote(figure, [f"Not measured: {note}" for note in missing])
+    logarithmic.set_title("logarithmic", loc="left", fontsize=10, color=QUIET_COLOUR)
+    handles = _legend(rows, colour_of)
+    headline(figure, title, handles, columns=math.ceil(len(handles) / 2))
+    footnote(figure, [f"Not measured: {note}." for note in missing_notes(everything)])
     return figure
 
 
@@ -89,29 +92,29 @@ def _positions(shares: Sequence[Decimal]) -> dict[Decimal, float]:
 
 def _draw_ours(axes: Axes, row: Sequence[Point], shares: Sequence[Decimal], colour: str) -> None:
     position = _positions(shares)
-    # A rate of 0 has no place on a logarithmic scale, and no line leads there.
-    found = [
-        (position[cell.key.share], cell.ratio, cell.bounded)
-        for cell in row
-        if cell.ratio is not None and cell.ratio.ratio > 0
-    ]
-    xs, ratios = [x for x, _, _ in found], [ratio.ratio for _, ratio, _ in found]
-    axes.plot(xs, ratios, color=colour, linewidth=2.0, zorder=3)
-    for x, ratio, bounded in found:
-        if ratio.low is not None and ratio.high is not None:
-            error = [[ratio.ratio - ratio.low], [ratio.high - ratio.ratio]]
-            axes.errorbar(
-                x, ratio.ratio, yerror_or_none(error), color=colour, capsize=3, linewidth=1.2
-            )
-        axes.plot(
-            x,
-            ratio.ratio,
-            marker="o",
+    # A rate of 0 has no place on a logarithmic scale, and no line leads there or over a gap.
+    ratios = [cell.ratio.ratio if cell.ratio and cell.ratio.ratio else math.nan for cell in row]
+    axes.plot([position[share] for share in shares], ratios, color=colour, linewidth=2.0, zorder=3)
+    for cell in row:
+        if cell.ratio is None or not cell.ratio.ratio:
+            continue
+        axes.errorbar(
+            position[cell.key.share],
+            cell.ratio.ratio,
+            error_bar(cell.ratio),
+            color=colour,
+            capsize=3,
+            linewidth=1.2,
+            marker=_marker(cell),
             markersize=5.5,
-            markerfacecolor="white" if bounded else colour,
+            markerfacecolor="white" if cell.bounded else colour,
             markeredgecolor=colour,
             zorder=4,
         )
+
+
+def _marker(cell: Point) -> str:
+    return "D" if cell.key.system not in PAPER_NAMES else "o"
 
 
 def _draw_paper(axes: Axes, row: Sequence[Point], shares: Sequence[Decimal], colour: str) -> None:
@@ -168,16 +171,20 @@ def _add_kpps_axis(axes: Axes, baseline_kpps: float | None) -> None:
 
 
 def _legend(rows: dict[str, list[Point]], colour_of: dict[str, str]) -> list[Line2D]:
+    """Return two entries for each of the paper's systems: they stand above each other."""
     handles = []
     for system, row in rows.items():
+        colour = colour_of[system]
         if any(cell.ratio is not None for cell in row):
-            handles.append(Line2D([], [], color=colour_of[system], marker="o", label=system))
+            handles.append(Line2D([], [], color=colour, marker=_marker(row[0]), label=system))
+        else:
+            handles.append(Line2D([], [], linestyle="none", label=f"{system}: not measured"))
         if any(cell.paper is not None for cell in row):
             handles.append(
                 Line2D(
                     [],
                     [],
-                    color=colour_of[system],
+                    color=colour,
                     linestyle="--",
                     marker="x",
                     alpha=PAPER_ALPHA,
@@ -193,7 +200,7 @@ def _legend(rows: dict[str, list[Point]], colour_of: dict[str, str]) -> list[Lin
                 marker="o",
                 markerfacecolor="white",
                 linestyle="none",
-                label="bounded by the bed: a lower bound",
+                label=DAGGER_MEANS.removeprefix(DAGGER).strip(),
             )
         )
     return handles

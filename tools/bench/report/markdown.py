@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from tools.bench.cell import BASELINE, Metric
 from tools.bench.paper import SHARES, TABLES, Table
 from tools.bench.report import tables
-from tools.bench.report.series import Point, missing_notes, point, points
+from tools.bench.report.series import DAGGER_MEANS, missing_notes, point, points
 from tools.bench.results import Results
 from tools.bench.statistics import Summary, summarize
 from tools.bench.text import markdown
@@ -19,7 +19,7 @@ STAMP, is lost. A *ratio* is the rate divided by that of the *baseline*, H.Encap
 any STAMP implementation, which is measured anew right before each run: ratios, not kpps, are what
 two machines have in common. Intervals are Student's over the runs; those of ratios are of the
 geometric mean of the pairs. The paper's own intervals are 16 % narrower than Student's would be
-of its ten runs. {dagger_means}."""
+of its ten runs. {dagger_means}: the system, or its baseline, may carry more."""
 
 TABLE_V = """\
 The paper's own baseline of this table is 10 % below those of all others and contradicts its text;
@@ -34,9 +34,11 @@ def render(results: Results, figures: dict[str, tuple[str, str]]) -> str:
 def _blocks(results: Results, figures: dict[str, tuple[str, str]]) -> Iterator[str]:
     yield "# What measuring with STAMP costs, beside the paper"
     loss_percent = 100 * results.header.settings.search.loss_ratio
-    yield READING.format(loss=loss_percent, dagger_means=tables.DAGGER_MEANS.capitalize())
+    yield READING.format(loss=loss_percent, dagger_means=DAGGER_MEANS)
     yield _setting(results)
     yield from (f"- {note}" for note in results.notes)
+    yield "## In short"
+    yield tables.in_short(results)
     yield "## Figures"
     for name in ("12", "13", "14", "15", "16"):
         yield _figure(figures, f"fig{name}")
@@ -74,7 +76,6 @@ def _setting(results: Results) -> str:
 
 def _paper_tables(results: Results) -> Iterator[str]:
     yield "## Tables I-VII"
-    shown: list[Point] = []
     for table in TABLES:
         yield f"### Table {table.number}: {table.title}"
         row = points(results, table.role, table.system, SHARES, Metric.PDR)
@@ -82,10 +83,7 @@ def _paper_tables(results: Results) -> Iterator[str]:
         if table.number == "V":
             yield TABLE_V
         yield tables.beside_paper(table, _baseline(results, table), row)
-        shown += row
-    # Tables VI and VII are the same cells of ours.
-    for note in dict.fromkeys(missing_notes(shown)):
-        yield f"- Not measured: {note}"
+        yield from (f"- Not measured: {note}." for note in missing_notes(row))
 
 
 def _baseline(results: Results, table: Table) -> Summary:
@@ -113,7 +111,7 @@ def _other_cells(results: Results) -> Iterator[str]:
         yield "## Cells that the paper has not"
     if others:
         yield tables.other_cells(others)
-    yield from (f"- Not measured: {entry.key}: {entry.reason}" for entry in skipped)
+    yield from (f"- Not measured: {entry.key}: {entry.reason}." for entry in skipped)
 
 
 def _extras(results: Results, figures: dict[str, tuple[str, str]]) -> Iterator[str]:

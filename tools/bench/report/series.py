@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
 from tools.bench.cell import NO_SYSTEM, CellKey, Metric, Role, format_share
 from tools.bench.grid import ENGINES
-from tools.bench.paper import SHARES, Reference, reference
+from tools.bench.paper import SHARES, TABLES, Reference, reference
 from tools.bench.results import Results
 from tools.bench.statistics import RatioEstimate, Summary, mean_ratio, summarize
 
 NOT_IN_BENCH = "not part of this bench"
+DAGGER = "†"
+DAGGER_MEANS = f"{DAGGER} bounded by the bed"
 PAPER_NAMES = {"scapy": "basic", "userspace": "optimised", "xdp": "eBPF"}
 """What the paper calls an implementation of the same kind."""
 
@@ -29,11 +32,18 @@ class Point:
     ratio: RatioEstimate | None
     """To the baseline, pair by pair; None without any."""
     bounded: bool
-    """The bed was the limit in at least one run: what is shown is a lower bound."""
+    """The bed was the limit in at least one run: of the system, whose rate is then a lower
+    bound, or of its baseline."""
     missing: str | None
     """Why there are no runs; None where there are."""
     paper: Reference | None
     """Of the paper, PDR only."""
+
+
+def ratio_label(results: Results) -> str:
+    """Return what figures show."""
+    loss_percent = 100 * results.header.settings.search.loss_ratio
+    return f"PDR@{loss_percent:g} % as ratio to own baseline"
 
 
 def point(results: Results, key: CellKey) -> Point:
@@ -77,6 +87,11 @@ def mean_baseline_kpps(shown: Sequence[Point]) -> float | None:
     if not runs:
         return None
     return sum(mean * count for mean, count in known if mean is not None) / runs
+
+
+def paper_baseline_kpps(role: Role) -> float:
+    """Return the mean of the baselines that the paper's ratios of one role are taken to."""
+    return statistics.fmean(table.ratio_baseline_kpps for table in TABLES if table.role is role)
 
 
 def missing_notes(shown: Iterable[Point]) -> list[str]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import matplotlib as mpl
+from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from tools.bench.statistics import RatioEstimate
+from tools.lab.units import format_ns
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,12 +36,34 @@ def colours(systems: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def new_figure(width: float, height: float, title: str) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     """Return an empty figure, in inches."""
     figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=14, fontweight="bold")
     return figure
+
+
+def headline(figure: Figure, title: str, handles: Sequence[Artist], columns: int) -> None:
+    """Write the title, and what marks mean beneath it: one block, so that neither covers."""
+    figure.legend(
+        handles=list(handles),
+        title=title,
+        title_fontproperties={"size": 14, "weight": "bold"},
+        alignment="left",
+        loc="outside upper left",
+        ncols=columns,
+        frameon=False,
+        fontsize=9,
+        columnspacing=1.6,
+    )
+
+
+def error_bar(ratio: RatioEstimate) -> list[list[float]] | None:
+    """Return how far the interval reaches below and above, as matplotlib wants it."""
+    if ratio.low is None or ratio.high is None:
+        return None
+    # Not below 0, to which rounding may bring an interval of no width.
+    return [[max(0.0, ratio.ratio - ratio.low)], [max(0.0, ratio.high - ratio.ratio)]]
 
 
 def tidy(axes: Axes, grid_axis: str = "both") -> None:
@@ -49,19 +76,26 @@ def tidy(axes: Axes, grid_axis: str = "both") -> None:
 
 def footnote(figure: Figure, lines: Sequence[str]) -> None:
     """Write remarks below the figure; they are not covered by what is drawn."""
-    if lines:
+    width = round(13.5 * figure.get_figwidth())
+    wrapped = [part for line in lines for part in textwrap.wrap(line, width)]
+    if wrapped:
         figure.supxlabel(
-            "\n".join(lines), x=0.01, ha="left", fontsize=8.5, color=QUIET_COLOUR, linespacing=1.4
+            "\n".join(wrapped), x=0.01, ha="left", fontsize=8.5, color=QUIET_COLOUR, linespacing=1.4
         )
 
 
-def save(figure: Figure, directory: Path, name: str, formats: Sequence[str]) -> list[Path]:
-    """Write a figure in each format; the same data give the same bytes."""
-    files = []
-    with mpl.rc_context({"svg.hashsalt": name}):
-        for kind in formats:
-            file = directory / f"{name}.{kind}"
-            metadata = {"svg": {"Date": None}, "png": {"Software": None}}.get(kind)
-            figure.savefig(file, format=kind, metadata=metadata)
-            files.append(file)
-    return files
+def show_ns(nanoseconds: float) -> str:
+    """Return a duration in the unit that suits its size."""
+    return format_ns(nanoseconds).replace("us", "µs")
+
+
+def save(figure: Figure, file: Path) -> Path:
+    """Write a figure in the format of the file's name; the same data give the same bytes.
+
+    A figure is written once: its layout is settled in writing, and would be settled anew.
+    """
+    kind = file.suffix.removeprefix(".")
+    metadata = {"svg": {"Date": None}, "png": {"Software": None}}.get(kind)
+    with mpl.rc_context({"svg.hashsalt": file.stem}):
+        figure.savefig(file, format=kind, metadata=metadata)
+    return file

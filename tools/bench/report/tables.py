@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 
-from tools.bench.cell import format_share
+from tools.bench.cell import CellKey, Role, format_share
 from tools.bench.extras import Extras, Quantiles, quantile_ns
 from tools.bench.paper import SHARES, Table, Value
-from tools.bench.report.series import Point, point
+from tools.bench.report.series import DAGGER, DAGGER_MEANS, Point, point, systems_of
 from tools.bench.results import Results
 from tools.bench.statistics import RatioEstimate, Summary, summarize
 from tools.bench.text import aligned, exact, markdown, to_csv
 from tools.lab.units import format_ns
 
 UNKNOWN = "-"
-DAGGER = "†"
-DAGGER_MEANS = f"{DAGGER} bounded by the bed: a lower bound"
 QUANTILES = (0.01, 0.5, 0.99, 0.999)
 
 
@@ -70,6 +69,33 @@ def csv(results: Results) -> str:
         for index, run in enumerate(cell.runs)
     ]
     return to_csv(header, rows)
+
+
+def in_short(results: Results) -> str:
+    """Return the ends of the scale: ratios with data traffic only, and with STAMP only."""
+    header = (
+        *("role", "system", "data only: ratio", "95 % CI", "paper"),
+        *("STAMP only: ratio", "95 % CI", "paper"),
+    )
+    rows = [
+        (
+            str(role),
+            system,
+            *_short_cells(point(results, CellKey(role, system, Decimal(0)))),
+            *_short_cells(point(results, CellKey(role, system, Decimal(100)))),
+        )
+        for role in (Role.COLLECTOR, Role.REFLECTOR)
+        for system in systems_of(results, role)
+    ]
+    return markdown(header, rows, "llrrrrrr")
+
+
+def _short_cells(cell: Point) -> tuple[str, str, str]:
+    ours = "not measured" if cell.missing else UNKNOWN
+    if cell.ratio is not None:
+        ours = f"**{_ratio(cell.ratio.ratio)}**" + (DAGGER if cell.bounded else "")
+    paper = UNKNOWN if cell.paper is None else _ratio(cell.paper.ratio)
+    return ours, interval(cell.ratio), paper
 
 
 def beside_paper(table_of_paper: Table, baseline: Summary, cells: Sequence[Point]) -> str:
