@@ -225,8 +225,9 @@ class Running:
 
     def refused(self, node: Node, *reasons: str) -> bool:
         """Whether the engine lacks what `node` needs; it then says so in these words."""
-        assert list(registry.refusals(node)) in ([], list(reasons))
-        return bool(list(registry.refusals(node)))
+        refusals = list(registry.refusals(self._naming_interfaces(node)))
+        assert refusals in ([], list(reasons))
+        return bool(refusals)
 
     def has(self, role: Role) -> bool:
         return role in self.able.roles
@@ -239,6 +240,7 @@ class Running:
         self.engine.configure(self._naming_interfaces(node), resume)
 
     def reflector(self) -> ReflectorSnapshot:
+        time.sleep(2 * self.able.counters_lag_ms / 1_000)
         snapshot = self.results.reflector()
         assert snapshot is not None
         return snapshot
