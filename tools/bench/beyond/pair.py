@@ -36,7 +36,7 @@ from dataplane.session_state import Counters
 from dataplane.store import SessionStore, StoreError
 from tools.bench.bed import Settings as BedSettings
 from tools.bench.errors import BenchError
-from tools.bench.namespace import inside, on_core, place_process, place_napi
+from tools.bench.namespace import inside, on_core, place_napi, place_process
 from tools.lab.errors import LabError
 from tools.lab.kernel import delete_namespace, in_namespace, ip_batch, run, set_sysctls
 
