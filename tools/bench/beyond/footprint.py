@@ -32,6 +32,10 @@ SETTLE_S = 2.0
 ANSWERED_MIN = 0.95
 """Share of the packets sent that have to have been answered: sessions that work are measured."""
 
+HOPELESS_PERCENT = 300.0
+"""More of one core than this, at the cost that a session had before, is not tried; sessions
+become cheaper in numbers, but not by that much."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -47,14 +51,23 @@ class Settings:
 def measure(engine: str, settings: Settings | None = None) -> Iterator[Footprint]:
     """Yield each number of sessions.
 
-    Raises BenchError at the first that the engine cannot run, or that is not answered.
+    Raises BenchError at the first that the engine cannot run, that is not answered, or
+    that is out of its reach by far.
     """
     settings = settings or Settings()
+    percent_each = 0.0
     for count in settings.sessions:
-        yield _measure(engine, count, settings)
+        if count * percent_each > HOPELESS_PERCENT:
+            raise BenchError(
+                f"engine {engine}: {count} sessions are not tried, at {percent_each:.2g} % of "
+                "a processor core for each"
+            )
+        found, cpu_percent = _measure(engine, count, settings)
+        percent_each = cpu_percent / count
+        yield found
 
 
-def _measure(engine: str, count: int, settings: Settings) -> Footprint:
+def _measure(engine: str, count: int, settings: Settings) -> tuple[Footprint, float]:
     ssids = range(1, count + 1)
     with Pair(settings.bed) as pair:
         pair.reflect_any()
@@ -71,7 +84,7 @@ def _measure(engine: str, count: int, settings: Settings) -> Footprint:
         cpu_percent = _cpu_percent(sending.pid, settings.sample_s)
         rss_bytes = resident_bytes(sending.pid)
         _check_answers(sending, ssids)
-        return Footprint(
+        found = Footprint(
             engine=engine,
             sessions=count,
             rate_pps=count * 1e6 / INTERVAL_US,
@@ -79,6 +92,7 @@ def _measure(engine: str, count: int, settings: Settings) -> Footprint:
             store_bytes=sending.store_bytes(),
             cpu_percent=cpu_percent,
         )
+        return found, cpu_percent
 
 
 def _check_answers(sending: HostEnd, ssids: range) -> None:

@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from dataplane.config import Node, Reflector
+from dataplane.engines import registry
 from dataplane.engines.base import (
     EngineError,
     OperState,
@@ -62,6 +63,15 @@ class End:
     address: IPv6Address
     mac: str
     core: int
+
+
+def possible_interval_us(engine: str, wanted_us: int) -> int:
+    """What comes nearest to an interval that one wants. Raises BenchError: the engine
+    cannot be used here."""
+    try:
+        return max(wanted_us, registry.capabilities(engine).min_interval_us)
+    except EngineError as error:
+        raise BenchError(str(error)) from error
 
 
 class HostEnd:
