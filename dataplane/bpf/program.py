@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import mmap
 import os
+import re
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -33,6 +34,8 @@ WARNINGS = (
     # What bcc itself puts before and around the program.
     "-Wno-unused-function", "-Wno-macro-redefined", "-Wno-pragma-once-outside-header",
 )  # fmt: skip
+
+_INCLUDE = re.compile(r'\s*#include "([^"]+)"')
 
 _compiling = threading.Lock()
 
@@ -107,12 +110,33 @@ def _pages(size: int) -> int:
     return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
+def whole_text(source: Path, seen: set[Path] | None = None) -> str:
+    """A C file with the files of its own folder that it includes, each once.
+
+    bcc knows what `table.lookup()` means in the main file alone. The compiler is
+    told by `#line` where each part comes from.
+    """
+    seen = set() if seen is None else seen
+    seen.add(source)
+    lines = [f'#line 1 "{source.name}"']
+    for number, line in enumerate(source.read_text().splitlines(), 1):
+        match = _INCLUDE.match(line)
+        included = source.parent / match[1] if match else None
+        if included is None or not included.exists():
+            lines.append(line)
+            continue
+        if included not in seen:
+            lines.append(whole_text(included, seen))
+        lines.append(f'#line {number + 1} "{source.name}"')
+    return "\n".join(lines) + "\n"
+
+
 def _compile(source: Path, options: list[str]) -> Any:
     try:
         from bcc import BPF
     except ImportError as error:
         raise BpfError(f"bcc is not there: install python3-bpfcc ({error})") from error
-    text = source.read_text()
+    text = whole_text(source)
     try:
         # The environment and the standard error stream are the whole process's.
         with _compiling, headers.view() as folder, _kernel_source(folder), _stderr() as said:
