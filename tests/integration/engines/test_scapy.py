@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from dataplane.clock import Clock
+from dataplane.clock import Clock, wall_ns
 from dataplane.engines.base import Role
 from dataplane.engines.common.transport import Datagram
 from dataplane.engines.scapy.transport import BACKLOG, ScapyTransport
-from tests.integration.engines.network import SENDER, Network, eventually, inside
+from dataplane.stamp.packet import SenderPacket
+from dataplane.stamp.timestamp import ErrorEstimate, TimestampFormat, decode_timestamp
+from tests.integration.engines.network import (
+    REFLECTOR,
+    SENDER,
+    Capture,
+    Network,
+    eventually,
+    inside,
+)
 
 pytestmark = pytest.mark.integration
 
 PORT = 49_862
+UDP = 17
 
 
 @pytest.fixture
@@ -86,6 +97,29 @@ def test_packets_that_nobody_reads_are_counted(
     )
     assert len(transport._queue) <= BACKLOG
     assert transport.dropped() >= 500
+
+
+@pytest.mark.parametrize("fmt", TimestampFormat, ids=str)
+def test_the_timestamp_is_that_of_leaving(
+    transport: ScapyTransport, network: Network, fmt: TimestampFormat
+) -> None:
+    """Whatever it was before the packet was built, in the format of the Z bit."""
+    link = Capture(network.router, "ra")
+    long_ago = SenderPacket(7, 0, ErrorEstimate(False, fmt, 3, 5), ssid=9, tlvs=b"tail")
+    before_ns = wall_ns()
+    transport.send(long_ago.encode(), str(REFLECTOR), 862)
+    after_ns = wall_ns()
+    payloads: list[bytes] = []
+
+    def caught() -> bool:
+        payloads.extend(frame[62:] for frame in link.frames() if frame[20] == UDP)
+        return bool(payloads)
+
+    eventually(caught, "the packet on the wire")
+    link.close()
+    sent = SenderPacket.decode(payloads[0])
+    assert dataclasses.replace(sent, timestamp=0) == long_ago
+    assert before_ns <= decode_timestamp(sent.timestamp, fmt, before_ns) <= after_ns
 
 
 def test_nothing_is_left_open(network: Network) -> None:
