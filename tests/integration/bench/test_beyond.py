@@ -135,6 +135,12 @@ def test_costs_of_the_bare_programs() -> None:
     assert all(ns > 0 for cost in found for ns in cost.ns_per_packet)
 
 
+def test_costs_of_the_xdp_engine() -> None:
+    found = packet_cost.measure(packet_cost.Settings(runs=1, repeat=1_000))
+    segments = {cost.segments for cost in found if cost.name == "reflector"}
+    assert segments == {0, 2, 8}
+
+
 def test_errors_of_all_four_timestamps() -> None:
     found = {error.label: error for error in timestamps.measure(ENGINE, SHORT)}
     assert sorted(found) == [f"{ENGINE} T{n}" for n in range(1, 5)]
@@ -142,6 +148,17 @@ def test_errors_of_all_four_timestamps() -> None:
     assert all(0.9 * sent <= error.count <= sent for error in found.values())
     # The clock is read for T3 before the packet passes the capture.
     assert (quantile_ns(found[f"{ENGINE} T3"].quantiles, 1.0) or 0) < 0
+
+
+def test_timestamps_taken_where_no_capture_sees_are_bounded_by_the_wire() -> None:
+    found = {error.label: error for error in timestamps.measure("xdp", SHORT)}
+    assert sorted(found) == [f"xdp T{n}" for n in range(1, 5)]
+    t2, t3 = found["xdp T2"], found["xdp T3"]
+    assert t2.method.startswith("other end of the wire, outgoing")
+    assert t3.method.startswith("other end of the wire, incoming")
+    # The request left before, the reply arrives after.
+    assert (quantile_ns(t2.quantiles, 0.0) or 0) > 0
+    assert (quantile_ns(t3.quantiles, 1.0) or 0) < 0
 
 
 def test_an_engine_is_measured_in_both_roles_against_the_reference(
