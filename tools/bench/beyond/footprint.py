@@ -8,10 +8,11 @@ reference engine answers from the other core.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -82,7 +83,7 @@ def _measure(engine: str, count: int, settings: Settings) -> tuple[Footprint, fl
         sending.await_sessions(count)
         time.sleep(SETTLE_S)
         cpu_percent = _cpu_percent(sending.pid, settings.sample_s)
-        rss_bytes = resident_bytes(sending.pid)
+        rss_bytes = sum(_of_family(sending.pid, resident_bytes).values())
         _check_answers(sending, ssids)
         found = Footprint(
             engine=engine,
@@ -111,23 +112,26 @@ def _check_answers(sending: HostEnd, ssids: range) -> None:
         )
 
 
-def resident_bytes(pid: int) -> int:
-    """Resident memory of a process and its descendants; what they share counts for each."""
-    page = os.sysconf("SC_PAGE_SIZE")
-    return sum(
-        int(Path(f"/proc/{member}/statm").read_text().split()[1]) * page for member in _family(pid)
-    )
-
-
 def _cpu_percent(pid: int, sample_s: float) -> float:
     """Of one core. Processes that come or go meanwhile are left out."""
-    members = _family(pid)
     start_ns = monotonic_ns()
-    before = {member: cpu_ns(member) for member in members}
+    before = _of_family(pid, cpu_ns)
     time.sleep(sample_s)
-    after = {member: cpu_ns(member) for member in _family(pid) if member in before}
+    after = _of_family(pid, cpu_ns)
     elapsed_ns = monotonic_ns() - start_ns
-    return 100 * sum(used - before[member] for member, used in after.items()) / elapsed_ns
+    return 100 * sum(used - before[p] for p, used in after.items() if p in before) / elapsed_ns
+
+
+def _of_family(pid: int, read: Callable[[int], int]) -> dict[int, int]:
+    """A number of a process and of each of its descendants. Raises BenchError: no such process."""
+    root = processes.identify(pid)
+    found = {}
+    for member in () if root is None else processes.family([root]):
+        with contextlib.suppress(OSError):
+            found[member.pid] = read(member.pid)
+    if pid not in found:
+        raise BenchError("the engine's process has died")
+    return found
 
 
 def cpu_ns(pid: int) -> int:
@@ -139,8 +143,7 @@ def cpu_ns(pid: int) -> int:
     return time.clock_gettime_ns(clock.value)
 
 
-def _family(pid: int) -> list[int]:
-    root = processes.identify(pid)
-    if root is None:
-        raise BenchError("the engine's process has died")
-    return sorted(member.pid for member in processes.family([root]))
+def resident_bytes(pid: int) -> int:
+    """Resident memory of a process, shared or not. Raises OSError: no such process."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -224,7 +224,7 @@ class Pair:
 
     def run(self, end: End, engine: str) -> HostEnd:
         """A host process at one end, gone with the pair. Raises BenchError."""
-        folder = Path(tempfile.mkdtemp(prefix="stamp-bench-", dir="/dev/shm"))
+        folder = Path(tempfile.mkdtemp(prefix=f"stamp-bench-{os.getpid()}-", dir="/dev/shm"))
         self._stack.callback(shutil.rmtree, folder, ignore_errors=True)
         host = HostEnd(end, folder, engine, self.settings.generator_core)
         self._stack.callback(host.host.close)

@@ -116,15 +116,12 @@ def error_of(engine: str, ran: Ran) -> ScheduleError:
     requests = ran.requests[np.argsort(ran.requests["ssid"], kind="stable")]
     departures = requests["ns"] - ran.offset_ns
     ssids, firsts = np.unique(requests["ssid"], return_index=True)
-    errors = np.concatenate(
-        [
-            errors_ns(part, ran.starts_ns[ssid], interval_ns, ran.counters[ssid].skipped)
-            for ssid, part in zip(
-                ssids.tolist(), np.split(departures, firsts[1:].tolist()), strict=True
-            )
-        ]
-        or [np.empty(0, np.int64)]
-    )
+    ends = [*firsts[1:].tolist(), len(requests)]
+    errors = np.empty(len(requests), np.int64)
+    for ssid, first, end in zip(ssids.tolist(), firsts.tolist(), ends, strict=False):
+        errors[first:end] = errors_ns(
+            departures[first:end], ran.starts_ns[ssid], interval_ns, ran.counters[ssid].skipped
+        )
     skipped = sum(counters.skipped for counters in ran.counters.values())
     keeps_up = skipped <= DRIFT_SKIPPED_MAX * (skipped + len(errors))
     return ScheduleError(
