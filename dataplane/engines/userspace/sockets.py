@@ -17,14 +17,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import socket
 import struct
 from collections.abc import Iterator
 from ipaddress import IPv6Address
-from typing import NamedTuple
 
 from dataplane.clock import wall_ns
+from dataplane.engines.common.transport import Datagram
 
 IPV6_UNICAST_HOPS = 16
 IPV6_V6ONLY = 26
@@ -64,32 +63,10 @@ _ORIGIN_TIMESTAMPING = 4
 _NS_PER_S = 1_000_000_000
 
 
-class Datagram(NamedTuple):
-    """One received UDP payload and what the kernel said about it."""
-
-    data: bytes
-    source: str
-    source_port: int
-    scope_id: int
-    hop_limit: int | None
-    traffic_class: int
-    destination: bytes
-    """16 bytes: the local address that it was sent to."""
-
-    interface: int
-    """Index of the interface on which it arrived."""
-
-    received_ns: int
-    """CLOCK_REALTIME of the kernel's receive path, or of reading."""
-
-    kernel_stamped: bool
-
-
 class UdpSocket:
     """A bound, non-blocking IPv6 UDP socket.
 
-    Raises OSError from the constructor and from `send`; `text` of
-    `bind_error` says which address and port could not be had.
+    Raises OSError from the constructor and from `send`.
     """
 
     def __init__(
@@ -243,25 +220,3 @@ class UdpSocket:
                 self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPING, 0)
             self._enable_timestamps()
             self._next_id = 0
-
-
-def drop_text(count: int, address: IPv6Address | None, port: int) -> str:
-    """What an operator is told when `UdpSocket.dropped` has grown by `count`."""
-    host = "::" if address is None else str(address)
-    return f"the kernel dropped {count} packets to [{host}]:{port}: receive buffer full"
-
-
-def is_local(address: IPv6Address) -> bool:
-    """Whether this network namespace has the address now: bound sockets do not tell."""
-    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind((str(address), 0))
-        except OSError as error:
-            return error.errno != errno.EADDRNOTAVAIL
-    return True
-
-
-def bind_error(address: IPv6Address | None, port: int, error: OSError) -> str:
-    """What an operator is told: "cannot bind [fd00::1]:49862: Cannot assign …"."""
-    host = "::" if address is None else str(address)
-    return f"cannot bind [{host}]:{port}: {os.strerror(error.errno or 0)}"

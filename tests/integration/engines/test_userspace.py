@@ -31,7 +31,7 @@ from dataplane.engines.base import (
     reflector_store_path,
     session_store_path,
 )
-from dataplane.engines.userspace.engine import UserspaceEngine
+from dataplane.engines.userspace.engine import create
 from dataplane.reflector_store import ReflectorStore
 from dataplane.stamp.errors import DiscardReason
 from dataplane.store import SessionStore
@@ -49,7 +49,7 @@ class Running:
         self.folder = folder
         self.reports: list[Report] = []
         with inside(namespace):
-            self.engine = UserspaceEngine(EngineContext(folder, self.reports.append))
+            self.engine = create(EngineContext(folder, self.reports.append))
 
     def states(self, ssid: int) -> list[OperState]:
         return [

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from dataplane.clock import monotonic_ns
-from dataplane.engines.userspace.loop import Loop
+from dataplane.engines.common.loop import Loop
 
 MS = 1_000_000
 

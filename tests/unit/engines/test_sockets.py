@@ -11,8 +11,9 @@ from ipaddress import IPv6Address
 import pytest
 
 from dataplane.clock import wall_ns
-from dataplane.engines.userspace.interfaces import InterfaceFilter
-from dataplane.engines.userspace.sockets import Datagram, UdpSocket, bind_error
+from dataplane.engines.common.interfaces import InterfaceFilter
+from dataplane.engines.common.transport import Datagram, bind_error
+from dataplane.engines.userspace.sockets import UdpSocket
 
 LOCAL = IPv6Address("::1")
 PORT_A, PORT_B = 49_301, 49_302

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv6Address
 
 from dataplane.config import Sender, SenderSession
-from dataplane.engines.userspace.engine import STAGE, stages
+from dataplane.engines.common.engine import STAGE, stages
 
 
 def sender(interval_us: int, *ssids: int) -> Sender:

@@ -24,8 +24,8 @@ from dataplane.engines.base import (
     SessionStatus,
     session_store_path,
 )
-from dataplane.engines.userspace.loop import Loop
-from dataplane.engines.userspace.sockets import Datagram
+from dataplane.engines.common.loop import Loop
+from dataplane.engines.common.transport import Datagram
 from dataplane.measurement import TimestampMethod
 from dataplane.srv6 import complete_path, rthdr_for_socket
 from dataplane.stamp.collector import Collector

@@ -1,4 +1,4 @@
-"""The Session-Reflector role on one UDP socket.
+"""The Session-Reflector role on one transport.
 
 Rules that hold here, before a packet is looked into:
 
@@ -24,11 +24,19 @@ from dataplane.engines.base import (
     OperState,
     ReflectorStatus,
     ReflectorStatusReport,
+    Role,
     reflector_store_path,
 )
-from dataplane.engines.userspace.interfaces import InterfaceFilter
-from dataplane.engines.userspace.loop import Loop
-from dataplane.engines.userspace.sockets import Datagram, UdpSocket, bind_error, drop_text, is_local
+from dataplane.engines.common.interfaces import InterfaceFilter
+from dataplane.engines.common.loop import Loop
+from dataplane.engines.common.transport import (
+    Datagram,
+    OpenTransport,
+    Transport,
+    bind_error,
+    drop_text,
+    is_local,
+)
 from dataplane.reflector_store import ReflectorStore
 from dataplane.srv6 import rthdr_for_socket
 from dataplane.stamp.errors import DiscardReason
@@ -55,15 +63,23 @@ _rthdr = functools.lru_cache(maxsize=4096)(rthdr_for_socket)
 class ReflectorRole:
     """Belongs to the thread of its loop."""
 
-    def __init__(self, name: str, loop: Loop, clock: Clock, context: EngineContext) -> None:
+    def __init__(
+        self,
+        name: str,
+        loop: Loop,
+        clock: Clock,
+        context: EngineContext,
+        open_transport: OpenTransport,
+    ) -> None:
         self._name = name
         self._loop = loop
+        self._open = open_transport
         self._clock = clock
         self._emit = context.emit
         self._path = reflector_store_path(context.state_dir)
         self._config = Reflector(enabled=False)
         self._filter = InterfaceFilter(())
-        self._socket: UdpSocket | None = None
+        self._transport: Transport | None = None
         self._store: ReflectorStore | None = None
         self._core: SessionReflector | None = None
         self._status: ReflectorStatus | None = None
@@ -77,14 +93,14 @@ class ReflectorRole:
             return
         old, self._config = self._config, config
         if (config.udp_port, config.source_address) != (old.udp_port, old.source_address):
-            self._close_socket()
+            self._close_transport()
         if config.interfaces != old.interfaces:
             self._filter = InterfaceFilter(config.interfaces)
         self._serve(config)
         if config.enabled:
             self._attempt("configured")
         else:
-            self._close_socket()
+            self._close_transport()
             self._enter(OperState.DISABLED, "the Session-Reflector is disabled")
 
     def tick(self) -> None:
@@ -93,7 +109,7 @@ class ReflectorRole:
             self._core.tai_offset_s = self._clock.status.tai_offset_s
         if self._status is not None and self._config.enabled:
             self._attempt("recovered")
-        dropped = 0 if self._socket is None else self._socket.dropped()
+        dropped = 0 if self._transport is None else self._transport.dropped()
         if dropped > self._dropped:
             text = drop_text(
                 dropped - self._dropped, self._listening_address, self._config.udp_port
@@ -105,8 +121,8 @@ class ReflectorRole:
         self._dropped = dropped
 
     def close(self) -> None:
-        """Let go of the socket; the counters stay on disk."""
-        self._close_socket()
+        """Let go of the transport; the counters stay on disk."""
+        self._close_transport()
         self._core = None
         if self._store is not None:
             self._store.close()
@@ -172,19 +188,19 @@ class ReflectorRole:
         """Listen, or fail for a reason."""
         problem = self._filter.refresh()
         address = self._listening_address
-        if address is not None and self._socket is not None and not is_local(address):
-            self._close_socket()
-        if problem is None and self._socket is None:
+        if address is not None and self._transport is not None and not is_local(address):
+            self._close_transport()
+        if problem is None and self._transport is None:
             try:
-                self._socket = UdpSocket(address, self._config.udp_port)
+                self._transport = self._open(Role.REFLECTOR, address, self._config.udp_port)
             except OSError as error:
                 problem = bind_error(address, self._config.udp_port, error)
             else:
-                self._loop.register(self._socket.fileno(), self._read)
+                self._loop.register(self._transport.fileno(), self._read)
         if problem is None:
             self._enter(OperState.RUNNING, reason)
         else:
-            self._close_socket()
+            self._close_transport()
             self._enter(OperState.FAILED, problem, problem)
 
     @property
@@ -194,9 +210,9 @@ class ReflectorRole:
         return address
 
     def _read(self, _events: int) -> bool:
-        sock = self._socket
+        transport = self._transport
         for _ in range(BATCH):
-            datagram = None if sock is None else sock.receive()
+            datagram = None if transport is None else transport.receive()
             if datagram is None:
                 return False
             self._reflect(datagram)
@@ -205,8 +221,8 @@ class ReflectorRole:
         return True
 
     def _reflect(self, request: Datagram) -> None:
-        sock, core, store = self._socket, self._core, self._store
-        assert sock is not None
+        transport, core, store = self._transport, self._core, self._store
+        assert transport is not None
         assert core is not None
         assert store is not None
         reason = self._unfit(request)
@@ -225,7 +241,7 @@ class ReflectorRole:
             return
         fmt = reply.timestamp_format
         try:
-            sock.dress(
+            transport.dress(
                 _rthdr(reply.segments) if reply.segments else b"",
                 request.traffic_class & _DSCP_MASK,
                 HOP_LIMIT,
@@ -234,7 +250,7 @@ class ReflectorRole:
             # T3 once more, now that the time-consuming part is over.
             t3 = encode_timestamp(wall_ns(), fmt, reply.tai_offset_s)
             payload[_TIMESTAMP_AT] = t3.to_bytes(8, "big")
-            sock.answer(payload, request)
+            transport.answer(payload, request)
             reply.sent()
         except OSError as error:
             store.role.discard(DiscardReason.SEND_FAILED)
@@ -256,11 +272,11 @@ class ReflectorRole:
             return DiscardReason.UNANSWERABLE
         return None
 
-    def _close_socket(self) -> None:
-        if self._socket is not None:
-            self._loop.unregister(self._socket.fileno())
-            self._socket.close()
-            self._socket = None
+    def _close_transport(self) -> None:
+        if self._transport is not None:
+            self._loop.unregister(self._transport.fileno())
+            self._transport.close()
+            self._transport = None
 
     def _note_error(self, text: str) -> None:
         # Others can provoke errors at will: one report a second is enough.

@@ -1,7 +1,7 @@
 """The Session-Sender role: sessions, and the ports that they share.
 
 All sessions with the same source address and UDP port send and receive
-through one socket; a reply is handed to the session whose SSID it carries.
+through one transport; a reply is handed to the session whose SSID it carries.
 """
 
 from __future__ import annotations
@@ -22,13 +22,21 @@ from dataplane.engines.base import (
     EngineError,
     OperState,
     Resume,
+    Role,
     SenderDiscards,
     SenderStatusReport,
 )
-from dataplane.engines.userspace.interfaces import InterfaceFilter
-from dataplane.engines.userspace.loop import Loop
-from dataplane.engines.userspace.run import SenderRun
-from dataplane.engines.userspace.sockets import Datagram, UdpSocket, bind_error, drop_text, is_local
+from dataplane.engines.common.interfaces import InterfaceFilter
+from dataplane.engines.common.loop import Loop
+from dataplane.engines.common.run import SenderRun
+from dataplane.engines.common.transport import (
+    Datagram,
+    OpenTransport,
+    Transport,
+    bind_error,
+    drop_text,
+    is_local,
+)
 from dataplane.measurement import TimestampMethod
 from dataplane.stamp.errors import DiscardReason
 from dataplane.stamp.packet import OPEN
@@ -56,7 +64,12 @@ class SenderPort:
     """One local address and port, open while it has sessions that want to run."""
 
     def __init__(
-        self, address: IPv6Address, port: int, loop: Loop, discards: Counter[DiscardReason]
+        self,
+        address: IPv6Address,
+        port: int,
+        loop: Loop,
+        open_transport: OpenTransport,
+        discards: Counter[DiscardReason],
     ) -> None:
         """`discards` counts packets that belong to no session."""
         self.address = address
@@ -66,7 +79,8 @@ class SenderPort:
         self.runs: dict[int, SenderRun] = {}
         self.t1_method = TimestampMethod.USERSPACE
         self._loop = loop
-        self._socket: UdpSocket | None = None
+        self._open = open_transport
+        self._transport: Transport | None = None
         self._problem: str | None = None
         self._problem_ns = 0
         self._awaited: dict[int, tuple[SenderRun, int, int]] = {}
@@ -91,34 +105,36 @@ class SenderPort:
         """What keeps sessions from running now; opens the port where it is closed."""
         if self.filter.missing is not None:
             return self.filter.missing
-        if self._socket is not None:
+        if self._transport is not None:
             return None
         now_ns = monotonic_ns()
         if self._problem is not None and now_ns < self._problem_ns + _PROBLEM_AGE_NS:
             return self._problem
         try:
-            self._socket = UdpSocket(self.address, self.port, transmit_timestamps=True)
+            self._transport = self._open(Role.SENDER, self.address, self.port)
         except OSError as error:
             self._problem = bind_error(self.address, self.port, error)
             self._problem_ns = now_ns
             return self._problem
         self._problem = None
-        self._loop.register(self._socket.fileno(), self.read)
+        self._loop.register(self._transport.fileno(), self.read)
         return None
 
     def dress(self, run: SenderRun) -> OSError | None:
-        if self._socket is None:
+        if self._transport is None:
             return OSError(errno.ENOTCONN, "")
         try:
-            self._socket.dress(run.rthdr, run.traffic_class, run.config.hop_limit)
+            self._transport.dress(run.rthdr, run.traffic_class, run.config.hop_limit)
         except OSError as error:
             return error
         return None
 
     def transmit(self, run: SenderRun, sequence: int, payload: bytes, t1_ns: int) -> OSError | None:
-        assert self._socket is not None
+        assert self._transport is not None
         try:
-            identifier = self._socket.send(payload, run.destination, run.config.reflector_udp_port)
+            identifier = self._transport.send(
+                payload, run.destination, run.config.reflector_udp_port
+            )
         except OSError as error:
             self._awaited.clear()
             return error
@@ -129,10 +145,10 @@ class SenderPort:
 
     def read(self, events: int = _READ) -> bool:
         """Transmit timestamps first: they are older than the replies."""
-        sock = self._socket
-        if sock is None:
+        transport = self._transport
+        if transport is None:
             return False
-        for identifier, sent_ns in sock.transmitted():
+        for identifier, sent_ns in transport.transmitted():
             awaited = self._awaited.pop(identifier, None)
             # One that was sent before a restart of the identifiers has a
             # timestamp that is older than T1 as read before the send.
@@ -142,11 +158,11 @@ class SenderPort:
         if not events & select.EPOLLIN:
             return False
         for _ in range(BATCH):
-            datagram = sock.receive()
+            datagram = transport.receive()
             if datagram is None:
                 return False
             self._hand_over(datagram)
-            if self._socket is None:
+            if self._transport is None:
                 return False
             if self._loop.overdue():
                 break
@@ -155,21 +171,21 @@ class SenderPort:
     def look_after(self) -> bool:
         """Once a second: say what the kernel had no room for, and whether the
         address is gone; the port is closed then."""
-        dropped = 0 if self._socket is None else self._socket.dropped()
+        dropped = 0 if self._transport is None else self._transport.dropped()
         if dropped > self._dropped:
             self.discards[DiscardReason.BUFFER_FULL] += dropped - self._dropped
             log.warning(drop_text(dropped - self._dropped, self.address, self.port))
         self._dropped = dropped
-        if self._socket is None or is_local(self.address):
+        if self._transport is None or is_local(self.address):
             return False
         self.close()
         return True
 
     def close(self) -> None:
-        if self._socket is not None:
-            self._loop.unregister(self._socket.fileno())
-            self._socket.close()
-            self._socket = None
+        if self._transport is not None:
+            self._loop.unregister(self._transport.fileno())
+            self._transport.close()
+            self._transport = None
         self._problem = None
         self._awaited.clear()
 
@@ -198,9 +214,17 @@ class SenderPort:
 class SenderRole:
     """Belongs to the thread of its loop."""
 
-    def __init__(self, name: str, loop: Loop, clock: Clock, context: EngineContext) -> None:
+    def __init__(
+        self,
+        name: str,
+        loop: Loop,
+        clock: Clock,
+        context: EngineContext,
+        open_transport: OpenTransport,
+    ) -> None:
         self._name = name
         self._loop = loop
+        self._open = open_transport
         self._clock = clock
         self._context = context
         self._config = Sender(enabled=False)
@@ -279,7 +303,7 @@ class SenderRole:
         key = address, session.sender_udp_port
         port = self._ports.get(key)
         if port is None:
-            port = self._ports[key] = SenderPort(*key, self._loop, self._discards)
+            port = self._ports[key] = SenderPort(*key, self._loop, self._open, self._discards)
             port.filter = self._filter
         run = SenderRun(session, self._name, self._loop, self._clock, self._context, port)
         self._runs[session.ssid] = run

@@ -1,0 +1,119 @@
+"""An engine of one event loop thread, as the host process sees it; its transport is given."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping
+
+from dataplane.clock import REFRESH_NS, Clock
+from dataplane.config import Node, Reflector, ReflectorSession, Sender, SenderSession
+from dataplane.engines import base
+from dataplane.engines.base import Capabilities, EngineContext, EngineError, Resume
+from dataplane.engines.common.loop import Loop
+from dataplane.engines.common.reflector import ReflectorRole
+from dataplane.engines.common.sender import SenderRole
+from dataplane.engines.common.transport import OpenTransport
+from dataplane.mapped_file import StoreError
+
+STAGE = 4
+"""Sessions that are made before packets are served again; each takes some 0.5 ms."""
+
+
+class LoopEngine:
+    """One event loop thread for everything; the methods wait until it has done its part."""
+
+    def __init__(
+        self,
+        name: str,
+        capabilities: Capabilities,
+        context: EngineContext,
+        clock: Clock,
+        open_transport: OpenTransport,
+    ) -> None:
+        self._name = name
+        self._capabilities = capabilities
+        self._clock = clock
+        self._loop = Loop(f"{name}-engine")
+        self._sender = SenderRole(name, self._loop, clock, context, open_transport)
+        self._reflector = ReflectorRole(name, self._loop, clock, context, open_transport)
+        self._timer = self._loop.timer(self._tick)
+        self._configured: Sender | None = None
+        self._loop.start()
+        self._loop.call(lambda: self._timer.at(0))
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._capabilities
+
+    def check_sender(self, session: SenderSession) -> list[str]:
+        return base.check_sender(self._name, self._capabilities, session)
+
+    def check_reflector(self, reflector: Reflector) -> list[str]:
+        return base.check_reflector(self._name, self._capabilities, reflector)
+
+    def check_reflector_session(self, session: ReflectorSession) -> list[str]:
+        return base.check_reflector_session(self._name, self._capabilities, session)
+
+    def configure(self, node: Node, resume: Mapping[int, Resume] | None = None) -> None:
+        """Raises EngineError where the Session-Reflector's counters have no room."""
+
+        def reflect() -> None:
+            try:
+                self._reflector.configure(node.reflector)
+            except StoreError as error:
+                raise EngineError(str(error)) from error
+
+        # Between the stages the loop serves packets: making the stores of a
+        # thousand sessions at once would hold them up for half a second.
+        for stage in stages(self._configured, node.sender):
+            self._loop.call(functools.partial(self._sender.configure, stage, resume or {}))
+            self._configured = stage
+        self._loop.call(reflect)
+
+    def start(self, ssid: int, duration_s: int | None) -> None:
+        self._loop.call(lambda: self._sender.start(ssid, duration_s))
+
+    def stop(self, ssid: int) -> None:
+        self._loop.call(lambda: self._sender.stop(ssid))
+
+    def clear(self, ssid: int) -> None:
+        self._loop.call(lambda: self._sender.clear(ssid))
+
+    def announce(self, ssid: int, packets: int) -> int:
+        return self._loop.call(lambda: self._sender.announce(ssid, packets))
+
+    def ping(self) -> None:
+        self._loop.call(lambda: None)
+
+    def close(self) -> None:
+        def let_go() -> None:
+            self._timer.at(None)
+            self._sender.close()
+            self._reflector.close()
+
+        self._loop.call(let_go)
+        self._loop.close()
+
+    def _tick(self, now_ns: int) -> None:
+        self._timer.at(now_ns + REFRESH_NS)
+        self._clock.refresh(now_ns)
+        self._sender.tick(now_ns)
+        self._reflector.tick()
+
+
+def stages(old: Sender | None, new: Sender | None) -> Iterator[Sender | None]:
+    """From `old` to `new` in steps of at most `STAGE` sessions that are new or have changed."""
+    if new is None:
+        yield None
+        return
+    before = {} if old is None else old.sessions
+    sessions = {ssid: before[ssid] for ssid in new.sessions if ssid in before}
+    changed = [ssid for ssid, session in new.sessions.items() if before.get(ssid) != session]
+    for start in range(0, len(changed) or 1, STAGE):
+        sessions |= {ssid: new.sessions[ssid] for ssid in changed[start : start + STAGE]}
+        yield dataclasses.replace(new, sessions=dict(sessions))
