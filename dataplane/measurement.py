@@ -16,7 +16,10 @@ from __future__ import annotations
 import ctypes
 import enum
 import struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 
 class TimestampMethod(enum.Enum):
@@ -113,6 +116,23 @@ RECORD = struct.Struct("=QqqqqIBBBB")
 """Binary layout of a `Record`, its fields in order, in native byte order."""
 
 
+RECORD_DTYPE = np.dtype(
+    [
+        ("sequence", np.uint64),
+        ("t1_ns", np.int64),
+        ("t2_ns", np.int64),
+        ("t3_ns", np.int64),
+        ("t4_ns", np.int64),
+        ("reflector_sequence", np.uint32),
+        ("sender_ttl", np.uint8),
+        ("t1_method", np.uint8),
+        ("t4_method", np.uint8),
+        ("flags", np.uint8),
+    ]
+)
+"""The same layout, for arrays of records."""
+
+
 class RingHeader(ctypes.Structure):
     """What producer and consumer tell each other."""
 
@@ -123,6 +143,7 @@ class RingHeader(ctypes.Structure):
         ("dropped", ctypes.c_uint64),
         ("forgiven", ctypes.c_uint64),
         ("capacity", ctypes.c_uint64),
+        ("claimed", ctypes.c_uint64),
     )
 
     head: int
@@ -142,6 +163,9 @@ class RingHeader(ctypes.Structure):
 
     capacity: int
     """Records that are kept; set once."""
+
+    claimed: int
+    """Producer: while many are appended at once, what `head` is going to be."""
 
 
 class RecordRing:
@@ -192,7 +216,7 @@ class RecordRing:
     def dropped(self) -> int:
         """Records lost to the consumer so far, those included that it is yet to miss."""
         header = self._header
-        oldest = header.head - self.capacity
+        oldest = self._oldest
         return max(0, header.dropped - header.forgiven) + max(
             0, oldest - max(header.fetched, header.base)
         )
@@ -201,8 +225,13 @@ class RecordRing:
     def pending(self) -> int:
         """Records that `fetch` would give now."""
         header = self._header
-        head = header.head
-        return head - max(header.fetched, header.base, head - self.capacity)
+        return header.head - max(header.fetched, header.base, self._oldest)
+
+    @property
+    def _oldest(self) -> int:
+        """Records before this index are overwritten, or about to be."""
+        header = self._header
+        return max(header.head, header.claimed - 1) - self.capacity
 
     def append(self, record: Record) -> None:
         """Producer: add the newest record."""
@@ -210,6 +239,18 @@ class RecordRing:
         head = header.head
         RECORD.pack_into(self._view, head % self._slots * RECORD.size, *record)
         header.head = head + 1
+
+    def extend(self, records: npt.NDArray[Any]) -> None:
+        """Producer: add the newest records, in order, as an array of `RECORD_DTYPE`."""
+        header = self._header
+        head, count = header.head, len(records)
+        header.claimed = head + count
+        kept = records[max(0, count - self.capacity) :].tobytes()
+        first = (head + max(0, count - self.capacity)) % self._slots * RECORD.size
+        room = min(len(kept), self._slots * RECORD.size - first)
+        self._view[first : first + room] = kept[:room]
+        self._view[: len(kept) - room] = kept[room:]
+        header.head = head + count
 
     def clear(self) -> None:
         """Producer: forget all records and count drops from 0; none of this counts as dropped."""
@@ -220,10 +261,10 @@ class RecordRing:
         """Consumer: take at most `maximum` records, the oldest first."""
         header = self._header
         wanted = max(header.fetched, header.base)
-        start = max(wanted, header.head - self.capacity)
+        start = max(wanted, min(header.head, self._oldest))
         end = min(header.head, start + max(0, maximum))
         records = self._copy(start, end)
-        kept = min(end, max(start, header.head - self.capacity))
+        kept = min(end, max(start, self._oldest))
         header.dropped += kept - wanted
         header.fetched = end
         return records[kept - start :]
@@ -232,9 +273,9 @@ class RecordRing:
         """The newest `count` records, the oldest of them first; fetches nothing."""
         header = self._header
         head = header.head
-        start = max(header.base, head - self.capacity, head - max(0, count))
+        start = max(header.base, min(head, self._oldest), head - max(0, count))
         records = self._copy(start, head)
-        kept = min(head, max(start, header.head - self.capacity))
+        kept = min(head, max(start, self._oldest))
         return records[kept - start :]
 
     def _copy(self, start: int, end: int) -> list[Record]:
