@@ -75,6 +75,7 @@ class LocalFlag(enum.IntFlag):
 
 class InterfaceFlag(enum.IntFlag):
     SRV6 = 1
+    GENERIC = 2
 
 
 class ReflectorFlag(enum.IntFlag):
@@ -83,7 +84,6 @@ class ReflectorFlag(enum.IntFlag):
     ONE_ADDRESS = 4
     TRAILERS = 8
     PARTIAL = 16
-    REDIRECT = 32
 
 
 class SessionFlag(enum.IntFlag):

@@ -49,6 +49,7 @@ struct request {
 	__be16 port;			/* the Session-Sender's */
 	__be16 local_port;
 	__u8 hop_limit;
+	__u8 open;			/* the checksum is the pseudo header's alone so far */
 };
 
 static __always_inline struct reflector_counters *reflector_counters_here(void)
@@ -149,8 +150,8 @@ static __always_inline __u32 read_request(const struct xdp_md *ctx, const struct
 		return UP_LENGTH;
 	pseudo = sum_pseudo_header(ctx, packet, udp_length);
 	request->sum = pseudo + request->port + request->local_port + htons(udp_length) + trailer;
-	if (check != checksum(request->sum + sum_words(request->base, BASE_WORDS)) &&
-	    !(config->flags & REFLECTOR_PARTIAL && check == folded(pseudo)))
+	request->open = config->flags & REFLECTOR_PARTIAL && check == folded(pseudo);
+	if (!request->open && check != checksum(request->sum + sum_words(request->base, BASE_WORDS)))
 		return UP_CHECKSUM;
 	return UP_REASONS;
 }
@@ -258,7 +259,7 @@ static __always_inline int reflect(struct xdp_md *ctx, const struct packet *pack
 		return hand_up(up);
 	if (why != DISCARD_REASONS)
 		return discard(why);
-	return answer(ctx, packet, config, clock, &request, session, &journey);
+	return answer(ctx, packet, clock, &request, session, &journey);
 }
 
 /* Whether a packet is for the reflector, as far as its port says. */

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,9 +85,12 @@ class ReflectorTables:
         ):
             self.renew_next_hops()
 
-    def set_interfaces(self, devices: Mapping[tuple[int, int, int], Device]) -> None:
+    def set_interfaces(
+        self, devices: Mapping[tuple[int, int, int], Device], generic: Container[int] = ()
+    ) -> None:
         """Network devices by the index of the interface that has the program, and the
-        VLAN identifiers on it, outermost first, 0 for none."""
+        VLAN identifiers on it, outermost first, 0 for none. `generic` are the
+        interfaces that have the program in generic mode."""
         entries = {}
         for (ifindex, outer, inner), device in devices.items():
             key = np.zeros((), layouts.INTERFACE_KEY)
@@ -95,7 +98,8 @@ class ReflectorTables:
             key["vlan"] = outer, inner
             value = np.zeros((), layouts.INTERFACE)
             value["ifindex"] = device.index
-            value["flags"] = int(InterfaceFlag.SRV6 if device.takes_srh else InterfaceFlag(0))
+            flags = InterfaceFlag.SRV6 if device.takes_srh else InterfaceFlag(0)
+            value["flags"] = int(flags | (InterfaceFlag.GENERIC if ifindex in generic else 0))
             value["mac"] = np.frombuffer(device.mac, np.uint8)
             entries[key.tobytes()] = value.tobytes()
         if self._interfaces.set(entries):
