@@ -34,6 +34,7 @@
 BPF_F_TABLE("array", int, struct reflector_config, reflector_configs, 1, BPF_F_MMAPABLE);
 BPF_F_TABLE("hash", struct session_key, struct session, sessions, SESSIONS_MAX,
 	    BPF_F_NO_PREALLOC);
+BPF_F_TABLE("array", int, __u64, ssids, WORDS_OF_SSIDS, BPF_F_MMAPABLE);
 BPF_F_TABLE("array", int, struct session_state, session_states, SESSIONS_MAX, BPF_F_MMAPABLE);
 BPF_TABLE("percpu_array", int, struct reflector_counters, reflector_counts, 1);
 
@@ -172,6 +173,16 @@ static __always_inline int is_unanswerable_source(const struct request *request)
 	       !(word[0] | word[1] | word[2] | word[3]);
 }
 
+/* What sessions there are with an SSID: most questions to the table end here. */
+static __always_inline __u32 sessions_of(__be16 ssid)
+{
+	__u32 number = ntohs(ssid);
+	int index = number / SSIDS_IN_WORD;
+	__u64 *word = ssids.lookup(&index);
+
+	return word ? *word >> 2 * (number % SSIDS_IN_WORD) : 0;
+}
+
 /*
  * The session of a request. Returns why it must not be answered, DISCARD_REASONS for
  * no reason; without a session it may be answered all the same.
@@ -184,12 +195,15 @@ static __always_inline __u32 find_session(const struct reflector_config *config,
 		.address = request->source,
 		.ssid = ((const __be16 *)request->base)[7],
 	};
+	__u32 there = sessions_of(key.ssid);
 	int wrong_port = 0;
 
 #pragma unroll
 	for (int any = 0; any < 2; any++) {
-		struct session *session = sessions.lookup(&key);
+		struct session *session = 0;
 
+		if (there & (any ? SSID_ANY_SENDER : SSID_ONE_SENDER))
+			session = sessions.lookup(&key);
 		key.address = (struct address){};
 		if (!session)
 			continue;

@@ -78,6 +78,12 @@ struct session_key {
 	__u16 reserved;
 };
 
+/* Which sessions an SSID has, two bits each: 32 SSIDs a word. */
+#define SSID_ONE_SENDER 1
+#define SSID_ANY_SENDER 2
+#define SSIDS_IN_WORD 32
+#define WORDS_OF_SSIDS 2048
+
 #define SESSION_ENABLED 1
 #define SESSION_STATEFUL 2
 #define SESSION_FORMAT 4		/* replies have a format of their own, */

@@ -312,6 +312,27 @@ def test_srh_where_the_kernel_takes_none(bench: Bench) -> None:
         bench.tables.set_interfaces(VLANS)
 
 
+def test_sessions_come_and_go(bench: Bench) -> None:
+    one, everyone = ReflectorSession(700, SENDER), ReflectorSession(700)
+    beside = ReflectorSession(701)
+    for served in (
+        [],
+        [one],
+        [one, everyone],
+        [everyone],
+        [everyone, beside],
+        [one, beside],
+        [beside],
+        [one, everyone, beside],
+        [],
+    ):
+        bench.tables.set_sessions({session.key: session for session in served}, lambda _key: 0)
+        bench.core.update(Reflector(sessions={session.key: session for session in served}))
+        for ssid in (700, 701, 702):
+            for source in (SENDER, PATH[0]):
+                judged_rightly(bench, request(ssid, source=source).encode())
+
+
 def test_one_address(bench: Bench) -> None:
     bench.serve(Reflector(sessions=SESSIONS, source_address=REFLECTOR))
     assert bench.run(request().encode()).action == XDP_TX
