@@ -159,6 +159,10 @@ class Reflector:
     require_configured_session: bool = True
     """False: an unknown SSID is reflected, stateless and without a return path."""
 
+    rate_limit: int | None = None
+    """Requests a second that are taken from one source, of an engine that counts
+    them; None for any number."""
+
     sessions: dict[tuple[int, IPAddress | None], ReflectorSession] = field(default_factory=dict)
     """By SSID and sender address."""
 

@@ -11,9 +11,14 @@ reader that meets such a move reads again.
 from __future__ import annotations
 
 import ctypes
+import enum
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from dataplane.config import IPAddress
 from dataplane.mapped_file import MappedFile, StoreError
@@ -21,11 +26,38 @@ from dataplane.session_state import DISCARD_INDEX, DISCARD_SLOTS
 from dataplane.stamp.errors import DiscardReason
 
 MAGIC = b"STAMPrfl"
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
+
+_SEQUENCE = 0xFFFFFFFF
 
 _READ_ATTEMPTS = 1_000
 """Of a snapshot beside a writer that forgets sessions. A move takes microseconds,
 so that only a writer that died within one uses them up."""
+
+
+class HandedUp(enum.IntEnum):
+    """Why an engine that serves packets in the driver left one to user space; the
+    value is its place in `ReflectorRoleState.handed_up`."""
+
+    FRAGMENT = 0
+    SRH_TLV = 1
+    LENGTH = 2
+    SHORT = 3
+    TRAILER = 4
+    CHECKSUM = 5
+    LINK_LOCAL = 6
+    IPV4 = 7
+    NEXT_HOP = 8
+    TOO_BIG = 9
+    HEAD_ROOM = 10
+
+    @property
+    def label(self) -> str:
+        """Its stable name."""
+        return self.name.lower().replace("_", "-")
+
+
+HANDED_UP_SLOTS = 16
 
 
 class ReflectorHeader(ctypes.Structure):
@@ -55,6 +87,8 @@ class ReflectorRoleState(ctypes.Structure):
         ("former_reflected", ctypes.c_uint64),
         ("former_last_received_ns", ctypes.c_int64),
         ("discards", ctypes.c_uint64 * DISCARD_SLOTS),
+        ("driver_answered", ctypes.c_uint64),
+        ("handed_up", ctypes.c_uint64 * HANDED_UP_SLOTS),
     )
 
     received: int
@@ -77,9 +111,21 @@ class ReflectorRoleState(ctypes.Structure):
     discards: ctypes.Array[ctypes.c_uint64]
     """By `DISCARD_INDEX`."""
 
+    driver_answered: int
+    """Of the replies, those of an engine's program in the driver."""
+
+    handed_up: ctypes.Array[ctypes.c_uint64]
+    """Packets that it left to user space, by `HandedUp`."""
+
     def discard(self, reason: DiscardReason, packets: int = 1) -> None:
         """Count requests that are not answered."""
         self.discards[DISCARD_INDEX[reason]] += packets
+
+    def take(self, count: int) -> int:
+        """The first of the next `count` sequence numbers, which are used now."""
+        first = self.next_sequence & _SEQUENCE
+        self.next_sequence = first + count & _SEQUENCE
+        return first
 
 
 class ReflectorSessionState(ctypes.Structure):
@@ -107,12 +153,21 @@ class ReflectorSessionState(ctypes.Structure):
     reflected: int
     last_received_ns: int
 
+    def take(self, count: int) -> int:
+        """The first of the next `count` sequence numbers, which are used now."""
+        first = self.next_sequence
+        self.next_sequence = first + count & _SEQUENCE
+        return first
+
     @property
     def key(self) -> tuple[int, IPAddress | None]:
         address = bytes(self.address)
         if self.address_version == 4:
             return self.ssid, IPv4Address(address[:4])
         return self.ssid, IPv6Address(address) if self.address_version else None
+
+
+_ROW: np.dtype[Any] = np.dtype(ReflectorSessionState)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +196,10 @@ class ReflectorSnapshot:
 
     start_time_ns: int | None
     discards: dict[DiscardReason, int]
+    driver_answered: int
+    """Of the replies, those that were made in the driver."""
+
+    handed_up: dict[HandedUp, int]
     sessions: dict[tuple[int, IPAddress | None], ReflectorSessionSnapshot]
 
 
@@ -186,6 +245,16 @@ class ReflectorStore:
     def keys(self) -> set[tuple[int, IPAddress | None]]:
         """Sessions that this process has allocated, or found when it opened the store."""
         return set(self._slots)
+
+    def rows(self) -> npt.NDArray[Any]:
+        """All slots as they are now, used or not, with the fields of
+        `ReflectorSessionState`; a copy."""
+        return np.frombuffer(bytes(memoryview(self._table)), _ROW)
+
+    def key_at(self, row: int) -> tuple[int, IPAddress | None] | None:
+        """The session of a row; None where there is none."""
+        slot = self._table[row]
+        return slot.key if slot.used else None
 
     def allocate(self, ssid: int, sender_address: IPAddress | None) -> ReflectorSessionState:
         """The state of a session, as it was left if the session is known.
@@ -253,6 +322,8 @@ class ReflectorStore:
             last_received_ns=max(latest) or None,
             start_time_ns=role.start_time_ns or None,
             discards={reason: role.discards[index] for reason, index in DISCARD_INDEX.items()},
+            driver_answered=role.driver_answered,
+            handed_up={reason: role.handed_up[reason] for reason in HandedUp},
             sessions=sessions,
         )
 

@@ -14,6 +14,7 @@ PINNING=/etc/apt/apt.conf.d/99srv6-stamp-default-release
 BASE_PACKAGES=(
     python3-dev python3-venv python3-bpfcc gcc libc6-dev pkg-config
     iproute2 ethtool procps openssh-server openssh-client ca-certificates
+    tcpdump # brings libpcap, with which Scapy compiles BPF filters
 )
 # The C libraries that the pinned Python bindings are compiled against.
 STACK_PACKAGES=(sysrepo libsysrepo-dev libyang-dev libyang3-tools libnetconf2-dev)

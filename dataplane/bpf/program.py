@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import mmap
 import os
+import re
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -33,6 +34,8 @@ WARNINGS = (
     # What bcc itself puts before and around the program.
     "-Wno-unused-function", "-Wno-macro-redefined", "-Wno-pragma-once-outside-header",
 )  # fmt: skip
+
+_INCLUDE = re.compile(r'\s*#include "([^"]+)"')
 
 _compiling = threading.Lock()
 
@@ -72,7 +75,7 @@ class BpfModule:
 
     def map_fd(self, name: str) -> int:
         """The descriptor of a map, which belongs to this object."""
-        return int(self._bpf[name].map_fd)
+        return int(self._bpf[name.encode()].map_fd)
 
     def array(self, name: str, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         """The values of an array map made with BPF_F_MMAPABLE, shared with the programs.
@@ -80,7 +83,7 @@ class BpfModule:
         A view of the map's own memory, writable, one element of `dtype` an entry,
         whose size has to be a multiple of 8 bytes.
         """
-        table = self._bpf[name]
+        table = self._bpf[name.encode()]
         kind = np.dtype(dtype)
         size = ctypes.sizeof(table.Leaf)
         if kind.itemsize != size:
@@ -107,17 +110,38 @@ def _pages(size: int) -> int:
     return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
+def whole_text(source: Path, seen: set[Path] | None = None) -> str:
+    """A C file with the files of its own folder that it includes, each once.
+
+    bcc knows what `table.lookup()` means in the main file alone. The compiler is
+    told by `#line` where each part comes from.
+    """
+    seen = set() if seen is None else seen
+    seen.add(source)
+    lines = [f'#line 1 "{source.name}"']
+    for number, line in enumerate(source.read_text().splitlines(), 1):
+        match = _INCLUDE.match(line)
+        included = source.parent / match[1] if match else None
+        if included is None or not included.exists():
+            lines.append(line)
+            continue
+        if included not in seen:
+            lines.append(whole_text(included, seen))
+        lines.append(f'#line {number + 1} "{source.name}"')
+    return "\n".join(lines) + "\n"
+
+
 def _compile(source: Path, options: list[str]) -> Any:
     try:
         from bcc import BPF
     except ImportError as error:
         raise BpfError(f"bcc is not there: install python3-bpfcc ({error})") from error
-    text = source.read_text()
+    text = whole_text(source)
     try:
         # The environment and the standard error stream are the whole process's.
         with _compiling, headers.view() as folder, _kernel_source(folder), _stderr() as said:
             try:
-                return BPF(text=text, cflags=options)
+                return BPF(text=text.encode(), cflags=options)
             except Exception as error:
                 raise BpfError(f"{source.name} does not compile:\n{said() or error}") from error
     except headers.HeadersError as error:

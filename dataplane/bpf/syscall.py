@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 import platform
 import struct
 from dataclasses import dataclass
+from pathlib import Path
 
 XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT = range(5)
 """enum xdp_action."""
@@ -29,7 +31,7 @@ TEST_LIVE_FRAMES = 1 << 1
 _SYSCALL_NUMBERS = {"x86_64": 321, "aarch64": 280}
 _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE = 1, 2, 3
 _PROG_LOAD, _PROG_TEST_RUN = 5, 10
-_OBJ_GET_INFO_BY_FD, _LINK_CREATE = 15, 28
+_PROG_GET_FD_BY_ID, _OBJ_GET_INFO_BY_FD, _LINK_CREATE = 13, 15, 28
 _NAME_LENGTH = 15
 
 LOG_SIZE = 1 << 24
@@ -203,11 +205,69 @@ def attach_xdp(fd: int, ifindex: int, flags: int) -> int:
     return bpf(_LINK_CREATE, struct.pack("=IIII", fd, ifindex, ATTACH_XDP, flags) + bytes(32))
 
 
-def program_id(fd: int) -> int:
-    """The kernel's number of a loaded program. Raises OSError."""
-    info = (ctypes.c_char * 64)()
-    bpf(_OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", fd, len(info), ctypes.addressof(info)))
-    return int(struct.unpack_from("=II", info)[1])
+def link_ifindex(fd: int) -> int:
+    """The interface that an XDP link is attached to; 0 where it is no more. Raises OSError."""
+    return int(struct.unpack_from("=I", object_info(fd, 32), 16)[0])
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramInfo:
+    """A loaded program as the kernel knows it."""
+
+    identifier: int
+    name: str
+    """At most 15 characters."""
+
+
+@dataclass(frozen=True, slots=True)
+class MapInfo:
+    """A map as the kernel knows it; the types are numbers in the BTF object."""
+
+    name: str
+    key_size: int
+    value_size: int
+    max_entries: int
+    btf_id: int
+    """0 where its types are not known."""
+
+    btf_key_type: int
+    btf_value_type: int
+
+
+def program_info(fd: int) -> ProgramInfo:
+    """About a program. Raises OSError."""
+    info = object_info(fd, 80)
+    return ProgramInfo(struct.unpack_from("=II", info)[1], _name(info[64:80]))
+
+
+def program_by_id(identifier: int) -> ProgramInfo:
+    """About a program of anyone. Raises OSError: ENOENT where it is gone."""
+    fd = bpf(_PROG_GET_FD_BY_ID, struct.pack("=III", identifier, 0, 0))
+    try:
+        return program_info(fd)
+    finally:
+        os.close(fd)
+
+
+def map_info(fd: int) -> MapInfo:
+    """About a map. Raises OSError."""
+    info = object_info(fd, 80)
+    key_size, value_size, max_entries = struct.unpack_from("=III", info, 8)
+    btf_id, key_type, value_type = struct.unpack_from("=III", info, 64)
+    name = _name(info[24:40])
+    return MapInfo(name, key_size, value_size, max_entries, btf_id, key_type, value_type)
+
+
+def object_info(fd: int, size: int, request: bytes = b"") -> bytes:
+    """`size` bytes of what BPF_OBJ_GET_INFO_BY_FD says; `request` is what the kernel
+    finds there. Raises OSError."""
+    info = ctypes.create_string_buffer(request, size)
+    bpf(_OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", fd, size, ctypes.addressof(info)))
+    return info.raw
+
+
+def _name(field: bytes) -> str:
+    return field.partition(b"\0")[0].decode(errors="replace")
 
 
 def update_element(fd: int, key: bytes, value: bytes, flags: int = 0) -> None:
@@ -225,6 +285,22 @@ def lookup_element(fd: int, key: bytes, size: int) -> bytes | None:
             return None
         raise
     return value.raw
+
+
+def lookup_per_cpu(fd: int, key: bytes, size: int) -> list[bytes]:
+    """The values of `key` in a per-CPU map, one a possible CPU. Raises OSError."""
+    step = -(-size // 8) * 8
+    value = lookup_element(fd, key, step * possible_cpus())
+    if value is None:
+        return []
+    return [value[at : at + size] for at in range(0, len(value), step)]
+
+
+@functools.cache
+def possible_cpus() -> int:
+    """How many CPUs the kernel makes room for."""
+    ranges = Path("/sys/devices/system/cpu/possible").read_text().strip().split(",")
+    return 1 + max(int(part.rpartition("-")[2]) for part in ranges)
 
 
 def delete_element(fd: int, key: bytes) -> bool:

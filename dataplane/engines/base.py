@@ -20,6 +20,7 @@ from typing import Protocol
 
 from dataplane.config import Node, Reflector, ReflectorSession, SenderSession
 from dataplane.stamp.errors import DiscardReason
+from dataplane.stamp.session_reflector import SessionState
 from dataplane.stamp.timestamp import TimestampFormat
 
 
@@ -68,6 +69,26 @@ class SessionStatus:
     """Duration given to the start action, where it overrides the configured one."""
 
 
+class AttachmentMode(enum.Enum):
+    """Where an XDP program runs."""
+
+    NATIVE = "native"
+    """In the driver."""
+
+    GENERIC = "generic"
+    """In the kernel's stack, for drivers that have no XDP: slower."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """An interface that has a program of the engine."""
+
+    interface: str
+    mode: AttachmentMode
+    note: str | None
+    """What an operator should know about it: why the mode is not a better one."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReflectorStatus:
     """How the Session-Reflector role stands as a whole."""
@@ -76,6 +97,8 @@ class ReflectorStatus:
     engine: str
     since_ns: int
     last_error: str | None = None
+    attachments: tuple[Attachment, ...] = ()
+    """Of an engine that attaches programs to interfaces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +189,12 @@ class Capabilities:
     tlvs: frozenset[int] = field(default_factory=frozenset)
     """TLV types that are understood (RFC 8972 §5)."""
 
+    needs_interfaces: bool = False
+    """Whether a Session-Reflector has to name the interfaces it serves."""
+
+    reflector_sessions_max: int | None = None
+    """Sessions that a Session-Reflector can have; None for any number."""
+
 
 def check_sender(name: str, capabilities: Capabilities, session: SenderSession) -> list[str]:
     """Reasons why engine `name` cannot run `session`; empty if it can."""
@@ -194,7 +223,13 @@ def check_reflector(name: str, capabilities: Capabilities, reflector: Reflector)
     """Reasons why engine `name` cannot run `reflector` itself, its sessions aside."""
     if Role.REFLECTOR not in capabilities.roles:
         return [f"engine {name} has no Session-Reflector"]
-    return _families(name, capabilities, (reflector.source_address,))
+    reasons = _families(name, capabilities, (reflector.source_address,))
+    if capabilities.needs_interfaces and not reflector.interfaces:
+        reasons.append(f"engine {name} needs the names of the interfaces that requests arrive on")
+    most, sessions = capabilities.reflector_sessions_max, len(reflector.sessions)
+    if most is not None and sessions > most:
+        reasons.append(f"engine {name} reflects at most {most} sessions, not {sessions}")
+    return reasons
 
 
 def check_reflector_session(
@@ -242,6 +277,10 @@ class EngineContext:
 
     emit: Callable[[Report], None]
     """May be called from any thread; never blocks."""
+
+    share_state: Callable[[ReflectorSession, SessionState], SessionState] | None = None
+    """Given a session that is reflected and the state that it would have, the state
+    to use: of an engine that serves the same sessions elsewhere as well."""
 
 
 class Engine(Protocol):

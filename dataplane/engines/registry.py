@@ -22,7 +22,9 @@ from dataplane.engines.base import (
 )
 
 ENGINES: dict[str, str] = {
+    "scapy": "dataplane.engines.scapy.engine",
     "userspace": "dataplane.engines.userspace.engine",
+    "xdp": "dataplane.engines.xdp.engine",
 }
 """Name to the module that has `CAPABILITIES: Capabilities` and
 `create(context: EngineContext) -> Engine`."""

@@ -44,6 +44,9 @@ class DiscardReason(enum.Enum):
     BUFFER_FULL = "buffer-full"
     """The kernel had no room to keep it until it was read."""
 
+    RATE_LIMITED = "rate-limited"
+    """Its source sends more than it may."""
+
 
 class PacketError(ValueError):
     """The remote peer sent what is not a usable STAMP packet."""

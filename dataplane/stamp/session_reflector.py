@@ -62,6 +62,9 @@ class SessionState(Protocol):
     last_received_ns: int
     """T2 of the latest request, nanoseconds since 1970; 0 before the first."""
 
+    def take(self, count: int) -> int:
+        """The first of the next `count` sequence numbers, which are used now."""
+
 
 @dataclass(slots=True)
 class ReflectorState:
@@ -71,6 +74,11 @@ class ReflectorState:
     reflected: int = 0
     next_sequence: int = 0
     last_received_ns: int = 0
+
+    def take(self, count: int) -> int:
+        first = self.next_sequence
+        self.next_sequence = first + count & _SEQUENCE
+        return first
 
 
 StateFactory = Callable[[ReflectorSession | None], SessionState]
@@ -191,8 +199,7 @@ class SessionReflector:
         state.last_received_ns = t2_ns
         sequence = request.sequence
         if session is not None and session.mode is ReflectorMode.STATEFUL:
-            sequence = state.next_sequence
-            state.next_sequence = sequence + 1 & _SEQUENCE
+            sequence = state.take(1)
         fmt = session.timestamp_format if session is not None else None
         return Reply(
             session=session,

@@ -8,27 +8,24 @@ it possible to say where. See `topology` for the addresses.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from dataplane.clock import monotonic_ns
 from tools.bench import topology
 from tools.bench.errors import BenchError
 from tools.bench.frames import GENERATOR_MAC, SYSTEM_MAC
-from tools.bench.namespace import inside, napi_threads
+from tools.bench.generator import Generator
+from tools.bench.namespace import inside, place_napi, scheduled
 from tools.bench.sink import Sinks
 from tools.lab.kernel import delete_namespace, in_namespace, ip_batch, run, set_sysctls
 
 GENERATOR_CORE = 0
 SYSTEM_CORE = 1
 
-NAPI_TIMEOUT_S = 5.0
 SINK_PRIORITY = 10
 """Real-time priority of the sinks' threads: packets that nobody counts would look lost."""
 
@@ -52,6 +49,10 @@ class Settings:
     tag: str = "bench"
     """Part of the namespaces' names, which are unique on the machine."""
 
+    frame_max: int = 512
+    """Bytes of the longest frame that is to be generated; the generator writes so
+    many for each."""
+
 
 class Bed:
     """Built by entering it, gone when it is left."""
@@ -62,6 +63,13 @@ class Bed:
         self.generator_namespace = f"{tag}-generator"
         self.system_namespace = f"{tag}-system"
         self._sinks: Sinks | None = None
+        self._generator: Generator | None = None
+        self._system_napi: list[int] = []
+
+    @property
+    def generator(self) -> Generator:
+        assert self._generator is not None
+        return self._generator
 
     @property
     def sinks(self) -> Sinks:
@@ -84,6 +92,9 @@ class Bed:
         _error: BaseException | None,
         _trace: TracebackType | None,
     ) -> None:
+        if self._generator is not None:
+            self._generator.close()
+            self._generator = None
         if self._sinks is not None:
             self._sinks.close()
             self._sinks = None
@@ -121,8 +132,11 @@ class Bed:
         self._sinks.attach("sink_near", generator, topology.NEAR)
         self._sinks.attach("sink_far", generator, topology.FAR)
         for device in (topology.NEAR, topology.FAR):
-            self._place_napi(generator, device, self.settings.generator_core, SINK_PRIORITY)
-        self._place_napi(system, topology.NEAR, self.settings.system_core, 0)
+            place_napi(generator, device, self.settings.generator_core, SINK_PRIORITY)
+        self._system_napi = place_napi(system, topology.NEAR, self.settings.system_core)
+        self._generator = Generator(
+            generator, topology.NEAR, self.settings.generator_core, self.settings.frame_max
+        )
 
     def _address_system(self) -> None:
         near, far = topology.NEAR, topology.FAR
@@ -149,22 +163,9 @@ class Bed:
             ],
         )
 
-    def _place_napi(self, namespace: str, device: str, core: int, priority: int) -> None:
-        """Have a thread of its own serve the interface, on `core`."""
-        before = napi_threads()
-        script = f"echo 1 > /sys/class/net/{device}/threaded"
-        run(in_namespace(namespace, ["sh", "-c", script]))
-        deadline_ns = monotonic_ns() + int(NAPI_TIMEOUT_S * 1e9)
-        while not (new := napi_threads().keys() - before.keys()):
-            if monotonic_ns() > deadline_ns:
-                raise BenchError(f"{device} in {namespace} has no NAPI thread: is GRO or XDP on?")
-            time.sleep(0.01)
-        for pid in new:
-            os.sched_setaffinity(pid, {core})
-            if priority:
-                # Where this is forbidden the check of the sinks' drops speaks up.
-                with contextlib.suppress(PermissionError):
-                    os.sched_setscheduler(pid, os.SCHED_FIFO, os.sched_param(priority))
+    def kernel_waited_ns(self) -> int:
+        """For how long the system's part in the kernel has had to wait for its core so far."""
+        return sum(scheduled(pid)[1] for pid in self._system_napi)
 
     def drops(self) -> dict[str, int]:
         """Packets that did not get through so far, by where: counters that only grow."""

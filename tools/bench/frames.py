@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import struct
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Address
@@ -55,8 +56,7 @@ class Frame:
         """What the UDP checksum is the complement of: a sum of 16-bit words in the
         order of this machine, folded."""
         at = self.udp_at + _CHECKSUM_AT
-        (check,) = struct.unpack_from("=H", self.data, at)
-        return ~check & 0xFFFF
+        return ~int.from_bytes(self.data[at : at + 2], sys.byteorder) & 0xFFFF
 
 
 def data_frame(source: IPv6Address, destination: IPv6Address, payload: int) -> Frame:
@@ -142,7 +142,7 @@ def _udp(
 def _folded_sum(data: bytes) -> int:
     """The one's-complement sum of RFC 1071, in network order."""
     padded = data + bytes(len(data) % 2)
-    total = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
+    total = sum(int.from_bytes(padded[at : at + 2], "big") for at in range(0, len(padded), 2))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return total

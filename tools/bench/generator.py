@@ -25,13 +25,10 @@ from dataplane.bpf.program import BpfModule
 from dataplane.bpf.syscall import run_live
 from dataplane.clock import monotonic_ns, wall_ns
 from tools.bench.frames import Frame, Kind
-from tools.bench.namespace import inside
+from tools.bench.namespace import inside, set_nice
 
 SHARE_WHOLE = 100_000
 """Shares are counted in this many parts: 0.001 % is one."""
-
-LEAD_NS = 20_000_000
-"""Between asking the kernel and the first packet: it sets up its pages meanwhile."""
 
 CATCH_UP_NS = 100_000
 """A generator that was held up makes up for this much; beyond, the schedule slips,
@@ -52,10 +49,12 @@ SCHEDULE = np.dtype(
     [
         (name, np.uint64)
         for name in (
+            "duration_ns",
             "next_due_ns",
             "gap_q8",
             "remainder_q8",
             "stop_ns",
+            "read_ns",
             "catch_up_ns",
             "wall_offset_ns",
             "share",
@@ -127,32 +126,24 @@ class Offered:
 class Generator:
     """Sends from `device` in `namespace`, from a thread that is pinned to `core`."""
 
-    def __init__(
-        self, namespace: str, device: str, core: int, data: Frame, stamp: Frame | None
-    ) -> None:
-        """Raises BpfError, LoadError or OSError where the generator cannot run."""
+    def __init__(self, namespace: str, device: str, core: int, frame_max: int) -> None:
+        """`frame_max` is the length of the longest frame that will be sent.
+
+        Raises BpfError, LoadError or OSError where the generator cannot run.
+        """
         self._namespace = namespace
         self._core = core
+        self._words = math.ceil(frame_max / 8)
         with inside(namespace):
-            egress = _ifindex(device)
-        frames = [data, stamp or data]
-        words = math.ceil(max(len(frame.data) for frame in frames) / 8)
+            egress = socket.if_nametoindex(device)
         self._module = BpfModule(
             _SOURCE,
-            {"EGRESS": egress, "SHARE_WHOLE": SHARE_WHOLE, "TEMPLATE_WORDS": words},
+            {"EGRESS": egress, "SHARE_WHOLE": SHARE_WHOLE, "TEMPLATE_WORDS": self._words},
         )
         self._program = self._module.load("generate")
         self._schedule = self._module.array("schedules", SCHEDULE)
-        templates = self._module.array("templates", template_dtype(words))
-        for template, frame in zip(templates, frames, strict=True):
-            padded = frame.data.ljust(8 * words, b"\0")
-            template["length"] = len(frame.data)
-            template["udp_at"] = frame.udp_at
-            template["checksum"] = frame.checksum_sum
-            template["reply"] = frame.kind is Kind.REPLY
-            template["words"] = np.frombuffer(padded, np.uint64)
+        self._templates = self._module.array("templates", template_dtype(self._words))
         self._module.free_compiler()
-        self._blank = bytes(8 * words)
         self._pool = concurrent.futures.ThreadPoolExecutor(1, initializer=self._settle_down)
         self._old_handler = signal.signal(_STOP_SIGNAL, lambda *_: None)
 
@@ -170,19 +161,38 @@ class Generator:
     def close(self) -> None:
         self._pool.shutdown()
         signal.signal(_STOP_SIGNAL, self._old_handler)
-        del self._schedule
+        del self._schedule, self._templates
         self._module.close()
 
+    def use(self, data: Frame, stamp: Frame | None) -> None:
+        """Send these from now on. ValueError for a frame that is too long."""
+        for template, frame in zip(self._templates, (data, stamp or data), strict=True):
+            room = 8 * self._words
+            if len(frame.data) > room:
+                raise ValueError(f"a frame of {len(frame.data)} bytes is longer than {room}")
+            template["length"] = len(frame.data)
+            template["udp_at"] = frame.udp_at
+            template["checksum"] = frame.checksum_sum
+            template["reply"] = frame.kind is Kind.REPLY
+            template["words"] = np.frombuffer(frame.data.ljust(room, b"\0"), np.uint64)
+
     def offer(self, load: Load) -> Offered:
-        """Send, and return what was sent once the time is over. From the main thread only."""
+        """Send, and return what was sent once the time is over. From the main thread only.
+
+        RuntimeError before `use`.
+        """
+        if not self._templates[0]["length"]:
+            raise RuntimeError("the generator has been given no frames")
         schedule = self._schedule[0]
-        start_ns = monotonic_ns() + LEAD_NS
-        self._write(load, start_ns)
+        self._write(load)
         ident: concurrent.futures.Future[int] = concurrent.futures.Future()
         batch = max(1, min(BATCH_MAX, load.rate_pps * BURST_NS // 1_000_000_000))
         running = self._pool.submit(self._run, ident, batch)
         thread = ident.result()
-        time.sleep(max(0.0, (start_ns + load.duration_ns - monotonic_ns()) / 1e9))
+        # The kernel sets up its pages before the first run, which begins the schedule.
+        while not (stop_ns := int(schedule["stop_ns"])) and not running.done():
+            time.sleep(_STOP_EVERY_S)
+        time.sleep(max(0.0, (stop_ns - monotonic_ns()) / 1e9))
         while not running.done():
             # One signal may come before the thread has entered the kernel.
             signal.pthread_kill(thread, _STOP_SIGNAL)
@@ -197,13 +207,12 @@ class Generator:
             next_sequence=int(schedule["sequence"]) + 1,
         )
 
-    def _write(self, load: Load, start_ns: int) -> None:
+    def _write(self, load: Load) -> None:
         schedule = self._schedule[0]
         self._schedule[:] = np.zeros(1, SCHEDULE)
         values: Mapping[str, int] = {
-            "next_due_ns": start_ns,
+            "duration_ns": load.duration_ns,
             "gap_q8": (1_000_000_000 << 8) // load.rate_pps,
-            "stop_ns": start_ns + load.duration_ns,
             "catch_up_ns": CATCH_UP_NS,
             "wall_offset_ns": wall_ns() - monotonic_ns(),
             "share": load.share,
@@ -215,12 +224,10 @@ class Generator:
 
     def _settle_down(self) -> None:
         os.sched_setaffinity(0, {self._core})
+        set_nice(threading.get_native_id())
 
     def _run(self, ident: concurrent.futures.Future[int], batch: int) -> None:
         ident.set_result(threading.get_ident())
         with inside(self._namespace):
-            run_live(self._program, self._blank, repeat=_RUNS_MAX, batch=batch)
-
-
-def _ifindex(device: str) -> int:
-    return socket.if_nametoindex(device)
+            blank = bytes(8 * self._words)
+            run_live(self._program, blank, repeat=_RUNS_MAX, batch=batch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -34,12 +34,17 @@ class Counts:
 
     other: int
 
+    def since(self, earlier: Counts) -> Counts:
+        return Counts(
+            *(now - then for now, then in zip(astuple(self), astuple(earlier), strict=True))
+        )
+
 
 COUNTS = np.dtype([(field.name, np.uint64) for field in fields(Counts)])
 
 
 class Sinks:
-    """The programs, and what they have counted since `reset`."""
+    """The programs, and what they have counted."""
 
     def __init__(self) -> None:
         """Raises BpfError or LoadError."""
@@ -50,6 +55,10 @@ class Sinks:
         self._counts = self._module.array("counts", COUNTS)
         self._module.free_compiler()
         self._links: dict[tuple[str, str], int] = {}
+
+    def program(self, name: str) -> int:
+        """The descriptor of a program, which belongs to this object."""
+        return self._programs[name]
 
     def attach(self, program: str, namespace: str, device: str) -> None:
         """In native mode. Raises OSError."""
@@ -64,9 +73,6 @@ class Sinks:
         link = self._links.pop((namespace, device), None)
         if link is not None:
             os.close(link)
-
-    def reset(self) -> None:
-        self._counts[:] = np.zeros(len(_PROGRAMS), COUNTS)
 
     def counts(self, program: str) -> Counts:
         entry = self._counts[_PROGRAMS.index(program)]

@@ -8,6 +8,7 @@ five to ten runs, not fifty.
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 from collections.abc import Sequence
@@ -171,6 +172,7 @@ def t_cdf(t: float, degrees: float) -> float:
     return 1 - tail if t > 0 else tail
 
 
+@functools.lru_cache(maxsize=1024)
 def t_quantile(probability: float, degrees: float) -> float:
     """Return t with P(T ≤ t) = probability. Raises ValueError outside 0 < probability < 1."""
     if not 0 < probability < 1:

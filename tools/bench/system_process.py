@@ -26,6 +26,7 @@ from dataplane.engines.base import (
     SenderStatusReport,
 )
 from tools.bench import topology
+from tools.bench.namespace import set_nice
 
 CAPACITY = 1 << 18
 """Packets of one session that can be awaited at once."""
@@ -138,6 +139,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.core is not None:
         os.sched_setaffinity(0, {arguments.core})
+        set_nice(0)
     process = Process(arguments.engine, arguments.state_dir)
     for line in sys.stdin:
         try:

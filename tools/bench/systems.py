@@ -14,21 +14,29 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 from dataplane.clock import monotonic_ns
+from dataplane.engines import registry
 from dataplane.engines.base import session_store_path
 from dataplane.store import SessionStore
 from tools.bench import topology
 from tools.bench.bed import Bed
-from tools.bench.cell import Role
+from tools.bench.cell import NO_SYSTEM, CellKey, Role
 from tools.bench.errors import BenchError
+from tools.bench.namespace import NICE, scheduled
+from tools.bench.shape import Shape
 from tools.bench.system_process import CAPACITY
 from tools.lab.kernel import in_namespace
 
 READY_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 10.0
+BARE_PROGRAMS = {"xdp-tx": "bare_tx", "xdp-drop": "bare_drop", "xdp-pass": "pass_on"}
+"""Names of systems, and of functions of sink.c."""
+
+_LOG = "log"
 _FIRST_PACKETS_S = 1.5
 """Sessions spread their first packet over a second."""
 
@@ -53,6 +61,9 @@ class System(Protocol):
 
     def collected(self) -> int:
         """STAMP packets that have ended in the system as they should, so far."""
+
+    def ran_ns(self) -> int:
+        """For how long its processes have run so far."""
 
 
 class Idle:
@@ -80,15 +91,16 @@ class Idle:
     def collected(self) -> int:
         return 0
 
+    def ran_ns(self) -> int:
+        return 0
+
 
 class BareProgram(Idle):
     """An XDP program that does nothing else than its action: what an engine can come near to."""
 
-    PROGRAMS = {"xdp-tx": "bare_tx", "xdp-drop": "bare_drop", "xdp-pass": "pass_on"}
-
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        self._program = self.PROGRAMS[name]
+        self._program = BARE_PROGRAMS[name]
         self._bed: Bed | None = None
 
     def start(self, bed: Bed, role: Role) -> None:
@@ -121,7 +133,10 @@ class Listener(Idle):
             raise BenchError(f"{self.name} can only be measured as a reflector")
         core = bed.settings.system_core
         self._process = subprocess.Popen(
-            in_namespace(bed.system_namespace, ["taskset", "-c", str(core), *self._command]),
+            in_namespace(
+                bed.system_namespace,
+                ["nice", "-n", str(NICE), "taskset", "-c", str(core), *self._command],
+            ),
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
@@ -130,6 +145,9 @@ class Listener(Idle):
         if self._process is not None:
             _end(self._process)
             self._process = None
+
+    def ran_ns(self) -> int:
+        return 0 if self._process is None else scheduled(self._process.pid)[0]
 
 
 class EngineSystem:
@@ -159,6 +177,7 @@ class EngineSystem:
             in_namespace(bed.system_namespace, command),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=(Path(self._folder.name) / _LOG).open("wb"),
             start_new_session=True,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
@@ -216,10 +235,18 @@ class EngineSystem:
     def collected(self) -> int:
         return sum(store.state.head.counters.received for store in self._stores)
 
+    def ran_ns(self) -> int:
+        return 0 if self._process is None else scheduled(self._process.pid)[0]
+
     def usage(self) -> tuple[int, int]:
         """Processor time so far in nanoseconds, and the most memory so far in bytes."""
         used = self._ask(do="usage")
         return used["cpu_ns"], used["rss_bytes"]
+
+    def _last_words(self) -> str:
+        assert self._folder is not None
+        lines = (Path(self._folder.name) / _LOG).read_text(errors="replace").splitlines()
+        return lines[-1] if lines else "it said nothing"
 
     def _ask(self, **request: Any) -> dict[str, Any]:
         assert self._process is not None
@@ -228,7 +255,7 @@ class EngineSystem:
         assert back is not None
         line = _exchange(to, back, json.dumps(request))
         if line is None:
-            raise BenchError(f"the process of engine {self._engine} has died")
+            raise BenchError(f"the process of engine {self._engine} has died: {self._last_words()}")
         found: dict[str, Any] = json.loads(line)
         if "error" in found:
             raise BenchError(f"engine {self._engine}: {found['error']}")
@@ -258,3 +285,20 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             pipe.close()
+
+
+def catalogue(shape: Shape, listeners: Mapping[str, str]) -> Callable[[CellKey], System]:
+    """What makes the system of a cell; `listeners` are commands by label."""
+
+    def make(key: CellKey) -> System:
+        if key.system == NO_SYSTEM:
+            return Idle()
+        if key.system in BARE_PROGRAMS:
+            return BareProgram(key.system)
+        if key.system in listeners:
+            return Listener(key.system, listeners[key.system])
+        if key.system in registry.ENGINES:
+            return EngineSystem(key.system, shape.sessions, shape.sids)
+        raise BenchError(f"there is no engine {key.system} in this version")
+
+    return make

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from dataplane.clock import REFRESH_NS, Clock
 from dataplane.config import Node, Reflector, ReflectorSession, Sender, SenderSession
@@ -70,8 +70,8 @@ class LoopEngine:
 
         # Between the stages the loop serves packets: making the stores of a
         # thousand sessions at once would hold them up for half a second.
-        for stage in stages(self._configured, node.sender):
-            self._loop.call(functools.partial(self._sender.configure, stage, resume or {}))
+        for stage, changed in stages(self._configured, node.sender):
+            self._loop.call(functools.partial(self._sender.configure, stage, resume or {}, changed))
             self._configured = stage
         self._loop.call(reflect)
 
@@ -106,14 +106,21 @@ class LoopEngine:
         self._reflector.tick()
 
 
-def stages(old: Sender | None, new: Sender | None) -> Iterator[Sender | None]:
-    """From `old` to `new` in steps of at most `STAGE` sessions that are new or have changed."""
+def stages(
+    old: Sender | None, new: Sender | None
+) -> Iterator[tuple[Sender | None, Collection[int] | None]]:
+    """From `old` to `new` in steps of at most `STAGE` sessions that are new or have changed.
+
+    With each step come the SSIDs of those sessions; None in the first, where anything
+    may differ. To go through all sessions each time would take ten thousand a minute.
+    """
     if new is None:
-        yield None
+        yield None, None
         return
     before = {} if old is None else old.sessions
     sessions = {ssid: before[ssid] for ssid in new.sessions if ssid in before}
     changed = [ssid for ssid, session in new.sessions.items() if before.get(ssid) != session]
     for start in range(0, len(changed) or 1, STAGE):
-        sessions |= {ssid: new.sessions[ssid] for ssid in changed[start : start + STAGE]}
-        yield dataclasses.replace(new, sessions=dict(sessions))
+        step = changed[start : start + STAGE]
+        sessions |= {ssid: new.sessions[ssid] for ssid in step}
+        yield dataclasses.replace(new, sessions=dict(sessions)), step if start else None

@@ -79,6 +79,7 @@ class ReflectorRole:
         self._open = open_transport
         self._clock = clock
         self._emit = context.emit
+        self._share_state = context.share_state
         self._path = reflector_store_path(context.state_dir)
         self._config = Reflector(enabled=False)
         self._filter = InterfaceFilter(())
@@ -189,7 +190,8 @@ class ReflectorRole:
         assert self._store is not None
         if session is None:
             return self._store.role
-        return self._store.allocate(*session.key)
+        state = self._store.allocate(*session.key)
+        return state if self._share_state is None else self._share_state(session, state)
 
     def _attempt(self, reason: str) -> None:
         """Listen, or fail for a reason."""

@@ -12,7 +12,7 @@ import functools
 import logging
 import select
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from ipaddress import IPv6Address
 
 from dataplane.clock import Clock, monotonic_ns, wall_ns
@@ -304,7 +304,14 @@ class SenderRole:
         self._runs: dict[int, SenderRun] = {}
         self._discards: Counter[DiscardReason] = Counter()
 
-    def configure(self, config: Sender | None, resume: Mapping[int, Resume]) -> None:
+    def configure(
+        self,
+        config: Sender | None,
+        resume: Mapping[int, Resume],
+        changed: Iterable[int] | None = None,
+    ) -> None:
+        """Run exactly `config`. `changed` names all sessions that differ from what
+        was configured before, where nothing else does; None: anything may."""
         config = config or Sender(enabled=False)
         old, self._config = self._config, config
         if config.interfaces != old.interfaces:
@@ -312,12 +319,14 @@ class SenderRole:
             for port in self._ports.values():
                 port.filter = self._filter
         now_ns = monotonic_ns()
-        for ssid, run in list(self._runs.items()):
-            session = config.sessions.get(ssid)
-            if session is None or not _same_but_autostart(run.config, session):
+        for ssid in list(self._runs) if changed is None else changed:
+            run, session = self._runs.get(ssid), config.sessions.get(ssid)
+            if run is not None and (
+                session is None or not _same_but_autostart(run.config, session)
+            ):
                 self._remove(run, gone=session is None)
-        for ssid, session in config.sessions.items():
-            known = self._runs.get(ssid)
+        for ssid in config.sessions if changed is None else changed:
+            session, known = config.sessions[ssid], self._runs.get(ssid)
             if known is None:
                 self._create(session, resume.get(ssid), now_ns)
             else:

@@ -89,14 +89,18 @@ class Network:
             sysctl(name, "net.ipv6.conf.default.accept_dad", 0)
         sysctl(self.router, "net.ipv6.conf.all.forwarding", 1)
         self._join(self.sender, "va", "fd00:a::1/64", "ra", "fd00:a::ff/64")
-        self._join(self.reflector, "vb", "fd00:b::1/64", "rb", "fd00:b::ff/64")
+        self.join_reflector()
         ip("-n", self.sender, "-6", "route", "add", "default", "via", "fd00:a::ff")
-        ip("-n", self.reflector, "-6", "route", "add", "default", "via", "fd00:b::ff")
         for sid, device in ((FORTH, "rb"), (BACK, "ra")):
             ip(
                 *("-n", self.router, "-6", "route", "add", f"{sid}/128"),
                 *("encap", "seg6local", "action", "End", "dev", device),
             )
+
+    def join_reflector(self) -> None:
+        """The link between router and reflector, which a test may have deleted."""
+        self._join(self.reflector, "vb", "fd00:b::1/64", "rb", "fd00:b::ff/64")
+        ip("-n", self.reflector, "-6", "route", "add", "default", "via", "fd00:b::ff")
 
     def _join(self, node: str, near: str, address: str, far: str, router_address: str) -> None:
         ip(

@@ -19,10 +19,12 @@
 
 // See `Schedule` in generator.py.
 struct schedule {
-	u64 next_due_ns;	// CLOCK_MONOTONIC of the next packet
+	u64 duration_ns;	// for which packets are sent
+	u64 next_due_ns;	// CLOCK_MONOTONIC of the next packet; 0 before the first run
 	u64 gap_q8;		// nanoseconds between packets, in units of 1/256
 	u64 remainder_q8;
-	u64 stop_ns;		// CLOCK_MONOTONIC from which nothing more is sent
+	u64 stop_ns;		// CLOCK_MONOTONIC from which nothing more is sent; 0 likewise
+	u64 read_ns;		// CLOCK_MONOTONIC when the clock was last read
 	u64 catch_up_ns;	// how far behind the schedule may be before it slips
 	u64 wall_offset_ns;	// CLOCK_REALTIME minus CLOCK_MONOTONIC
 	u64 share;		// STAMP packets in SHARE_WHOLE
@@ -108,13 +110,16 @@ static __always_inline void stamp(struct schedule *now, struct template *from,
 	}
 }
 
-// Wait for the next packet's time, but not for long: whether it has come.
-static __always_inline bool due(struct schedule *now, u64 *now_ns)
+// Wait for the next packet's time, but not for long: whether it has come. The clock
+// is not read for a packet that was due at the last reading already.
+static __always_inline bool due(struct schedule *now)
 {
+	u64 due_ns = now->next_due_ns;
+
 	for (int i = 0; i < SPINS; i++) {
-		*now_ns = bpf_ktime_get_ns();
-		if (*now_ns >= now->next_due_ns)
-			return *now_ns < now->stop_ns;
+		if (now->read_ns >= due_ns)
+			return due_ns < now->stop_ns;
+		now->read_ns = bpf_ktime_get_ns();
 	}
 	return false;
 }
@@ -143,10 +148,16 @@ int generate(struct xdp_md *ctx)
 
 	if (!now)
 		return XDP_ABORTED;
-	if (!due(now, &now_ns)) {
+	if (!now->stop_ns) {
+		now->read_ns = bpf_ktime_get_ns();
+		now->next_due_ns = now->read_ns;
+		now->stop_ns = now->read_ns + now->duration_ns;
+	}
+	if (!due(now)) {
 		now->idle++;
 		return XDP_DROP;
 	}
+	now_ns = now->read_ns;
 	now->share_sum += now->share;
 	if (now->share_sum >= SHARE_WHOLE) {
 		now->share_sum -= SHARE_WHOLE;
@@ -164,9 +175,9 @@ int generate(struct xdp_md *ctx)
 		words[i] = from->words[i];
 	at = from->udp_at;
 	if (which) {
-		u8 *udp = (u8 *)words + (at & 0xff);
+		u8 *udp = (u8 *)words + (at & 0x3ff);
 
-		if (at > 0xff || (void *)(udp + UDP_LENGTH + OPEN_LENGTH) > end)
+		if (at > 0x3ff || (void *)(udp + UDP_LENGTH + OPEN_LENGTH) > end)
 			return XDP_ABORTED;
 		stamp(now, from, udp, now_ns);
 		now->stamp++;

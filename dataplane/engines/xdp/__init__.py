@@ -1,0 +1,1 @@
+"""The `xdp` engine: STAMP in the driver, with the userspace engine behind it."""

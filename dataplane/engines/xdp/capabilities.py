@@ -1,0 +1,16 @@
+"""What the engine can do; nothing is imported here that not every machine has."""
+
+from __future__ import annotations
+
+from dataplane.engines.base import Capabilities
+from dataplane.engines.xdp.layouts import SEGMENTS_MAX, SESSIONS_MAX
+
+NAME = "xdp"
+
+CAPABILITIES = Capabilities(
+    min_interval_us=1_000,
+    max_segments=SEGMENTS_MAX,
+    needs_interfaces=True,
+    reflector_sessions_max=SESSIONS_MAX // 2,
+)
+"""Half of the slots stay vacant, for sessions that change all at once."""

@@ -1,0 +1,163 @@
+"""What the kernel says about interfaces, addresses and SIDs (rtnetlink)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address
+from typing import Any
+
+from pyroute2 import IPRoute, NetlinkError
+
+from dataplane.config import IPAddress
+from dataplane.engines.xdp.layouts import LocalFlag
+
+_FAMILY_IPV6 = 10
+_TABLE_LOCAL = 255
+_TENTATIVE, _OPTIMISTIC, _DAD_FAILED = 0x40, 0x04, 0x08
+_SEG6_LOCAL = 7
+"""enum lwtunnel_encap_types: LWTUNNEL_ENCAP_SEG6_LOCAL."""
+
+_DECAPSULATING = {
+    7: LocalFlag.DECAPSULATES_IPV6,
+    16: LocalFlag.DECAPSULATES_IPV6 | LocalFlag.DECAPSULATES_IPV4,
+}
+"""End.DT6 and End.DT46 (enum in include/uapi/linux/seg6_local.h)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """A network device that can have an XDP program."""
+
+    name: str
+    index: int
+    kind: str
+    """As iproute2 has it, "veth"; empty for a physical one."""
+
+    program_id: int
+    """Of an XDP program that is there; 0 for none."""
+
+    needs_redirect: bool
+    """Whether XDP_TX is in vain: a veth wakes the other end after it only where that
+    has an XDP program of its own, and after a redirect in any case."""
+
+
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """The configured devices, and the interfaces whose frames they get."""
+
+    interfaces: tuple[Interface, ...]
+    devices: dict[tuple[int, int, int], int]
+    """Index of the device by the index of its interface, and its VLAN identifiers
+    there, outermost first, 0 for none."""
+
+    missing: str | None
+    """Which configured device is not there, for the operator."""
+
+    @property
+    def some_tagged(self) -> bool:
+        """Whether there is an interface that serves VLANs alone."""
+        return any((each.index, 0, 0) not in self.devices for each in self.interfaces)
+
+
+class Kernel:
+    """Asks the kernel about the network namespace it was made in."""
+
+    def __init__(self) -> None:
+        self._route = IPRoute()
+
+    def close(self) -> None:
+        self._route.close()
+
+    def devices(self, names: tuple[str, ...]) -> Devices:
+        """`names` are those of devices, VLANs on an interface included."""
+        links = {link["index"]: link for link in self._route.get_links()}
+        by_name = {link.get_attr("IFLA_IFNAME"): link for link in links.values()}
+        interfaces: dict[int, Interface] = {}
+        devices: dict[tuple[int, int, int], int] = {}
+        missing = None
+        for name in names:
+            link = by_name.get(name)
+            if link is None:
+                missing = missing or f"interface {name} does not exist"
+                continue
+            base, tags = _base(link, links)
+            if base is None or len(tags) > 2:
+                missing = missing or f"interface {name} is beyond the reach of an XDP program"
+                continue
+            interfaces[base["index"]] = self._interface(base)
+            outer, inner = (*tags, 0, 0)[:2]
+            devices[base["index"], outer, inner] = link["index"]
+        ordered = sorted(interfaces.values(), key=lambda each: each.name)
+        return Devices(tuple(ordered), devices, missing)
+
+    def _interface(self, link: Any) -> Interface:
+        kind = _kind(link)
+        return Interface(
+            name=link.get_attr("IFLA_IFNAME"),
+            index=link["index"],
+            kind=kind,
+            program_id=_program_id(link),
+            needs_redirect=kind == "veth" and not self._other_end_has_program(link),
+        )
+
+    def _other_end_has_program(self, link: Any) -> bool:
+        namespace = link.get_attr("IFLA_LINK_NETNSID")
+        there = {} if namespace is None else {"if_netnsid": namespace}
+        try:
+            ends = list(self._route.get_links(link.get_attr("IFLA_LINK"), **there))
+        except NetlinkError:
+            # It is gone, or not ours to look at.
+            return False
+        return any(_attached_natively(end) for end in ends)
+
+    def locals(self) -> dict[IPAddress, LocalFlag]:
+        """Addresses that packets of others can be sent to, and decapsulating SIDs."""
+        return dict(self._addresses()) | dict(self._sids())
+
+    def _addresses(self) -> Iterator[tuple[IPAddress, LocalFlag]]:
+        for message in self._route.get_addr():
+            flags = message.get_attr("IFA_FLAGS") or message["flags"]
+            if flags & _DAD_FAILED or (flags & _TENTATIVE and not flags & _OPTIMISTIC):
+                continue
+            text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+            address = ip_address(text)
+            if not (address.is_link_local or address.is_loopback):
+                yield address, LocalFlag.ADDRESS
+
+    def _sids(self) -> Iterator[tuple[IPAddress, LocalFlag]]:
+        for route in self._route.get_routes(family=_FAMILY_IPV6):
+            if route.get_attr("RTA_ENCAP_TYPE") != _SEG6_LOCAL or route["dst_len"] != 128:
+                continue
+            encapsulation = route.get_attr("RTA_ENCAP")
+            flags = _DECAPSULATING.get(encapsulation.get_attr("SEG6_LOCAL_ACTION"))
+            # Another table hands packets on, even those to an address of this node.
+            if flags and encapsulation.get_attr("SEG6_LOCAL_TABLE") == _TABLE_LOCAL:
+                yield IPv6Address(route.get_attr("RTA_DST")), flags
+
+
+def _base(link: Any, links: dict[int, Any]) -> tuple[Any | None, list[int]]:
+    """The interface below VLANs, and their identifiers, outermost first."""
+    tags: list[int] = []
+    while link is not None and _kind(link) == "vlan":
+        info = link.get_attr("IFLA_LINKINFO").get_attr("IFLA_INFO_DATA")
+        tags.insert(0, info.get_attr("IFLA_VLAN_ID"))
+        if link.get_attr("IFLA_LINK_NETNSID") is not None:
+            return None, tags
+        link = links.get(link.get_attr("IFLA_LINK"))
+    return link, tags
+
+
+def _program_id(link: Any) -> int:
+    xdp = link.get_attr("IFLA_XDP")
+    return (xdp.get_attr("IFLA_XDP_PROG_ID") or 0) if xdp is not None else 0
+
+
+def _attached_natively(link: Any) -> bool:
+    xdp = link.get_attr("IFLA_XDP")
+    return xdp is not None and bool(xdp.get_attr("IFLA_XDP_DRV_PROG_ID"))
+
+
+def _kind(link: Any) -> str:
+    info = link.get_attr("IFLA_LINKINFO")
+    return (info.get_attr("IFLA_INFO_KIND") or "") if info is not None else ""

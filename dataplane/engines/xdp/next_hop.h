@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/*
+ * Where a reply goes: what the FIB says about it, remembered for a tenth of a second
+ * for each session and CPU.
+ *
+ * A node that does not forward IPv6 has no FIB for XDP (BPF_FIB_LKUP_RET_FWD_DISABLED).
+ * There, a reply goes back to the neighbour that the request came from.
+ */
+#ifndef STAMP_NEXT_HOP_H
+#define STAMP_NEXT_HOP_H
+
+#include "node.h"
+#include "timestamp.h"
+
+#define NEXT_HOP_NS (NS_PER_S / 10)
+#define FAMILY_IPV6 10
+#define LOOPBACK_IFINDEX 1
+
+BPF_TABLE("percpu_array", int, struct next_hop, next_hops, SESSIONS_MAX);
+
+/* What a reply is to be sent with. */
+struct journey {
+	struct address local;		/* its source */
+	struct address next;		/* its destination, or its first segment */
+	__u64 now_ns;
+	__u32 epoch;
+	__u32 slot;
+	__be32 flow;			/* first word of the IPv6 header */
+};
+
+static __always_inline int is_fresh(const struct packet *packet,
+				    const struct journey *journey, const struct next_hop *hop)
+{
+	return hop->until_ns - journey->now_ns <= NEXT_HOP_NS && hop->epoch == journey->epoch &&
+	       hop->ingress == packet->ifindex && hop->vlan[0] == packet->vlan[0] &&
+	       hop->vlan[1] == packet->vlan[1] && same_address(&hop->local, &journey->local) &&
+	       same_address(&hop->next, &journey->next);
+}
+
+/* To the neighbour that the request came from, through the device that it came through. */
+static __always_inline int turn_back(struct xdp_md *ctx, struct next_hop *hop)
+{
+	__u32 mtu = 0;
+
+	if (bpf_check_mtu(ctx, 0, &mtu, 0, 0) < 0)
+		return -1;
+	hop->mtu = mtu;
+	hop->egress = 0;
+	return 0;
+}
+
+/* As a packet of this node's own would be routed; negative where a driver cannot send it. */
+static __always_inline int ask_fib(struct xdp_md *ctx, const struct packet *packet,
+				   const struct journey *journey, struct next_hop *hop)
+{
+	struct interface_key egress = {};
+	struct bpf_fib_lookup fib = {
+		.family = FAMILY_IPV6,
+		.l4_protocol = NEXT_HEADER_UDP,
+		.tot_len = 1,
+		.ifindex = LOOPBACK_IFINDEX,
+	};
+	int result;
+
+	fib.flowinfo = journey->flow & htonl(0x0fffffff);
+	__builtin_memcpy(fib.ipv6_src, &journey->local, sizeof(journey->local));
+	__builtin_memcpy(fib.ipv6_dst, &journey->next, sizeof(journey->next));
+	result = bpf_fib_lookup(ctx, &fib, sizeof(fib), 0);
+	if (result == BPF_FIB_LKUP_RET_FWD_DISABLED)
+		return turn_back(ctx, hop);
+	if (result != BPF_FIB_LKUP_RET_SUCCESS)
+		return -1;
+	egress.ifindex = fib.ifindex;
+	if (fib.ifindex == device_of(packet))
+		hop->egress = packet->ifindex;
+	else if (!packet->tags && interfaces.lookup(&egress))
+		hop->egress = fib.ifindex;
+	else
+		return -1;
+	/* The union's other meaning, once the length has been compared with it. */
+	hop->mtu = fib.tot_len;
+	__builtin_memcpy(hop->destination_mac, fib.dmac, sizeof(fib.dmac));
+	__builtin_memcpy(hop->source_mac, fib.smac, sizeof(fib.smac));
+	return 0;
+}
+
+/* Whether a reply has gone that way a moment ago, so that the packet is ours. */
+static __always_inline int is_known(const struct packet *packet,
+				    const struct journey *journey)
+{
+	int slot = journey->slot;
+	struct next_hop *hop = next_hops.lookup(&slot);
+
+	return hop && !packet->encapsulated && is_fresh(packet, journey, hop);
+}
+
+/* NULL where the driver cannot send the reply. */
+static __always_inline struct next_hop *next_hop(struct xdp_md *ctx, const struct packet *packet,
+						 const struct journey *journey)
+{
+	int slot = journey->slot;
+	struct next_hop *hop = next_hops.lookup(&slot);
+
+	if (!hop || is_fresh(packet, journey, hop))
+		return hop;
+	hop->until_ns = 0;
+	if (ask_fib(ctx, packet, journey, hop))
+		return 0;
+	hop->local = journey->local;
+	hop->next = journey->next;
+	hop->epoch = journey->epoch;
+	hop->ingress = packet->ifindex;
+	hop->vlan[0] = packet->vlan[0];
+	hop->vlan[1] = packet->vlan[1];
+	hop->until_ns = journey->now_ns + NEXT_HOP_NS;
+	return hop;
+}
+
+#endif

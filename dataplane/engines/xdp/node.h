@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/*
+ * What programs ask about the node that they run on: its clock, its interfaces,
+ * its addresses and SIDs. User space keeps the maps up to date.
+ */
+#ifndef STAMP_NODE_H
+#define STAMP_NODE_H
+
+#include "parse.h"
+#include "shared.h"
+
+#define LOCALS_MAX 4096
+#define INTERFACES_MAX 1024
+
+BPF_F_TABLE("array", int, struct clock, clocks, 1, BPF_F_MMAPABLE);
+BPF_F_TABLE("hash", struct interface_key, struct interface, interfaces, INTERFACES_MAX,
+	    BPF_F_NO_PREALLOC);
+BPF_F_TABLE("hash", struct address, struct local, locals, LOCALS_MAX, BPF_F_NO_PREALLOC);
+
+static __always_inline struct address mapped_ipv4(__be32 ipv4)
+{
+	return (struct address){ .word = { 0, 0, htonl(0xffff), ipv4 } };
+}
+
+static __always_inline struct address ipv6_address(const struct in6_addr *ipv6)
+{
+	const __be32 *word = ipv6->in6_u.u6_addr32;
+
+	return (struct address){ .word = { word[0], word[1], word[2], word[3] } };
+}
+
+static __always_inline int same_address(const struct address *a, const struct address *b)
+{
+	return !((a->word[0] ^ b->word[0]) | (a->word[1] ^ b->word[1]) |
+		 (a->word[2] ^ b->word[2]) | (a->word[3] ^ b->word[3]));
+}
+
+/* Both ends of the innermost packet; negative where they cannot be read. */
+static __always_inline int read_addresses(const struct xdp_md *ctx, const struct packet *packet,
+					  struct address *source, struct address *destination)
+{
+	if (packet->version == 6) {
+		struct ipv6hdr *ip6 = bytes_at(ctx, packet->ip_at, sizeof(*ip6));
+
+		if (!ip6)
+			return -1;
+		*source = ipv6_address(&ip6->saddr);
+		*destination = ipv6_address(&ip6->daddr);
+	} else {
+		struct iphdr *ip4 = bytes_at(ctx, packet->ip_at, sizeof(*ip4));
+
+		if (!ip4)
+			return -1;
+		*source = mapped_ipv4(ip4->saddr);
+		*destination = mapped_ipv4(ip4->daddr);
+	}
+	return 0;
+}
+
+/* Whether the kernel would give the packet, encapsulated or not, to a socket here. */
+static __always_inline int has_address(struct address *address, __u32 why)
+{
+	struct local *local = locals.lookup(address);
+
+	return local && local->flags & why;
+}
+
+/* The same of the outer header alone: nothing to ask where there is none. */
+static __always_inline int decapsulates(const struct xdp_md *ctx, const struct packet *packet)
+{
+	struct ipv6hdr *ip6;
+	struct address outer;
+
+	if (!packet->encapsulated)
+		return 1;
+	ip6 = bytes_at(ctx, packet->network_at, sizeof(*ip6));
+	if (!ip6)
+		return 0;
+	outer = ipv6_address(&ip6->daddr);
+	return has_address(&outer, packet->version == 6 ? LOCAL_DECAPSULATES_IPV6
+							: LOCAL_DECAPSULATES_IPV4);
+}
+
+/* The network device that a frame belongs to; 0 where it is not a configured one. */
+static __always_inline __u32 device_of(const struct packet *packet)
+{
+	struct interface_key key = {
+		.ifindex = packet->ifindex,
+		.vlan = { packet->vlan[0], packet->vlan[1] },
+	};
+	struct interface *found = interfaces.lookup(&key);
+
+	return found ? found->ifindex : 0;
+}
+
+#endif

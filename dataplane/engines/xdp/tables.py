@@ -1,0 +1,252 @@
+"""From a Session-Reflector's configuration to the maps of its program.
+
+A session that is equal in two configurations keeps its slot, and with it what it
+counts; one that has changed gets another, so that the program changes over from one
+packet to the next.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dataplane.bpf.program import BpfModule
+from dataplane.bpf.syscall import delete_element, lookup_per_cpu, update_element
+from dataplane.clock import ClockStatus
+from dataplane.config import IPAddress, Reflector, ReflectorMode, ReflectorSession
+from dataplane.engines.xdp import layouts
+from dataplane.engines.xdp.layouts import LocalFlag, ReflectorFlag, SessionFlag
+from dataplane.reflector_store import HandedUp
+from dataplane.session_state import DISCARD_INDEX
+from dataplane.stamp.errors import DiscardReason
+from dataplane.stamp.session_reflector import SessionKey
+from dataplane.stamp.timestamp import NS_PER_S, TimestampFormat
+
+BURST_NS = NS_PER_S // 10
+"""How far a source may be ahead of its rate: what it may send at once is the
+packets of this time."""
+
+_NO_ADDRESS = bytes(layouts.ADDRESS_BYTES)
+_MAPPED_IPV4 = bytes(10) + b"\xff\xff"
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What the program has done with STAMP packets, on all CPUs."""
+
+    answered: int
+    handed_up: dict[HandedUp, int]
+    discarded: dict[DiscardReason, int]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionCounts:
+    answered: int
+    next_sequence: int
+    last_received_ns: int
+
+
+class ReflectorTables:
+    """The maps of one loaded reflector."""
+
+    def __init__(self, module: BpfModule) -> None:
+        self._sessions_fd = module.map_fd("sessions")
+        self._counts_fd = module.map_fd("reflector_counts")
+        self._config = module.array("reflector_configs", layouts.REFLECTOR_CONFIG)
+        self._clock = module.array("clocks", layouts.CLOCK)
+        self._states = module.array("session_states", layouts.SESSION_STATE)
+        self._locals = _Mirror(module.map_fd("locals"))
+        self._interfaces = _Mirror(module.map_fd("interfaces"))
+        self._slots: dict[SessionKey, int] = {}
+        self._sessions: dict[SessionKey, ReflectorSession] = {}
+        self._vacant = deque(range(1, layouts.SESSIONS_MAX))
+
+    @property
+    def slots(self) -> dict[SessionKey, int]:
+        """Where each session counts."""
+        return self._slots
+
+    def set_clock(self, status: ClockStatus) -> None:
+        """What timestamps need to know beside CLOCK_TAI."""
+        self._clock["tai_offset_s"] = status.tai_offset_s
+        self._clock["error_estimate"] = status.error_estimate(TimestampFormat.NTP).encode()
+
+    def set_locals(self, known: dict[IPAddress, LocalFlag]) -> None:
+        """Addresses and SIDs of this node, all of them."""
+        if self._locals.set(
+            {packed(address): _uint32(int(flags)) for address, flags in known.items()}
+        ):
+            self.renew_next_hops()
+
+    def set_interfaces(self, devices: dict[tuple[int, int, int], int]) -> None:
+        """Network devices by the index of the interface that has the program, and the
+        VLAN identifiers on it, outermost first, 0 for none."""
+        entries = {}
+        for (ifindex, outer, inner), device in devices.items():
+            key = np.zeros((), layouts.INTERFACE_KEY)
+            key["ifindex"] = ifindex
+            key["vlan"] = outer, inner
+            entries[key.tobytes()] = _uint32(device)
+        if self._interfaces.set(entries):
+            self.renew_next_hops()
+
+    def renew_next_hops(self) -> None:
+        """Have the FIB asked again for every session."""
+        self._config["epoch"] += np.uint32(1)
+
+    def set_config(self, reflector: Reflector, flags: ReflectorFlag) -> None:
+        """What holds for all sessions. `flags` are those that `reflector` does not say."""
+        config = np.zeros((), layouts.REFLECTOR_CONFIG)
+        if reflector.source_address is not None:
+            flags |= ReflectorFlag.ONE_ADDRESS
+            config["address"] = np.frombuffer(packed(reflector.source_address), np.uint8)
+        if reflector.enabled:
+            flags |= ReflectorFlag.ENABLED
+        if not reflector.require_configured_session:
+            flags |= ReflectorFlag.ANY_SESSION
+        config["port"] = reflector.udp_port
+        config["epoch"] = self._config["epoch"][0]
+        config["flags"] = int(flags)
+        interval_ns = NS_PER_S // reflector.rate_limit if reflector.rate_limit else 0
+        config["rate_burst_ns"] = BURST_NS
+        config["rate_interval_ns"] = interval_ns
+        if config != self._config[0]:
+            self._config[0] = config
+            self.renew_next_hops()
+
+    def disable(self) -> None:
+        """Have the program pass everything on."""
+        self._config["flags"] = 0
+
+    def set_sessions(
+        self,
+        sessions: Mapping[SessionKey, ReflectorSession],
+        resumed: Callable[[SessionKey], int],
+    ) -> None:
+        """Serve `sessions`. `resumed` is the number that a stateful session has come
+        to in an earlier process. Raises OSError."""
+        for key in self._sessions.keys() - sessions.keys():
+            delete_element(self._sessions_fd, session_key(key))
+            self._release(key)
+        for key, session in sessions.items():
+            if self._sessions.get(key) == session:
+                continue
+            slot = self._vacant.popleft()
+            self._states[slot] = np.zeros((), layouts.SESSION_STATE)
+            if key not in self._sessions:
+                self._states[slot]["next_sequence"] = resumed(key)
+            update_element(self._sessions_fd, session_key(key), session_value(session, slot))
+            self._release(key)
+            self._slots[key] = slot
+            self._sessions[key] = session
+
+    def _release(self, key: SessionKey) -> None:
+        slot = self._slots.pop(key, None)
+        self._sessions.pop(key, None)
+        if slot is not None:
+            # At the far end: a packet may be under way that still counts there.
+            self._vacant.append(slot)
+
+    def session_counts(self, key: SessionKey | None) -> SessionCounts:
+        """Of a session, or of requests without one. KeyError: no such session."""
+        state = self._states[0 if key is None else self._slots[key]]
+        return SessionCounts(
+            int(state["answered"]), int(state["next_sequence"]), int(state["last_received_ns"])
+        )
+
+    def states(self) -> npt.NDArray[Any]:
+        """What every slot counts; a copy."""
+        return self._states.copy()
+
+    def counts(self) -> Counts:
+        """Everything the program has counted since it was loaded."""
+        total = np.zeros((), layouts.REFLECTOR_COUNTERS)
+        for cpu in lookup_per_cpu(self._counts_fd, bytes(4), layouts.REFLECTOR_COUNTERS.itemsize):
+            here = np.frombuffer(cpu, layouts.REFLECTOR_COUNTERS)[0]
+            for name in layouts.REFLECTOR_COUNTERS.names or ():
+                total[name] += here[name]
+        return Counts(
+            int(total["answered"]),
+            {reason: int(total["handed_up"][reason]) for reason in HandedUp},
+            {
+                reason: int(total["discarded"][index])
+                for reason, index in DISCARD_INDEX.items()
+                if index < layouts.DISCARD_REASONS
+            },
+        )
+
+    def fix_clock(self, t2_ns: int, t3_ns: int) -> None:
+        """For a program with FIXED_CLOCK: what it reads, in nanoseconds since 1970 UTC."""
+        offset_ns = int(self._clock["tai_offset_s"][0]) * NS_PER_S
+        self._clock["fixed_ns"] = t2_ns + offset_ns, t3_ns + offset_ns
+
+
+class _Mirror:
+    """A hash map with a copy of what is in it."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._entries: dict[bytes, bytes] = {}
+
+    def set(self, entries: dict[bytes, bytes]) -> bool:
+        """Whether anything had to change. Raises OSError: E2BIG where it is full."""
+        if entries == self._entries:
+            return False
+        for key in self._entries.keys() - entries.keys():
+            delete_element(self._fd, key)
+        for key, value in entries.items():
+            if self._entries.get(key) != value:
+                update_element(self._fd, key, value)
+        self._entries = dict(entries)
+        return True
+
+
+def packed(address: IPAddress | None) -> bytes:
+    """16 bytes; of None, those that stand for any sender."""
+    if address is None:
+        return _NO_ADDRESS
+    return address.packed if address.version == 6 else _MAPPED_IPV4 + address.packed
+
+
+def session_key(key: SessionKey) -> bytes:
+    """As the program looks a session up."""
+    ssid, address = key
+    value = np.zeros((), layouts.SESSION_KEY)
+    value["address"] = np.frombuffer(packed(address), np.uint8)
+    value["ssid"] = ssid
+    return value.tobytes()
+
+
+def session_value(session: ReflectorSession, slot: int) -> bytes:
+    """What the program knows of a session."""
+    value = np.zeros((), layouts.SESSION)
+    value["slot"] = slot
+    value["sender_port"] = session.sender_udp_port or 0
+    value["flags"] = int(_session_flags(session))
+    value["segments"] = len(session.segments)
+    for index, segment in enumerate(reversed(session.segments)):
+        value["segment"][index] = np.frombuffer(segment.packed, np.uint8)
+    return value.tobytes()
+
+
+def _session_flags(session: ReflectorSession) -> SessionFlag:
+    flags = SessionFlag(0)
+    if session.enabled:
+        flags |= SessionFlag.ENABLED
+    if session.mode is ReflectorMode.STATEFUL:
+        flags |= SessionFlag.STATEFUL
+    if session.timestamp_format is not None:
+        flags |= SessionFlag.FORMAT
+    if session.timestamp_format is TimestampFormat.PTPV2:
+        flags |= SessionFlag.PTP
+    return flags
+
+
+def _uint32(value: int) -> bytes:
+    return value.to_bytes(4, sys.byteorder)

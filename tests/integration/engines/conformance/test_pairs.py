@@ -1,0 +1,176 @@
+"""Each engine as Session-Sender against each as Session-Reflector, over SRv6."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import tempfile
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from dataplane.config import (
+    Node,
+    Reflector,
+    ReflectorMode,
+    ReflectorSession,
+    Sender,
+    SenderSession,
+)
+from dataplane.engines import registry
+from dataplane.engines.base import Engine, EngineContext, Role
+from dataplane.host.results import Results
+from dataplane.stamp.timestamp import TimestampFormat
+from tests.integration.engines.network import (
+    BACK,
+    FORTH,
+    REFLECTOR,
+    SENDER,
+    Network,
+    eventually,
+    inside,
+    ip,
+)
+
+pytestmark = pytest.mark.integration
+
+SESSION = SenderSession(
+    5,
+    REFLECTOR,
+    SENDER,
+    interval_us=20_000,
+    segments=(FORTH,),
+    reflector_mode=ReflectorMode.STATEFUL,
+    packet_count=30,
+)
+SERVED = ReflectorSession(5, segments=(BACK,), mode=ReflectorMode.STATEFUL)
+
+PAIRS = list(itertools.product(sorted(registry.ENGINES), repeat=2))
+
+
+@contextlib.contextmanager
+def engine(namespace: str, name: str) -> Iterator[tuple[Engine, Results]]:
+    with tempfile.TemporaryDirectory(prefix="stamp-test-", dir="/dev/shm") as folder:
+        with inside(namespace):
+            made = registry.create(name, EngineContext(Path(folder), lambda _report: None))
+        results = Results(Path(folder))
+        try:
+            yield made, results
+        finally:
+            made.close()
+            results.remove_all()
+
+
+def nodes(
+    names: tuple[str, str], session: SenderSession, served: ReflectorSession
+) -> tuple[Node, Node]:
+    return (
+        Node(sender=Sender(engine=names[0], sessions={session.ssid: session})),
+        Node(reflector=Reflector(engine=names[1], sessions={served.key: served})),
+    )
+
+
+def refused(names: tuple[str, str], sender: Node, reflector: Node) -> bool:
+    """Whether one of the two lacks its role; it then says so."""
+    lacking = False
+    for name, node, role in zip(
+        names, (sender, reflector), (Role.SENDER, Role.REFLECTOR), strict=True
+    ):
+        if role not in registry.capabilities(name).roles:
+            lacking = True
+            text = "Session-Sender" if role is Role.SENDER else "Session-Reflector"
+            assert list(registry.refusals(node)) == [f"engine {name} has no {text}"]
+        else:
+            assert not list(registry.refusals(node))
+    return lacking
+
+
+@pytest.mark.parametrize("fmt", TimestampFormat, ids=str)
+@pytest.mark.parametrize("names", PAIRS, ids="-".join)
+def test_pairs_measure(network: Network, names: tuple[str, str], fmt: TimestampFormat) -> None:
+    session = dataclasses.replace(SESSION, timestamp_format=fmt)
+    sender, reflector = nodes(names, session, SERVED)
+    if refused(names, sender, reflector):
+        return
+    with (
+        engine(network.reflector, names[1]) as (answering, counters),
+        engine(network.sender, names[0]) as (measuring, results),
+    ):
+        answering.configure(reflector)
+        measuring.configure(sender)
+        eventually(lambda: results.snapshot(5).received == 30, "30 replies")
+        snapshot = results.snapshot(5)
+        assert (snapshot.sent, snapshot.loss.round_trip, snapshot.duplicates) == (30, 0, 0)
+        records = results.fetch(5, 100)
+        assert [record.sequence for record in records] == list(range(30))
+        assert [record.reflector_sequence for record in records] == list(range(30))
+        for record in records:
+            assert record.t1_ns <= record.t2_ns < record.t3_ns <= record.t4_ns
+            assert record.t4_ns - record.t1_ns < 1_000_000_000
+            # A router on the way, and where the kernel adds the SRH, that too, cost a hop.
+            assert record.sender_ttl in (253, 254)
+        reflected = counters.reflector()
+        assert reflected is not None
+        assert reflected.sessions[5, None].reflected == 30
+        assert not any(reflected.discards.values())
+
+
+@pytest.mark.parametrize("names", PAIRS, ids="-".join)
+def test_pairs_over_ipv4(network: Network, names: tuple[str, str]) -> None:
+    """Measured where both can, refused by each that cannot."""
+    ours, theirs = IPv4Address("192.0.2.1"), IPv4Address("192.0.2.65")
+    session = SenderSession(5, theirs, ours, interval_us=20_000, packet_count=10)
+    sender, reflector = nodes(names, session, ReflectorSession(5, ours))
+    lacking = False
+    for name, node, who in zip(
+        names, (sender, reflector), ("session", "reflector session"), strict=True
+    ):
+        if 4 not in registry.capabilities(name).address_families:
+            lacking = True
+            assert list(registry.refusals(node)) == [
+                f"{who} 5: engine {name} does not support IPv4"
+            ]
+    if lacking:
+        return
+    for node, near, far, address, gateway in (
+        (network.sender, "va", "ra", ours, "192.0.2.2"),
+        (network.reflector, "vb", "rb", theirs, "192.0.2.66"),
+    ):
+        ip("-n", node, "address", "add", f"{address}/26", "dev", near)
+        ip("-n", network.router, "address", "add", f"{gateway}/26", "dev", far)
+        ip("-n", node, "route", "add", "default", "via", gateway)
+    with (
+        engine(network.reflector, names[1]) as (answering, _),
+        engine(network.sender, names[0]) as (measuring, results),
+    ):
+        answering.configure(reflector)
+        measuring.configure(sender)
+        eventually(lambda: results.snapshot(5).received == 10, "10 replies")
+
+
+@pytest.mark.parametrize("name", sorted(registry.ENGINES))
+def test_both_roles_of_one_engine(network: Network, name: str) -> None:
+    """A node that is Session-Sender and Session-Reflector measures another such node."""
+    back = SenderSession(6, SENDER, REFLECTOR, interval_us=20_000, packet_count=20)
+    forth = dataclasses.replace(back, ssid=7, reflector_address=REFLECTOR, source_address=SENDER)
+    serving = Reflector(
+        engine=name, sessions={(ssid, None): ReflectorSession(ssid) for ssid in (6, 7)}
+    )
+    both = [
+        Node(sender=Sender(engine=name, sessions={session.ssid: session}), reflector=serving)
+        for session in (forth, back)
+    ]
+    if len(registry.capabilities(name).roles) < len(Role):
+        assert all(list(registry.refusals(node)) for node in both)
+        return
+    with (
+        engine(network.sender, name) as (here, here_results),
+        engine(network.reflector, name) as (there, there_results),
+    ):
+        here.configure(both[0])
+        there.configure(both[1])
+        eventually(lambda: here_results.snapshot(7).received >= 15, "15 replies")
+        eventually(lambda: there_results.snapshot(6).received >= 15, "15 replies")

@@ -1,0 +1,344 @@
+"""What a Session-Sender transmits, and what it makes of the answers."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from ipaddress import IPv6Address
+
+import pytest
+
+from dataplane.config import ReflectorMode, SenderSession, SsidZeroAction
+from dataplane.engines.base import OperState
+from dataplane.measurement import Record, TimestampMethod
+from dataplane.stamp.errors import DiscardReason
+from dataplane.stamp.timestamp import TimestampFormat, decode_timestamp
+from tests.integration.engines.conformance import wire
+from tests.integration.engines.conformance.sending import (
+    INTERVAL_US,
+    PORT,
+    SENDER_PORT,
+    SESSION,
+    SSID,
+    Request,
+    Sending,
+    Wrap,
+    behind_srh,
+    within,
+)
+from tests.integration.engines.conformance.stand import (
+    DECAPSULATING,
+    MAIN,
+    OTHER,
+    PRIORITY,
+    VLAN,
+    Link,
+    Running,
+)
+from tests.integration.engines.network import eventually
+
+pytestmark = pytest.mark.integration
+
+TRANSIT = IPv6Address("fc00:e::1")
+STRANGER = IPv6Address("fd00:9::9")
+
+
+@pytest.fixture
+def sending(running: Running) -> Sending:
+    return Sending(running)
+
+
+@pytest.mark.parametrize("fmt", TimestampFormat, ids=str)
+def test_requests_on_the_wire(sending: Sending, fmt: TimestampFormat) -> None:
+    running = sending.running
+    session = dataclasses.replace(SESSION, timestamp_format=fmt, dscp=46)
+    if running.refused(
+        sending.node(session),
+        f"session {SSID}: engine {running.name} does not support timestamp format {fmt.name}",
+    ):
+        return
+    before_ns = time.time_ns()
+    sending.configure(session)
+    requests = sending.requests(5)
+    after_ns = time.time_ns()
+    fields = [Request.read(request.payload) for request in requests]
+    assert [f.sequence for f in fields] == list(range(len(requests)))
+    times = [decode_timestamp(f.t1, fmt, before_ns) for f in fields]
+    assert before_ns < times[0] < times[-1] < after_ns
+    assert times == sorted(times)
+    for request, field in zip(requests, fields, strict=True):
+        assert (request.source, request.destination) == (MAIN.here, MAIN.there)
+        assert request.ports == (SENDER_PORT, PORT)
+        assert (request.hop_limit, request.traffic_class, request.srh) == (255, 46 << 2, b"")
+        assert (field.ssid, field.mbz) == (SSID, bytes(28))
+        assert field.error & 0xFF
+        assert bool(field.error & 0x4000) == (fmt is TimestampFormat.PTPV2)
+
+
+def test_hop_limit_and_ports(sending: Sending) -> None:
+    session = dataclasses.replace(
+        SESSION, hop_limit=9, sender_udp_port=50_000, reflector_udp_port=50_001
+    )
+    sending.configure(session)
+    (request, *_) = sending.requests(1)
+    assert (request.hop_limit, request.ports) == (9, (50_000, 50_001))
+    sending.serve(sending.received(3), "3 replies")
+
+
+@pytest.mark.parametrize("count", [1, 2, 15])
+def test_segments_on_the_wire(sending: Sending, count: int) -> None:
+    running = sending.running
+    segments = tuple(IPv6Address(f"fc00:f::{at + 1}") for at in range(count))
+    session = dataclasses.replace(SESSION, segments=segments)
+    if running.refused(
+        sending.node(session),
+        f"session {SSID}: engine {running.name} supports at most "
+        f"{running.able.max_segments} segments, not {count}",
+    ):
+        return
+    sending.configure(session)
+    (request, *_) = sending.requests(1)
+    path = (*segments, MAIN.there)
+    assert request.destination == segments[0]
+    assert request.srh == wire.srh(path, len(path) - 1, wire.NH_UDP)
+    sending.serve(sending.received(3), "3 replies")
+
+
+def test_too_many_segments_and_too_short_an_interval(sending: Sending) -> None:
+    running, able = sending.running, sending.running.able
+    count = able.max_segments + 1
+    many = tuple(IPv6Address(f"fc00:f::{at + 1}") for at in range(count))
+    session = dataclasses.replace(SESSION, segments=many, interval_us=able.min_interval_us - 1)
+    assert running.refused(
+        sending.node(session),
+        f"session {SSID}: engine {running.name} supports at most "
+        f"{able.max_segments} segments, not {count}",
+        f"session {SSID}: engine {running.name} needs an interval of at least "
+        f"{able.min_interval_us} us",
+    )
+
+
+FORMS: dict[str, Wrap | None] = {
+    "no SRH, or popped": None,
+    "SRH": behind_srh(TRANSIT),
+    "SRH of one segment": behind_srh(),
+    "End.DT6": within(TRANSIT, DECAPSULATING),
+    "End.DT6, outer SRH popped": within(DECAPSULATING, srh=False),
+    "SRH to the node's address": within(TRANSIT, MAIN.here),
+}
+
+
+@pytest.mark.parametrize("link", [MAIN, PRIORITY], ids=("untagged", "priority"))
+@pytest.mark.parametrize("form", FORMS)
+def test_replies_in_every_header_form(sending: Sending, form: str, link: Link) -> None:
+    sending.configure(SESSION)
+    sending.serve(
+        sending.received(5),
+        "5 replies",
+        lambda request: sending.answer(request, wrap=FORMS[form], link=link),
+    )
+    snapshot = sending.running.session(SSID)
+    assert snapshot.duplicates == 0
+    assert not any(snapshot.discards.values())
+    assert_sound(sending.running.results.fetch(SSID, 100))
+    assert not any(map(wire.is_unreachable, sending.stand.frames(MAIN)))
+
+
+def assert_sound(records: list[Record]) -> None:
+    """One clock stamped everything."""
+    assert len(records) >= 5
+    for record in records:
+        assert record.t1_ns < record.t2_ns <= record.t3_ns < record.t4_ns
+        assert record.sender_ttl == 255
+        assert record.reflector_sequence == record.sequence
+        assert record.t1_method != TimestampMethod.UNKNOWN.code
+        assert record.t4_method == TimestampMethod.KERNEL_SOFTWARE.code
+
+
+@pytest.mark.parametrize("theirs", TimestampFormat, ids=str)
+@pytest.mark.parametrize("ours", TimestampFormat, ids=str)
+def test_each_end_has_its_timestamp_format(
+    sending: Sending, ours: TimestampFormat, theirs: TimestampFormat
+) -> None:
+    """T1 is read by the sender's Z bit, T2 and T3 by the reflector's (RFC 8186)."""
+    running = sending.running
+    session = dataclasses.replace(SESSION, timestamp_format=ours)
+    if running.refused(
+        sending.node(session),
+        f"session {SSID}: engine {running.name} does not support timestamp format {ours.name}",
+    ):
+        return
+    sending.configure(session)
+    sending.serve(
+        sending.received(5), "5 replies", lambda request: sending.answer(request, fmt=theirs)
+    )
+    assert_sound(running.results.fetch(SSID, 100))
+
+
+def test_replies_on_a_vlan(sending: Sending) -> None:
+    sending.stand.add_vlan()
+    session = dataclasses.replace(SESSION, source_address=VLAN.here, reflector_address=VLAN.there)
+    sending.configure(session, interfaces=(VLAN.device,))
+    for request in sending.requests(3, VLAN):
+        sending.answer(request, link=VLAN, source=VLAN.there, destination=VLAN.here)
+    eventually(sending.received(3), "3 replies")
+
+
+WRONG: dict[str, tuple[DiscardReason, dict[str, object]]] = {
+    "no payload": (DiscardReason.TRUNCATED, {"cut": 0}),
+    "43 bytes": (DiscardReason.TRUNCATED, {"cut": 43}),
+    "Multiplier 0": (DiscardReason.ZERO_MULTIPLIER, {"error": 0x8000}),
+    "from another port": (DiscardReason.WRONG_PORT, {"ports": (863, SENDER_PORT)}),
+    "from another address": (DiscardReason.WRONG_ADDRESS, {"source": STRANGER}),
+    "to a packet never sent": (
+        DiscardReason.UNEXPECTED_SEQUENCE,
+        {"sender_sequence": 1_000_000},
+    ),
+    "with another SSID": (DiscardReason.SSID_MISMATCH, {"ssid": 77}),
+    "on a wrong interface": (DiscardReason.WRONG_INTERFACE, {"link": OTHER}),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_replies_that_are_discarded(sending: Sending, case: str) -> None:
+    reason, wrong = WRONG[case]
+    sending.configure(SESSION, interfaces=(MAIN.device,))
+    (request, *_) = sending.requests(1)
+    sending.answer(request, **wrong)  # type: ignore[arg-type]
+    sending.discarded(reason)
+    assert sending.running.session(SSID).received == 0
+    sending.serve(sending.received(2), "2 good replies")
+
+
+def test_what_belongs_to_no_session(sending: Sending) -> None:
+    sending.configure(SESSION, dataclasses.replace(SESSION, ssid=6))
+    (request, *_) = sending.requests(1)
+    sending.answer(request, ssid=77)
+    sending.answer(request, cut=10)
+    wanted = {DiscardReason.UNKNOWN_SESSION: 1, DiscardReason.TRUNCATED: 1}
+    eventually(lambda: sending.strays() == wanted, f"{wanted}")
+
+
+NOT_OURS: dict[str, dict[str, object]] = {
+    "to another node": {"destination": STRANGER},
+    "to another address of ours": {"destination": OTHER.here},
+    "to another port": {"ports": (PORT, 50_123)},
+    "segments left": {"wrap": behind_srh(MAIN.here, STRANGER, left=1)},
+    "encapsulated to another node": {"wrap": within(TRANSIT, STRANGER)},
+}
+
+
+@pytest.mark.parametrize("case", NOT_OURS)
+def test_replies_that_the_kernel_would_not_deliver(sending: Sending, case: str) -> None:
+    sending.configure(SESSION)
+    (request, *_) = sending.requests(1)
+    sending.answer(request, **NOT_OURS[case])  # type: ignore[arg-type]
+    sending.serve(sending.received(2), "2 good replies")
+    snapshot = sending.running.session(SSID)
+    assert snapshot.received <= snapshot.next_sequence - 1
+    assert snapshot.duplicates == 0
+    assert not any(snapshot.discards.values())
+
+
+def test_duplicates_reordered_and_late(sending: Sending) -> None:
+    session = dataclasses.replace(SESSION, loss_timeout_ms=500, interval_us=100_000)
+    sending.configure(session)
+    requests = sending.requests(3)
+    for request in reversed(requests[1:3]):
+        sending.answer(request)
+    sending.answer(requests[2])
+    eventually(sending.received(2), "2 replies")
+    eventually(lambda: sending.running.session(SSID).loss.round_trip >= 1, "a loss")
+    sending.answer(requests[0])
+    eventually(lambda: sending.running.session(SSID).late == 1, "a late reply")
+    snapshot = sending.running.session(SSID)
+    assert (snapshot.received, snapshot.duplicates, snapshot.reordered) == (2, 1, 1)
+
+
+def test_loss_by_direction(sending: Sending) -> None:
+    """The reflector's own numbers tell what was lost on the way back."""
+    session = dataclasses.replace(
+        SESSION, reflector_mode=ReflectorMode.STATEFUL, loss_timeout_ms=200, packet_count=10
+    )
+    sending.configure(session)
+    counter = iter(range(10))
+
+    def respond(request: wire.Seen) -> None:
+        sequence = Request.read(request.payload).sequence
+        if sequence in (3, 4):
+            return
+        number = next(counter)
+        if sequence != 6:
+            sending.answer(request, sequence=number)
+
+    completed = lambda: running.statuses(SSID)[-1].oper_state is OperState.COMPLETED  # noqa: E731
+    running = sending.running
+    sending.serve(completed, "the run is complete", respond)
+    snapshot = running.session(SSID)
+    assert (snapshot.sent, snapshot.received, snapshot.loss.round_trip) == (10, 7, 3)
+    assert (snapshot.loss.forward, snapshot.loss.backward) == (2, 1)
+
+
+def test_sessions_share_a_port(sending: Sending) -> None:
+    """They differ in path, reflector and DSCP, and go by their SSIDs."""
+    sessions: dict[int, SenderSession] = {
+        5: SESSION,
+        6: dataclasses.replace(SESSION, ssid=6, segments=(TRANSIT,)),
+        7: dataclasses.replace(SESSION, ssid=7, dscp=10),
+        8: dataclasses.replace(SESSION, ssid=8, reflector_address=STRANGER),
+    }
+    sending.configure(*sessions.values())
+    looks: dict[int, set[tuple[int, bool, int]]] = {}
+
+    def respond(request: wire.Seen) -> None:
+        ssid = Request.read(request.payload).ssid
+        looks.setdefault(ssid, set()).add(
+            (request.traffic_class, bool(request.srh), int(request.destination))
+        )
+        sending.answer(request, source=sessions[ssid].reflector_address)  # type: ignore[arg-type]
+
+    def enough() -> bool:
+        return all(sending.received(5, ssid)() for ssid in sessions)
+
+    sending.serve(enough, "5 replies each", respond)
+    assert looks == {
+        5: {(0, False, int(MAIN.there))},
+        6: {(0, True, int(TRANSIT))},
+        7: {(40, False, int(MAIN.there))},
+        8: {(0, False, int(STRANGER))},
+    }
+    for ssid in sessions:
+        snapshot = sending.running.session(ssid)
+        assert not any(snapshot.discards.values())
+        assert snapshot.duplicates == 0
+
+
+@pytest.mark.parametrize("action", SsidZeroAction, ids=str)
+def test_a_reflector_without_ssid(sending: Sending, action: SsidZeroAction) -> None:
+    sending.configure(dataclasses.replace(SESSION, on_ssid_zero=action))
+    if action is SsidZeroAction.CONTINUE:
+        sending.serve(
+            sending.received(3), "3 replies", lambda request: sending.answer(request, ssid=0)
+        )
+        return
+    (request, *_) = sending.requests(1)
+    sending.answer(request, ssid=0)
+    status = sending.running.await_session(SSID, OperState.STOPPED)
+    eventually(lambda: sending.running.statuses(SSID)[-1].last_error, "an error")
+    status = sending.running.statuses(SSID)[-1]
+    assert status.last_error == "the Session-Reflector answers with SSID 0"
+    assert sending.running.session(SSID).received == 0
+
+
+def test_the_schedule_does_not_drift(sending: Sending) -> None:
+    """Packet k is due k intervals after the first, however late the others were."""
+    sending.configure(dataclasses.replace(SESSION, packet_count=50))
+    requests = sending.requests(50)
+    times = [
+        decode_timestamp(Request.read(request.payload).t1, TimestampFormat.NTP, time.time_ns())
+        for request in requests
+    ]
+    skipped = sending.running.session(SSID).skipped
+    took_ns = times[-1] - times[0]
+    # Never early; on a busy machine the last one may be late.
+    assert took_ns > (49 + skipped - 1) * INTERVAL_US * 1_000

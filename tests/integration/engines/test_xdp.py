@@ -1,0 +1,352 @@
+"""The xdp engine in namespaces: end to end, and its life cycle."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from dataplane.config import Node, Reflector, ReflectorMode, ReflectorSession, Sender, SenderSession
+from dataplane.engines.base import (
+    AttachmentMode,
+    EngineContext,
+    OperState,
+    ReflectorStatus,
+    ReflectorStatusReport,
+    Report,
+    reflector_store_path,
+    session_store_path,
+)
+from dataplane.engines.userspace import engine as userspace
+from dataplane.engines.xdp.engine import XdpEngine
+from dataplane.reflector_store import HandedUp, ReflectorSnapshot, ReflectorStore
+from dataplane.stamp.errors import DiscardReason
+from dataplane.store import SessionStore
+from tests.integration.engines.network import (
+    BACK,
+    FORTH,
+    REFLECTOR,
+    SENDER,
+    Network,
+    eventually,
+    inside,
+    ip,
+)
+
+pytestmark = pytest.mark.integration
+
+STATEFUL = ReflectorSession(5, SENDER, segments=(BACK,), mode=ReflectorMode.STATEFUL)
+SERVED = Reflector(
+    engine="xdp",
+    interfaces=("vb",),
+    sessions={session.key: session for session in (STATEFUL, ReflectorSession(6))},
+)
+
+
+class Running:
+    def __init__(self, namespace: str, folder: Path) -> None:
+        self.folder = folder
+        self.reports: list[Report] = []
+        with inside(namespace):
+            self.engine = XdpEngine(EngineContext(folder, self.reports.append))
+
+        self.closed = False
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self.engine.close()
+
+    def serve(self, config: Reflector) -> None:
+        self.engine.configure(Node(reflector=config))
+
+    @property
+    def status(self) -> ReflectorStatus | None:
+        found = [r.status for r in self.reports if isinstance(r, ReflectorStatusReport)]
+        return found[-1] if found else None
+
+    def becomes(self, state: OperState) -> ReflectorStatus:
+        eventually(
+            lambda: self.status is not None and self.status.oper_state is state,
+            f"the reflector is {state.value}",
+        )
+        assert self.status is not None
+        return self.status
+
+    def counted(self) -> ReflectorSnapshot:
+        store = ReflectorStore.open(reflector_store_path(self.folder), writable=False)
+        try:
+            return store.snapshot()
+        finally:
+            store.close()
+
+
+@pytest.fixture
+def ready(network: Network) -> Network:
+    """The router's end of the reflector's link takes frames of an XDP program."""
+    with inside(network.router):
+        subprocess.run(["ethtool", "-K", "rb", "gro", "on"], check=True, capture_output=True)
+    return network
+
+
+@pytest.fixture
+def run(ready: Network) -> Iterator[Callable[[], Running]]:
+    with tempfile.TemporaryDirectory(prefix="stamp-test-", dir="/dev/shm") as folder:
+        running: list[Running] = []
+
+        def start() -> Running:
+            running.append(Running(ready.reflector, Path(folder)))
+            return running[-1]
+
+        yield start
+        for each in running:
+            each.close()
+
+
+@pytest.fixture
+def sender(ready: Network) -> Iterator[Callable[[SenderSession], SessionStore]]:
+    with tempfile.TemporaryDirectory(prefix="stamp-test-", dir="/dev/shm") as folder:
+        with inside(ready.sender):
+            engine = userspace.create(EngineContext(Path(folder), lambda _report: None))
+        stores: list[SessionStore] = []
+
+        def start(session: SenderSession) -> SessionStore:
+            engine.configure(Node(sender=Sender(sessions={session.ssid: session})))
+            path = session_store_path(Path(folder), session.ssid)
+            stores.append(SessionStore.open(path, writable=False))
+            return stores[-1]
+
+        yield start
+        for store in stores:
+            store.close()
+        engine.close()
+
+
+SESSION = SenderSession(
+    5,
+    REFLECTOR,
+    SENDER,
+    segments=(FORTH,),
+    interval_us=5_000,
+    packet_count=200,
+    reflector_mode=ReflectorMode.STATEFUL,
+)
+
+
+def test_end_to_end(
+    run: Callable[[], Running], sender: Callable[[SenderSession], SessionStore]
+) -> None:
+    reflector = run()
+    reflector.serve(SERVED)
+    status = reflector.becomes(OperState.RUNNING)
+    assert [(a.interface, a.mode) for a in status.attachments] == [("vb", AttachmentMode.NATIVE)]
+    store = sender(SESSION)
+    eventually(lambda: store.snapshot().received == 200, "all replies have arrived")
+    snapshot = store.snapshot(200)
+    assert (snapshot.loss.round_trip, snapshot.duplicates, snapshot.reordered) == (0, 0, 0)
+    assert [record.reflector_sequence for record in snapshot.records] == list(range(200))
+    assert all(
+        record.t1_ns < record.t2_ns <= record.t3_ns < record.t4_ns for record in snapshot.records
+    )
+    eventually(lambda: reflector.counted().driver_answered > 190, "the driver's count is folded in")
+    eventually(lambda: reflector.counted().sessions[5, SENDER].reflected == 200, "all are counted")
+    counted = reflector.counted()
+    assert counted.sessions[5, SENDER].next_sequence == 200
+    # The first packets find no neighbour entry: they go up, and are answered there.
+    assert counted.driver_answered + counted.handed_up[HandedUp.NEXT_HOP] == 200
+
+
+def ask(sock: socket.socket, ssid: int, payload: bytes) -> bytes:
+    sock.sendto(
+        payload[:14] + struct.pack("!H", ssid)[: len(payload) - 14] + payload[16:],
+        (str(REFLECTOR), 862),
+    )
+    return sock.recv(4_096)
+
+
+@pytest.fixture
+def asking(ready: Network) -> Iterator[socket.socket]:
+    with inside(ready.sender):
+        sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    sock.bind((str(SENDER), 50_000))
+    sock.settimeout(5)
+    yield sock
+    sock.close()
+
+
+BASE = struct.pack("!IQHH28x", 9, 1 << 60, 1, 0)
+
+
+def test_both_paths_share_one_counter(run: Callable[[], Running], asking: socket.socket) -> None:
+    reflector = run()
+    reflector.serve(SERVED)
+    reflector.becomes(OperState.RUNNING)
+    numbers = []
+    for payload in (BASE, BASE[:16], BASE, BASE[:20], BASE, BASE + bytes(3_000), BASE):
+        reply = ask(asking, 5, payload)
+        assert len(reply) == max(44, len(payload))
+        numbers.append(struct.unpack_from("!I", reply)[0])
+    assert numbers == list(range(7))
+    eventually(lambda: reflector.counted().sessions[5, SENDER].reflected == 7, "all are counted")
+    counted = reflector.counted()
+    assert counted.reflected == counted.received == 7
+    assert counted.sessions[5, SENDER].next_sequence == 7
+    assert counted.handed_up[HandedUp.SHORT] == 2
+    assert counted.driver_answered >= 3
+
+
+def test_discards_of_both_paths(run: Callable[[], Running], asking: socket.socket) -> None:
+    reflector = run()
+    reflector.serve(SERVED)
+    reflector.becomes(OperState.RUNNING)
+    for payload in (BASE, BASE[:10]):
+        asking.sendto(payload, (str(REFLECTOR), 862))
+    eventually(
+        lambda: (
+            (
+                (found := reflector.counted().discards)[DiscardReason.UNKNOWN_SESSION],
+                found[DiscardReason.TRUNCATED],
+            )
+            == (1, 1)
+        ),
+        "each path counts its own",
+    )
+
+
+def test_counts_outlive_the_process(run: Callable[[], Running], asking: socket.socket) -> None:
+    first = run()
+    first.serve(SERVED)
+    first.becomes(OperState.RUNNING)
+    for _ in range(3):
+        ask(asking, 5, BASE)
+    first.close()
+    assert first.counted().sessions[5, SENDER].reflected == 3
+    second = run()
+    second.serve(SERVED)
+    second.becomes(OperState.RUNNING)
+    assert struct.unpack_from("!I", ask(asking, 5, BASE))[0] == 3
+    eventually(lambda: second.counted().sessions[5, SENDER].reflected == 4, "it counts on")
+    assert second.counted().reflected == 4
+
+
+def test_reconfiguration(run: Callable[[], Running], asking: socket.socket) -> None:
+    reflector = run()
+    reflector.serve(SERVED)
+    reflector.becomes(OperState.RUNNING)
+    ask(asking, 5, BASE)
+    ask(asking, 6, BASE)
+    changed = dataclasses.replace(STATEFUL, segments=())
+    reflector.serve(dataclasses.replace(SERVED, sessions=SERVED.sessions | {changed.key: changed}))
+    # A session that has changed counts anew, others do not notice.
+    assert struct.unpack_from("!I", ask(asking, 5, BASE))[0] == 0
+    ask(asking, 6, BASE)
+    eventually(lambda: reflector.counted().sessions[6, None].reflected == 2, "6 counts on")
+    assert reflector.counted().sessions[5, SENDER].reflected == 1
+    assert reflector.counted().reflected == 4
+    reflector.serve(dataclasses.replace(SERVED, enabled=False))
+    assert reflector.becomes(OperState.DISABLED).attachments == ()
+    reflector.engine.configure(Node())
+    assert reflector.status is None
+    assert not reflector_store_path(reflector.folder).exists()
+
+
+def program_on(namespace: str, device: str) -> int:
+    from dataplane.engines.xdp.interfaces import Kernel
+
+    with inside(namespace):
+        kernel = Kernel()
+        found = kernel.devices((device,)).interfaces
+        kernel.close()
+    return found[0].program_id if found else 0
+
+
+def test_detached_when_it_is_closed(ready: Network, run: Callable[[], Running]) -> None:
+    reflector = run()
+    reflector.serve(SERVED)
+    reflector.becomes(OperState.RUNNING)
+    assert program_on(ready.reflector, "vb")
+    reflector.close()
+    assert not program_on(ready.reflector, "vb")
+    assert not (reflector.folder / "slow-path").exists()
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from dataplane.config import Node, Reflector
+from dataplane.engines.base import EngineContext
+from dataplane.engines.xdp.engine import XdpEngine
+engine = XdpEngine(EngineContext(Path(sys.argv[1]), lambda report: print(report, flush=True)))
+engine.configure(Node(reflector=Reflector(engine="xdp", interfaces=("vb",))))
+time.sleep(60)
+"""
+
+
+def test_detached_by_sigkill(ready: Network, tmp_path: Path) -> None:
+    with inside(ready.reflector):
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.DEVNULL
+        )
+    try:
+        eventually(lambda: program_on(ready.reflector, "vb"), "the program is attached")
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        eventually(lambda: not program_on(ready.reflector, "vb"), "the program is detached")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_another_program_is_left_alone(ready: Network, run: Callable[[], Running]) -> None:
+    first = run()
+    first.serve(SERVED)
+    first.becomes(OperState.RUNNING)
+    theirs = program_on(ready.reflector, "vb")
+    with tempfile.TemporaryDirectory(prefix="stamp-test-", dir="/dev/shm") as folder:
+        second = Running(ready.reflector, Path(folder))
+        try:
+            second.serve(dataclasses.replace(SERVED, udp_port=863))
+            status = second.becomes(OperState.FAILED)
+            assert status.last_error == (
+                f"interface vb has the XDP program reflector (id {theirs}), which is not replaced"
+            )
+            assert program_on(ready.reflector, "vb") == theirs
+            first.close()
+            second.becomes(OperState.RUNNING)
+            assert program_on(ready.reflector, "vb") not in (0, theirs)
+        finally:
+            second.close()
+
+
+def test_interface_comes_back(
+    ready: Network, run: Callable[[], Running], asking: socket.socket
+) -> None:
+    reflector = run()
+    reflector.serve(SERVED)
+    reflector.becomes(OperState.RUNNING)
+    ask(asking, 6, BASE)
+    ip("-n", ready.reflector, "link", "delete", "vb")
+    assert reflector.becomes(OperState.FAILED).last_error == "interface vb does not exist"
+    ready.join_reflector()
+    with inside(ready.router):
+        subprocess.run(["ethtool", "-K", "rb", "gro", "on"], check=True, capture_output=True)
+    reflector.becomes(OperState.RUNNING)
+    ask(asking, 6, BASE)
+    eventually(lambda: reflector.counted().reflected == 2, "it goes on counting")
+
+
+def test_generic_where_the_driver_has_no_xdp(ready: Network, run: Callable[[], Running]) -> None:
+    reflector = run()
+    reflector.serve(dataclasses.replace(SERVED, interfaces=("lo",)))
+    attachment = reflector.becomes(OperState.RUNNING).attachments[0]
+    assert (attachment.interface, attachment.mode) == ("lo", AttachmentMode.GENERIC)
+    assert attachment.note == "no XDP in the driver of lo: Operation not supported"

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import dataplane.engines.xdp
+from dataplane.bpf.program import BpfModule
+
+_CLONE_NEWNET = 0x40000000
+
+SOURCES = Path(dataplane.engines.xdp.__file__).parent
+
+
+@pytest.fixture(scope="package")
+def reflector_module() -> Iterator[BpfModule]:
+    """The reflector with a clock that the tests set."""
+    module = BpfModule(SOURCES / "reflector.c", {"FIXED_CLOCK": 1})
+    module.load("reflector")
+    module.free_compiler()
+    yield module
+    module.close()
+
+
+@contextlib.contextmanager
+def in_own_namespace() -> Iterator[None]:
+    """This thread is in a network namespace that has a loopback interface alone."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with open("/proc/thread-self/ns/net") as home:
+        if libc.unshare(_CLONE_NEWNET) != 0:
+            raise OSError(ctypes.get_errno(), "unshare")
+        try:
+            subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+            yield
+        finally:
+            libc.setns(home.fileno(), _CLONE_NEWNET)

@@ -1,0 +1,79 @@
+"""Engines as the YANG leaf `engine` selects them, from the edit to the state."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.integration.plugin.element import (
+    REFLECTOR,
+    SENDER,
+    ClientError,
+    Element,
+    Tree,
+)
+from tests.integration.plugin.test_stampd import session, sessions
+
+pytestmark = pytest.mark.integration
+
+
+def select(role: str, engine: str) -> Tree:
+    return {role: {"engine": engine}}
+
+
+def test_scapy_measures_and_reflects(sender: Element, reflector: Element) -> None:
+    reflector.edit(select("session-reflector", "scapy"))
+    sender.edit(select("session-sender", "scapy"))
+    sender.edit(sessions(session(1, interval="20000")))
+    sender.await_received(1, 20)
+    state = sender.session(1)
+    assert state["oper-state"] == "running"
+    assert state["active-engine"] == "scapy"
+    assert (state["t1-method"], state["t4-method"]) == ("userspace", "kernel-software")
+    assert "last-error" not in state
+    for record in state["measurement"]:
+        t1, t2, t3, t4 = (int(record[name]) for name in ("t1", "t2", "t3", "t4"))
+        assert t1 < t2 < t3 < t4
+        assert record["session-sender-ttl"] == 255
+    served = reflector.state(REFLECTOR)["session-reflector"]
+    assert (served["engine"], served["oper-state"]) == ("scapy", "running")
+    assert int(served["counters"]["reflected"]) >= 20
+
+
+def test_a_session_moves_between_engines(sender: Element, reflector: Element) -> None:
+    sender.edit(sessions(session(1)))
+    sender.await_received(1, 5)
+    for engine in ("scapy", "userspace"):
+        sender.edit(select("session-sender", engine))
+        assert sender.session(1)["active-engine"] == engine
+        sender.await_received(1, 5)
+        assert sender.session(1)["oper-state"] == "running"
+
+
+def test_what_scapy_lacks_is_refused(sender: Element, reflector: Element) -> None:
+    text = f"{SENDER}/session[ssid='2']: engine scapy needs an interval of at least 10000 us"
+    sender.edit(sessions(session(2, interval="9999")))
+    sender.await_received(2, 5)
+    with pytest.raises(ClientError) as refusal:
+        sender.edit(select("session-sender", "scapy"))
+    assert text in str(refusal.value)
+    assert sender.session(2)["active-engine"] == "userspace"
+    sender.edit(sessions(session(2, interval="10000")))
+    sender.edit(select("session-sender", "scapy"))
+    sender.await_received(2, 5)
+    with pytest.raises(ClientError) as refusal:
+        sender.edit(sessions(session(2, interval="9999")))
+    assert text in str(refusal.value)
+    sender.await_received(2, 5)
+    with pytest.raises(ClientError) as refusal:
+        reflector.edit(
+            {
+                "session-reflector": {
+                    "engine": "scapy",
+                    "session": [{"ssid": 9, "sender-address": "192.0.2.1"}],
+                }
+            }
+        )
+    assert (
+        f"{REFLECTOR}/session[ssid='9'][sender-address='192.0.2.1']: "
+        "engine scapy does not support IPv4"
+    ) in str(refusal.value)

@@ -1,0 +1,74 @@
+"""The report: the paper's figures and tables with ours at their side.
+
+`table` and `csv` render the same results as text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from tools.bench.cell import Role
+from tools.bench.paper import FIGURES
+from tools.bench.report.bars import data_traffic, stamp_traffic
+from tools.bench.report.distributions import footprints, schedule_errors, timestamp_errors
+from tools.bench.report.lines import by_share
+from tools.bench.report.markdown import render
+from tools.bench.report.style import save
+from tools.bench.report.tables import csv, table
+from tools.bench.results import Results
+
+__all__ = ["csv", "table", "write_report"]
+
+FORMATS = ("png", "svg")
+
+
+def write_report(
+    results: Results, directory: Path, formats: Sequence[str] = FORMATS
+) -> tuple[Path, ...]:
+    """Write report.md and its figures; the Markdown shows those of the first format.
+
+    The same results give the same bytes. Raises OSError where the folder cannot be written.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    files, figures = [], {}
+    for name, caption, draw in _figures(results):
+        files += [save(draw(), directory / f"{name}.{kind}") for kind in formats]
+        figures[name] = (caption, f"{name}.{formats[0]}")
+    report = directory / "report.md"
+    report.write_text(render(results, figures), encoding="utf-8")
+    return (report, *files)
+
+
+def _figures(results: Results) -> Iterator[tuple[str, str, Callable[[], Figure]]]:
+    """Yield name, caption, and how to draw it, of each figure that there is something for."""
+
+    def title(number: str) -> str:
+        return f"Fig. {number}: {FIGURES[number]}"
+
+    yield "fig12", title("12"), lambda: data_traffic(results, Role.COLLECTOR, title("12"))
+    yield "fig13", title("13"), lambda: data_traffic(results, Role.REFLECTOR, title("13"))
+    yield "fig14", title("14"), lambda: stamp_traffic(results, title("14"))
+    yield "fig15", title("15"), lambda: by_share(results, Role.COLLECTOR, title("15"))
+    yield "fig16", title("16"), lambda: by_share(results, Role.REFLECTOR, title("16"))
+    extras = results.extras
+    if extras.timestamp_error:
+        yield (
+            "timestamp_error",
+            "Distribution of the errors of timestamps",
+            lambda: timestamp_errors(extras.timestamp_error),
+        )
+    if extras.schedule_error:
+        yield (
+            "schedule_error",
+            "Distribution of the errors of the Session-Sender's schedule",
+            lambda: schedule_errors(extras.schedule_error),
+        )
+    if extras.footprint:
+        yield (
+            "footprint",
+            "Memory and CPU against the number of sessions",
+            lambda: footprints(extras.footprint),
+        )
