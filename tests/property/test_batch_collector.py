@@ -90,7 +90,7 @@ class Side:
         return [store.snapshot(10_000) for store in self.stores]
 
 
-TOTAL=[0,0]
+TOTAL = [0, 0]
 events = st.lists(
     st.tuples(
         st.sampled_from([1, 2]),
@@ -194,7 +194,8 @@ def test_batches_are_collected_as_single_replies_are(
                 for collector in side.collectors.values():
                     collector.expire(part[-1].at_ns)
         compare(one, many)
-        TOTAL[0]+=len(arrivals); TOTAL[1]+=many.runs
+        TOTAL[0] += len(arrivals)
+        TOTAL[1] += many.runs
         # What is left is settled alike.
         for side in sides:
             for collector in side.collectors.values():
