@@ -3,11 +3,12 @@
 Rules that hold here:
 
 - What is stored comes out as if every reply had been given to `Collector.receive`
-  in the order of the arrays; means and variances to the precision of a float64.
+  in the order of the arrays, for each session; means and variances to the precision
+  of a float64.
 - A run is replies of one session that arrived in time and in the order of their
   sequence numbers, each the first to its packet. Runs go through arrays, of all
-  sessions together; everything else is given back to be received by itself, in
-  its turn among the replies of its session.
+  sessions together; other replies of known sessions are decoded together and taken
+  one by one. What is not well-formed or of no session known here is given back.
 """
 
 from __future__ import annotations
@@ -24,13 +25,16 @@ import numpy.typing as npt
 from dataplane.histogram import BUCKETS, buckets_of
 from dataplane.measurement import RECORD_DTYPE, TimestampMethod
 from dataplane.session_state import DIRECTIONS
-from dataplane.stamp.collector import Collector, Run
+from dataplane.stamp.collector import Collector, Reply, Run
 from dataplane.stamp.packet import OPEN
 from dataplane.stamp.timestamp_arrays import decode_timestamps
 from dataplane.statistics import DelayRun
 
 RUN_MIN = 4
 """Replies that are worth being a run."""
+
+STUMBLE = 16
+"""Replies that are taken one by one where a run breaks off."""
 
 SSIDS = 1 << 16
 
@@ -109,7 +113,7 @@ class BatchCollector:
     def receive(self, replies: Replies, single: Callable[[int], None]) -> list[Collector]:
         """Take in all replies; `single` receives the one of a row by itself.
 
-        Returns the sessions that had runs.
+        Returns the sessions that had any which were not given to `single`.
         """
         wire = np.ascontiguousarray(replies.data[:, : OPEN.length]).view(_WIRE)[:, 0]
         index = self._index[wire["ssid"]]
@@ -125,7 +129,7 @@ class BatchCollector:
         for end in [*np.flatnonzero(~orderly).tolist(), count]:
             if end > start:
                 part = _Part(replies, wire, index)
-                self._receive_orderly(part, np.arange(start, end), single, touched)
+                self._receive_orderly(part, np.arange(start, end), touched)
             if end < count:
                 single(end)
             start = end + 1
@@ -135,40 +139,63 @@ class BatchCollector:
         self,
         part: _Part,
         rows: Integers,
-        single: Callable[[int], None],
         touched: dict[int, Collector],
     ) -> None:
         """Those of known sessions, by session, as far as they make runs."""
-        groups = _by_session(part.index[rows], rows)
         runs: list[tuple[Collector, Integers, Run]] = []
         rest: list[Integers] = []
-        for index, mine in groups:
+        few: list[Integers] = []
+        for index, mine in _by_session(part.index[rows], rows):
             collector = self._collectors[index]
-            run = None
-            if len(mine) >= RUN_MIN:
-                run = collector.run_of(
-                    part.wire["sender_sequence"][mine].astype(np.int64),
-                    part.wire["sequence"][mine].astype(np.int64),
-                    part.replies.arrived_ns[mine],
-                )
-            length = 0 if run is None else len(run.sequences)
-            if run is not None and length >= RUN_MIN:
+            touched[index] = collector
+            if len(mine) < RUN_MIN:
+                few.append(mine)
+                continue
+            run = collector.run_of(
+                part.wire["sender_sequence"][mine].astype(np.int64),
+                part.wire["sequence"][mine].astype(np.int64),
+                part.replies.arrived_ns[mine],
+            )
+            length = len(run.sequences)
+            if length >= RUN_MIN:
                 runs.append((collector, mine[:length], run))
-                touched[index] = collector
-            else:
-                length = 0
-            if length < len(mine):
-                rest.append(mine[length:])
+                mine = mine[length:]
+            if len(mine):
+                rest.append(mine)
         if runs:
             _collect(part, runs)
+        if few:
+            self._take(part, np.concatenate(few))
         for mine in rest:
             # The first of them makes no run with those behind it.
-            single(int(mine[0]))
-            if len(mine) > RUN_MIN:
-                self._receive_orderly(part, mine[1:], single, touched)
-            else:
-                for row in mine[1:].tolist():
-                    single(row)
+            self._take(part, mine[:STUMBLE])
+            if len(mine) > STUMBLE:
+                self._receive_orderly(part, mine[STUMBLE:], touched)
+
+    def _take(self, part: _Part, rows: Integers) -> None:
+        """One by one, but decoded all at once."""
+        collectors = [self._collectors[index] for index in part.index[rows].tolist()]
+        offsets = {collector.tai_offset_s for collector in collectors}
+        if len(offsets) > 1:
+            for row in rows.tolist():
+                self._take(part, np.array([row]))
+            return
+        wire = part.wire[rows]
+        records = _decoded(part, rows, wire, part.replies.t4_ns[rows], offsets.pop())
+        replies = zip(
+            wire["sender_sequence"].tolist(),
+            wire["sequence"].tolist(),
+            *(records[name].tolist() for name in _TAKEN),
+            wire["estimate"].tolist(),
+            strict=True,
+        )
+        arrived_ns = part.replies.arrived_ns[rows].tolist()
+        for collector, reply, at_ns in zip(collectors, replies, arrived_ns, strict=True):
+            collector.take(Reply._make(reply), at_ns)
+
+
+_TAKEN = ("t1_ns", "t2_ns", "t3_ns", "t4_ns", "t4_method", "sender_ttl", "flags")
+"""Columns of records, in the order of `Reply`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,12 +253,22 @@ def _records(
             for one in runs
         ]
         return np.concatenate(parts)
-    tai_offset_s = offsets.pop()
-    records = np.empty(len(rows), RECORD_DTYPE)
+    records = _decoded(part, rows, wire, t4_ns, offsets.pop())
+    records["sequence"] = np.concatenate([run.sequences for _, _, run in runs])
+    start = 0
+    for collector, mine, run in runs:
+        end = start + len(mine)
+        collector.refine_records(run, records[start:end])
+        start = end
+    return records
+
+
+def _decoded(part: _Part, rows: Integers, wire: Any, t4_ns: Int64, tai_offset_s: int) -> Any:
+    """Records without sequence numbers."""
+    records = np.zeros(len(rows), RECORD_DTYPE)
     estimate = wire["estimate"].astype(np.uint16)
     sender_estimate = wire["sender_estimate"].astype(np.uint16)
     ptp = estimate & _PTP != 0
-    records["sequence"] = np.concatenate([run.sequences for _, _, run in runs])
     records["t1_ns"] = decode_timestamps(
         wire["t1"].astype(np.uint64), sender_estimate & _PTP != 0, t4_ns, tai_offset_s
     )
@@ -249,11 +286,6 @@ def _records(
     records["flags"] = (sender_estimate & _SYNCHRONIZED != 0).astype(np.uint8) | (
         estimate & _SYNCHRONIZED != 0
     ).astype(np.uint8) << 1
-    start = 0
-    for collector, mine, run in runs:
-        end = start + len(mine)
-        collector.refine_records(run, records[start:end])
-        start = end
     return records
 
 

@@ -174,7 +174,7 @@ class BatchReflection:
         transport.dress(lane.rthdr, traffic_class, HOP_LIMIT)
         error = self._clock.error_estimate(TimestampFormat.NTP)
         stamp(replies, rows, wall_ns(), error, tai_offset_s)
-        return transport.answer_burst(replies.payloads[rows], *lane[1:])
+        return transport.send_burst(replies.payloads[rows], *lane[1:])
 
 
 def _requests(batch: Batch, start: int, end: int) -> Requests:

@@ -44,6 +44,7 @@ IPV6_RECVPKTINFO = 49
 IPV6_RECVHOPLIMIT = 51
 IPV6_RTHDR = 57
 IPV6_RECVTCLASS = 66
+SO_SNDBUFFORCE = 32
 SO_RCVBUFFORCE = 33
 SO_MEMINFO = 55
 
@@ -55,6 +56,9 @@ _OPT_TSONLY = 1 << 11
 
 RECEIVE_BUFFER = 4 << 20
 """Bytes asked for with SO_RCVBUFFORCE: some thousand packets that wait their turn."""
+
+SEND_BUFFER = 4 << 20
+"""Bytes asked for with SO_SNDBUFFORCE: bursts that wait for the interface."""
 
 _ANCILLARY = 512
 _MEMINFO_DROPS = 8
@@ -105,10 +109,14 @@ class UdpSocket:
         sock.setsockopt(socket.IPPROTO_IPV6, IPV6_V6ONLY, 1)
         for option in (IPV6_RECVPKTINFO, IPV6_RECVHOPLIMIT, IPV6_RECVTCLASS):
             sock.setsockopt(socket.IPPROTO_IPV6, option, 1)
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
-        except PermissionError:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        for force, ask, size in (
+            (SO_RCVBUFFORCE, socket.SO_RCVBUF, RECEIVE_BUFFER),
+            (SO_SNDBUFFORCE, socket.SO_SNDBUF, SEND_BUFFER),
+        ):
+            try:
+                sock.setsockopt(socket.SOL_SOCKET, force, size)
+            except PermissionError:
+                sock.setsockopt(socket.SOL_SOCKET, ask, size)
         self._enable_timestamps()
 
     def _enable_timestamps(self) -> None:
@@ -212,7 +220,7 @@ class UdpSocket:
         """See `BatchTransport`."""
         return self._bursts.limitation
 
-    def answer_burst(
+    def send_burst(
         self,
         payloads: npt.NDArray[np.uint8],
         source: bytes,
