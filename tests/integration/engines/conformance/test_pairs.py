@@ -21,8 +21,16 @@ from dataplane.config import (
     SenderSession,
 )
 from dataplane.engines import registry
-from dataplane.engines.base import Engine, EngineContext, Role
+from dataplane.engines.base import (
+    Engine,
+    EngineContext,
+    OperState,
+    ReflectorStatusReport,
+    Report,
+    Role,
+)
 from dataplane.host.results import Results
+from dataplane.reflector_store import ReflectorSnapshot
 from dataplane.stamp.timestamp import TimestampFormat
 from tests.integration.engines.network import (
     BACK,
@@ -51,17 +59,43 @@ SERVED = ReflectorSession(5, segments=(BACK,), mode=ReflectorMode.STATEFUL)
 PAIRS = list(itertools.product(sorted(registry.ENGINES), repeat=2))
 
 
+class Reflecting:
+    """An engine that says when its Session-Reflector runs."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self._reports: list[Report] = []
+        self.engine: Engine = registry.create(name, EngineContext(folder, self._reports.append))
+
+    def configure(self, node: Node) -> None:
+        """Returns once the Session-Reflector runs, if the node has one."""
+        self.engine.configure(node)
+        if node.reflector is not None:
+            eventually(self._runs, "the Session-Reflector runs")
+
+    def _runs(self) -> bool:
+        found = [r.status for r in self._reports if isinstance(r, ReflectorStatusReport)]
+        last = found[-1] if found else None
+        return last is not None and last.oper_state is OperState.RUNNING
+
+
 @contextlib.contextmanager
-def engine(namespace: str, name: str) -> Iterator[tuple[Engine, Results]]:
+def engine(namespace: str, name: str) -> Iterator[tuple[Reflecting, Results]]:
     with tempfile.TemporaryDirectory(prefix="stamp-test-", dir="/dev/shm") as folder:
         with inside(namespace):
-            made = registry.create(name, EngineContext(Path(folder), lambda _report: None))
+            made = Reflecting(name, Path(folder))
         results = Results(Path(folder))
         try:
             yield made, results
         finally:
-            made.close()
+            made.engine.close()
             results.remove_all()
+
+
+def reflector_role(name: str, device: str, *sessions: ReflectorSession) -> Reflector:
+    """With its interface named, where the engine wants that."""
+    named = (device,) if registry.capabilities(name).needs_interfaces else ()
+    served = {session.key: session for session in sessions}
+    return Reflector(engine=name, interfaces=named, sessions=served)
 
 
 def nodes(
@@ -69,7 +103,7 @@ def nodes(
 ) -> tuple[Node, Node]:
     return (
         Node(sender=Sender(engine=names[0], sessions={session.ssid: session})),
-        Node(reflector=Reflector(engine=names[1], sessions={served.key: served})),
+        Node(reflector=reflector_role(names[1], "vb", served)),
     )
 
 
@@ -112,10 +146,14 @@ def test_pairs_measure(network: Network, names: tuple[str, str], fmt: TimestampF
             assert record.t4_ns - record.t1_ns < 1_000_000_000
             # A router on the way, and where the kernel adds the SRH, that too, cost a hop.
             assert record.sender_ttl in (253, 254)
-        reflected = counters.reflector()
-        assert reflected is not None
-        assert reflected.sessions[5, None].reflected == 30
-        assert not any(reflected.discards.values())
+
+        def reflected() -> ReflectorSnapshot:
+            found = counters.reflector()
+            assert found is not None
+            return found
+
+        eventually(lambda: reflected().sessions[5, None].reflected == 30, "30 are counted")
+        assert not any(reflected().discards.values())
 
 
 @pytest.mark.parametrize("names", PAIRS, ids="-".join)
@@ -154,14 +192,15 @@ def test_pairs_over_ipv4(network: Network, names: tuple[str, str]) -> None:
 @pytest.mark.parametrize("name", sorted(registry.ENGINES))
 def test_both_roles_of_one_engine(network: Network, name: str) -> None:
     """A node that is Session-Sender and Session-Reflector measures another such node."""
-    back = SenderSession(6, SENDER, REFLECTOR, interval_us=20_000, packet_count=20)
+    back = SenderSession(6, SENDER, REFLECTOR, interval_us=20_000)
     forth = dataclasses.replace(back, ssid=7, reflector_address=REFLECTOR, source_address=SENDER)
-    serving = Reflector(
-        engine=name, sessions={(ssid, None): ReflectorSession(ssid) for ssid in (6, 7)}
-    )
+    served = [ReflectorSession(ssid) for ssid in (6, 7)]
     both = [
-        Node(sender=Sender(engine=name, sessions={session.ssid: session}), reflector=serving)
-        for session in (forth, back)
+        Node(
+            sender=Sender(engine=name, sessions={session.ssid: session}),
+            reflector=reflector_role(name, device, *served),
+        )
+        for session, device in ((forth, "va"), (back, "vb"))
     ]
     if len(registry.capabilities(name).roles) < len(Role):
         assert all(list(registry.refusals(node)) for node in both)
