@@ -214,7 +214,6 @@ class ReflectorRole:
         assert attachments is not None
         assert config is not None
         found = self._kernel.devices(config.interfaces)
-        program.tables.set_interfaces(found.devices)
         if not config.enabled:
             attachments.refresh(())
             self._configure_slow(config)
@@ -223,6 +222,7 @@ class ReflectorRole:
             return
         problem = attachments.refresh(found.interfaces)
         problem = found.missing or problem
+        program.tables.set_interfaces(found.devices, attachments.generic)
         self._configure_slow(config if problem is None else _disabled(config))
         slow = self._slow_status
         if problem is None and slow is not None and slow.oper_state is not OperState.RUNNING:
@@ -239,10 +239,8 @@ class ReflectorRole:
         flags = ReflectorFlag(0)
         if not self._slow.capabilities.tlvs:
             flags |= ReflectorFlag.TRAILERS
-        if any(interface.kind == "veth" for interface in found.interfaces):
+        if any(interface.leaves_checksums for interface in found.interfaces):
             flags |= ReflectorFlag.PARTIAL
-        if any(interface.needs_redirect for interface in found.interfaces):
-            flags |= ReflectorFlag.REDIRECT
         return flags
 
     def _configure_slow(self, config: Reflector) -> None:
