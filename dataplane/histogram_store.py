@@ -77,12 +77,12 @@ class HistogramStore:
     def close(self, old: int, delay: int) -> None:
         """Writer: the total of the other parity is that of parity `old` with its interval
         added; its own interval is empty."""
-        new = 1 - old
-        blocks = self._blocks()
-        for entry in self._entries(delay):
-            block = blocks[entry - 1]
-            block["total"][new] = block["total"][old] + block["current"][old]
-            block["current"][new] = 0
+        new, blocks = 1 - old, self._blocks()
+        mine = np.array(self._entries(delay), np.intp) - 1
+        if len(mine):
+            totals, currents = blocks["total"], blocks["current"]
+            totals[mine, new] = totals[mine, old] + currents[mine, old]
+            currents[mine, new] = 0
 
     def clear(self) -> None:
         """Writer: forget all samples. Memory that is in use stays so."""
@@ -91,24 +91,24 @@ class HistogramStore:
     def interval(self, parity: int, delay: int) -> tuple[int, Counts]:
         """The current interval: the first bucket of a stretch that holds everything,
         and its counts."""
-        return self._stretch(delay, lambda block: block["current"][parity].astype(np.uint64))
+        return self._stretch(delay, parity, False)
 
     def total(self, parity: int, delay: int) -> tuple[int, Counts]:
         """All samples, those of the current interval among them; as `interval`."""
-        return self._stretch(delay, lambda block: block["total"][parity] + block["current"][parity])
+        return self._stretch(delay, parity, True)
 
-    def _stretch(
-        self, delay: int, read: Callable[[npt.NDArray[np.void]], Counts]
-    ) -> tuple[int, Counts]:
+    def _stretch(self, delay: int, parity: int, closed: bool) -> tuple[int, Counts]:
         directory = self._directory[delay * OCTAVES : (delay + 1) * OCTAVES].tolist()
         known = [octave for octave, entry in enumerate(directory) if entry]
         if not known:
             return 0, np.zeros(0, np.uint64)
         first = known[0]
         counts = np.zeros((known[-1] + 1 - first, SUB_BUCKETS), np.uint64)
+        where, mine = [octave - first for octave in known], [directory[o] - 1 for o in known]
         blocks = self._blocks()
-        for octave in known:
-            counts[octave - first] = read(blocks[directory[octave] - 1])
+        counts[where] = blocks["current"][mine, parity]
+        if closed:
+            counts[where] += blocks["total"][mine, parity]
         return first << _OCTAVE_BITS, counts.reshape(-1)
 
     def _entries(self, delay: int) -> list[int]:
