@@ -20,6 +20,7 @@ from dataplane.bpf.program import BpfError, BpfModule
 from dataplane.bpf.syscall import XDP_PASS, XDP_TX, run_program
 from dataplane.clock import read_clock_status
 from dataplane.config import SENDER_PORT, STAMP_PORT, Reflector, ReflectorSession
+from dataplane.engines.xdp.interfaces import Device
 from dataplane.engines.xdp.layouts import LocalFlag, ReflectorFlag
 from dataplane.engines.xdp.tables import ReflectorTables
 from dataplane.frames import Datagram, Frame, Outer
@@ -36,6 +37,9 @@ SEGMENTS = (0, 2, 8)
 _SENDER = IPv6Address("fd00:a::1")
 _REFLECTOR = IPv6Address("fd00:b::1")
 _SIDS = tuple(IPv6Address(f"fc00:e::{n:x}") for n in range(1, 10))
+_LOOPBACK = 1
+"""Where the kernel's test bench has packets arrive."""
+
 _WORDS_MAX = 40
 _ORIGINAL = np.dtype([("words", np.uint64), ("word", np.uint64, _WORDS_MAX)])
 
@@ -165,6 +169,9 @@ class _Bench:
 def _configure(tables: ReflectorTables) -> None:
     tables.set_clock(read_clock_status())
     tables.set_locals({_REFLECTOR: LocalFlag.ADDRESS})
+    tables.set_interfaces(
+        {(_LOOPBACK, 0, 0): Device(_LOOPBACK, data_frame().destination_mac, True)}
+    )
     sessions = [
         ReflectorSession(count + 1, segments=_SIDS[: count - 1] if count else ())
         for count in SEGMENTS

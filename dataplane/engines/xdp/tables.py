@@ -21,7 +21,8 @@ from dataplane.bpf.syscall import delete_element, lookup_per_cpu, update_element
 from dataplane.clock import ClockStatus
 from dataplane.config import IPAddress, Reflector, ReflectorMode, ReflectorSession
 from dataplane.engines.xdp import layouts
-from dataplane.engines.xdp.layouts import LocalFlag, ReflectorFlag, SessionFlag
+from dataplane.engines.xdp.interfaces import Device
+from dataplane.engines.xdp.layouts import InterfaceFlag, LocalFlag, ReflectorFlag, SessionFlag
 from dataplane.reflector_store import HandedUp
 from dataplane.session_state import DISCARD_INDEX
 from dataplane.stamp.errors import DiscardReason
@@ -84,7 +85,7 @@ class ReflectorTables:
         ):
             self.renew_next_hops()
 
-    def set_interfaces(self, devices: dict[tuple[int, int, int], int]) -> None:
+    def set_interfaces(self, devices: Mapping[tuple[int, int, int], Device]) -> None:
         """Network devices by the index of the interface that has the program, and the
         VLAN identifiers on it, outermost first, 0 for none."""
         entries = {}
@@ -92,7 +93,11 @@ class ReflectorTables:
             key = np.zeros((), layouts.INTERFACE_KEY)
             key["ifindex"] = ifindex
             key["vlan"] = outer, inner
-            entries[key.tobytes()] = _uint32(device)
+            value = np.zeros((), layouts.INTERFACE)
+            value["ifindex"] = device.index
+            value["flags"] = int(InterfaceFlag.SRV6 if device.takes_srh else InterfaceFlag(0))
+            value["mac"] = np.frombuffer(device.mac, np.uint8)
+            entries[key.tobytes()] = value.tobytes()
         if self._interfaces.set(entries):
             self.renew_next_hops()
 
