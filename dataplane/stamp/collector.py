@@ -72,6 +72,35 @@ class Run:
     """The Session-Reflector's, unwrapped; None where it is stateless."""
 
 
+class Outlook(NamedTuple):
+    """Replies make a run where they are to packets that are under way and not yet
+    forgotten, in order, in time and before the end of the computation interval."""
+
+    newest: int
+    """Sequence number of the packet sent last."""
+
+    first: int
+    """Of the first one that this Collector knows of."""
+
+    window: int
+    """Packets that are remembered."""
+
+    mask: int
+    highest: int
+    """Sequence number above which replies are in order."""
+
+    end_ns: int
+    """From when on a reply belongs to the next interval."""
+
+    timeout_ns: int
+    stateful: bool
+    latest: int
+    """The Session-Reflector's latest number, unwrapped, where it is stateful."""
+
+    room: int
+    """Replies that a run may have."""
+
+
 class Reply(NamedTuple):
     """What is in a Session-Reflector packet, decoded; nanoseconds since 1970 UTC."""
 
@@ -409,34 +438,29 @@ class Collector:
             reflector.encode(),
         )
 
-    def run_of(
-        self,
-        sequences: npt.NDArray[np.int64],
-        counters: npt.NDArray[np.int64],
-        arrived_ns: npt.NDArray[np.int64],
-    ) -> Run:
-        """As many of these replies, from the first on, as make a run.
+    def outlook(self) -> Outlook:
+        """What decides whether the next replies make a run."""
+        loss = self._intervals.loss
+        return Outlook(
+            self._next - 1,
+            self._first,
+            min(self.window, _HALF),
+            self._mask,
+            -1 if self._highest is None else self._highest,
+            self._intervals.end_ns,
+            self._timeout_ns,
+            loss is not None,
+            0 if loss is None else loss.latest,
+            self.window if loss is None else loss.room,
+        )
 
-        `sequences` are the Session-Sender's and `counters` the Session-Reflector's, 32
-        bits each; that the replies are this session's is for the caller to know.
-        """
-        newest = self._next - 1
-        ages = (newest - sequences) % _WRAP
-        unwrapped = newest - ages
+    def packets(
+        self, slots: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
+        """Whether packets are under way, and when they were sent; `slots` are sequence
+        numbers under `Outlook.mask`."""
         fates, sent_ns = self._as_arrays()
-        slots = unwrapped & self._mask
-        fit = (ages < min(self.window, _HALF)) & (unwrapped >= self._first)
-        fit &= (fates[slots] == _UNDER_WAY) & (arrived_ns < self._intervals.end_ns)
-        fit &= arrived_ns <= sent_ns[slots] + self._timeout_ns
-        highest = -1 if self._highest is None else self._highest
-        fit[0] &= unwrapped[0] > highest
-        fit[1:] &= unwrapped[1:] > unwrapped[:-1]
-        length = len(fit) if fit.all() else int(np.argmin(fit))
-        numbers = None
-        if self._intervals.loss is not None:
-            numbers = self._intervals.loss.numbers_of(counters[:length])
-            length = len(numbers)
-        return Run(unwrapped[:length], numbers)
+        return fates[slots] == _UNDER_WAY, sent_ns[slots]
 
     def refine_records(self, run: Run, records: npt.NDArray[Any]) -> None:
         """Put a better T1 into the `records` of a run, where there is one."""
@@ -461,8 +485,8 @@ class Collector:
         *,
         estimate: int,
     ) -> None:
-        """What `receive` does for each of the replies of a `run`, which is the latest
-        thing that `run_of` said.
+        """What `receive` does for each of the replies of a `run`, which is in keeping
+        with the `outlook`.
 
         `records` are theirs, refined; `delays` and `buckets` as `Intervals.add_run`
         wants them; `estimate` is the Error Estimate of the last reply.

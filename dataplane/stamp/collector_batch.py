@@ -13,7 +13,6 @@ Rules that hold here:
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv6Address
@@ -37,6 +36,9 @@ STUMBLE = 16
 """Replies that are taken one by one where a run breaks off."""
 
 SSIDS = 1 << 16
+
+_WRAP = 1 << 32
+_HALF = 1 << 31
 
 Bytes = npt.NDArray[np.uint8]
 Int64 = npt.NDArray[np.int64]
@@ -142,30 +144,30 @@ class BatchCollector:
         touched: dict[int, Collector],
     ) -> None:
         """Those of known sessions, by session, as far as they make runs."""
-        runs: list[tuple[Collector, Integers, Run]] = []
-        rest: list[Integers] = []
-        few: list[Integers] = []
-        for index, mine in _by_session(part.index[rows], rows):
-            collector = self._collectors[index]
-            touched[index] = collector
-            if len(mine) < RUN_MIN:
-                few.append(mine)
-                continue
-            run = collector.run_of(
-                part.wire["sender_sequence"][mine].astype(np.int64),
-                part.wire["sequence"][mine].astype(np.int64),
-                part.replies.arrived_ns[mine],
-            )
-            length = len(run.sequences)
-            if length >= RUN_MIN:
-                runs.append((collector, mine[:length], run))
-                mine = mine[length:]
-            if len(mine):
-                rest.append(mine)
+        index = part.index[rows]
+        if not (index == index[0]).all():
+            order = np.argsort(index, kind="stable")
+            index, rows = index[order], rows[order]
+        ends = [*(np.flatnonzero(index[1:] != index[:-1]) + 1).tolist(), len(index)]
+        starts = [0, *ends[:-1]]
+        owners = index[starts].tolist()
+        touched |= {owner: self._collectors[owner] for owner in owners}
+        counts = [end - start for start, end in zip(starts, ends, strict=True)]
+        if max(counts) < RUN_MIN:
+            self._take(part, rows)
+            return
+        candidates = _Candidates(part, rows, starts, counts, [touched[each] for each in owners])
+        runs, rest = [], []
+        for number, length in enumerate(candidates.lengths()):
+            start = starts[number]
+            if length < RUN_MIN:
+                length = 0
+            else:
+                runs.append(candidates.run(number, length))
+            if length < counts[number]:
+                rest.append(rows[start + length : start + counts[number]])
         if runs:
             _collect(part, runs)
-        if few:
-            self._take(part, np.concatenate(few))
         for mine in rest:
             # The first of them makes no run with those behind it.
             self._take(part, mine[:STUMBLE])
@@ -205,14 +207,74 @@ class _Part:
     index: Integers
 
 
-def _by_session(index: Integers, rows: Integers) -> list[tuple[int, Integers]]:
-    """Rows of each session, in their order."""
-    if (index == index[0]).all():
-        return [(int(index[0]), rows)]
-    order = np.argsort(index, kind="stable")
-    index, rows = index[order], rows[order]
-    starts = [0, *(np.flatnonzero(np.diff(index)) + 1).tolist(), len(index)]
-    return [(int(index[start]), rows[start:end]) for start, end in itertools.pairwise(starts)]
+class _Candidates:
+    """Replies that may make runs, by session."""
+
+    def __init__(
+        self,
+        part: _Part,
+        rows: Integers,
+        starts: list[int],
+        counts: list[int],
+        collectors: list[Collector],
+    ) -> None:
+        self._rows, self._starts, self._counts = rows, starts, counts
+        self._collectors = collectors
+        self._outlooks = [collector.outlook() for collector in collectors]
+        columns = np.repeat(np.array(self._outlooks, np.int64).T, counts, axis=1)
+        newest, first, window, mask, highest, end_ns, timeout_ns, stateful, latest, _ = columns
+        ages = (newest - part.wire["sender_sequence"][rows]) % _WRAP
+        self._sequences = newest - ages
+        under_way, sent_ns = self._packets(self._sequences & mask)
+        arrived_ns = part.replies.arrived_ns[rows]
+        fit = under_way & (ages < window) & (self._sequences >= first)
+        fit &= (arrived_ns < end_ns) & (arrived_ns <= sent_ns + timeout_ns)
+        fit &= self._sequences > _shifted(self._sequences, starts, highest)
+        self._numbers: Int64 | None = None
+        if stateful.any():
+            counters = part.wire["sequence"][rows].astype(np.int64)
+            distances = (counters - _shifted(counters, starts, latest) + _HALF) % _WRAP - _HALF
+            fit &= (distances > 0) | (stateful == 0)
+            sums = np.cumsum(distances)
+            self._numbers = latest + sums - np.repeat((sums - distances)[starts], counts)
+        self._fit = fit
+
+    def _packets(self, slots: Int64) -> tuple[Mask, Int64]:
+        under_way, sent_ns = np.empty(len(slots), np.bool_), np.empty(len(slots), np.int64)
+        for collector, start, count in zip(
+            self._collectors, self._starts, self._counts, strict=True
+        ):
+            mine = slice(start, start + count)
+            under_way[mine], sent_ns[mine] = collector.packets(slots[mine])
+        return under_way, sent_ns
+
+    def lengths(self) -> list[int]:
+        """For each session how many replies, from the first on, make a run."""
+        lengths = list(self._counts)
+        if not self._fit.all():
+            for number, (start, count) in enumerate(zip(self._starts, lengths, strict=True)):
+                mine = self._fit[start : start + count]
+                lengths[number] = count if mine.all() else int(np.argmin(mine))
+        return [
+            min(length, outlook.room)
+            for length, outlook in zip(lengths, self._outlooks, strict=True)
+        ]
+
+    def run(self, number: int, length: int) -> tuple[Collector, Integers, Run]:
+        mine = slice(self._starts[number], self._starts[number] + length)
+        numbers = None
+        if self._outlooks[number].stateful:
+            assert self._numbers is not None
+            numbers = self._numbers[mine]
+        return self._collectors[number], self._rows[mine], Run(self._sequences[mine], numbers)
+
+
+def _shifted(values: Int64, starts: list[int], first: Int64) -> Int64:
+    """Of each value the one before it in its group; `first` has that of each first one."""
+    before = np.empty_like(values)
+    before[1:] = values[:-1]
+    before[starts] = first[starts]
+    return before
 
 
 def _collect(part: _Part, runs: list[tuple[Collector, Integers, Run]]) -> None:

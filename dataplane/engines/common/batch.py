@@ -10,9 +10,10 @@ import numpy.typing as npt
 
 from dataplane.engines.common.transport import Datagram, Transport
 
-BATCH = 512
-"""Packets of a batch at most. Larger ones bear the constant cost of array operations
-more easily, and let whoever waits for its turn wait longer: a millisecond and a half."""
+BATCH = 1_024
+"""Packets of a batch at most, as many as the kernel hands over at once. Larger ones bear
+the constant cost of array operations more easily; a full one takes some two milliseconds,
+for which timers wait."""
 
 ROW = 128
 """Bytes of each packet that are kept in `Batch.data`; the base packets fit twice."""

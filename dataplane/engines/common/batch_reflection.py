@@ -33,7 +33,7 @@ LANES_MAX = 4_096
 """Ways to dress and address replies that are remembered; beyond, all flows are
 judged anew."""
 
-LEARNT_MAX = 64
+LEARNT_MAX = 8
 """Flows of one batch after which its remaining requests are looked up once more."""
 
 _DSCP_BITS = 6

@@ -37,11 +37,11 @@ PHASE_MAX_NS = 1_000_000_000
 """Sessions that start by themselves are spread over their interval, or over
 this much of it, so that a thousand of them do not send at the same moment."""
 
-SLACK = 1_000
-"""A packet may leave later than it is due by this part of its interval, so that others
-go along with it."""
+SLACK = 200
+"""Where many sessions share a port, a packet may leave later than it is due by this part
+of its interval, so that others go along with it."""
 
-SLACK_MAX_NS = 1_000_000
+SLACK_MAX_NS = 5_000_000
 
 EXPIRY_SLACK = 20
 """A loss, or the end of an interval, may be told later by this part of the loss timeout.
@@ -60,6 +60,13 @@ class Transmitter(Protocol):
 
     @property
     def t1_method(self) -> TimestampMethod: ...
+
+    emptied_ns: int
+    """CLOCK_MONOTONIC before which no reply has arrived that has not been taken in."""
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so many sessions share the port that their packets should share wakeups."""
 
     def problem(self) -> str | None:
         """What keeps sessions from running now; tried anew with each call."""
@@ -250,7 +257,7 @@ class SenderRun:
             start_ns = max(now_ns, self._first_start_ns or 0)
             self._start_sender(start_ns, collector.next_sequence, now_ns)
         assert self._sender is not None
-        self._send_timer.at(self._sender.next_send_ns(), self._slack_ns)
+        self._send_timer.at(self._sender.next_send_ns(), self._send_slack_ns)
         self._collect_timer.at(collector.next_timer_ns(), self._expiry_slack_ns)
         self._enter(OperState.RUNNING, reason)
         self._complete(now_ns)
@@ -365,6 +372,10 @@ class SenderRun:
         return 0 if self._sender is None else self._sender.tai_offset_s
 
     @property
+    def _send_slack_ns(self) -> int:
+        return self._slack_ns if self.port.crowded else 0
+
+    @property
     def due_ns(self) -> int | None:
         """When the next packet is due; None where none is."""
         return None if self._sender is None else self._sender.next_send_ns()
@@ -409,7 +420,7 @@ class SenderRun:
         self._slots_before = 0
         if skipped > 0:
             collector.skipped(skipped)
-        self._send_timer.at(sender.next_send_ns(), self._slack_ns)
+        self._send_timer.at(sender.next_send_ns(), self._send_slack_ns)
         self._collect_timer.no_later_than(collector.next_timer_ns(), self._expiry_slack_ns)
 
     def _send_failed(self, failure: OSError) -> None:
@@ -426,8 +437,11 @@ class SenderRun:
         collector = self._collector
         if collector is None:
             return
-        self.port.drain()
-        closed = collector.expire(now_ns)
+        due_ns, as_of_ns = collector.next_timer_ns(), self.port.emptied_ns
+        if due_ns is None or as_of_ns < due_ns:
+            self.port.drain()
+            as_of_ns = now_ns
+        closed = collector.expire(as_of_ns)
         if closed:
             self._know_clock()
             self._closed(closed)

@@ -47,6 +47,9 @@ from dataplane.stamp.packet import OPEN
 BATCH = 64
 """Replies that are taken in before others get their turn."""
 
+CROWD = 64
+"""Sessions of a port from which on each gives up some punctuality for the others' sake."""
+
 LATE_NS = 10_000_000
 """A send timer that fires so late says that this process was held up: the replies that
 wait are taken in before packets are given up."""
@@ -121,6 +124,10 @@ class SenderPort:
         """A session has come, gone or got another store."""
         if self._batches is not None:
             self._batches.changed()
+
+    @property
+    def crowded(self) -> bool:
+        return len(self.runs) >= CROWD
 
     def problem(self) -> str | None:
         """What keeps sessions from running now; opens the port where it is closed."""

@@ -20,6 +20,9 @@ def create(context: EngineContext) -> LoopEngine:
     receiver = Receiver(BATCH)
 
     def open_socket(role: Role, address: IPv6Address | None, port: int) -> UdpSocket:
-        return UdpSocket(address, port, transmit_timestamps=role is Role.SENDER, receiver=receiver)
+        sender = role is Role.SENDER
+        return UdpSocket(
+            address, port, transmit_timestamps=sender, headers=not sender, receiver=receiver
+        )
 
     return LoopEngine(NAME, CAPABILITIES, context, Clock(), open_socket)
