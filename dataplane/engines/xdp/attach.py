@@ -21,6 +21,7 @@ from dataplane.bpf.syscall import (
     attach_xdp,
     link_ifindex,
     program_by_id,
+    program_info,
 )
 from dataplane.engines.base import Attachment, AttachmentMode
 from dataplane.engines.xdp.interfaces import Interface
@@ -47,6 +48,7 @@ class Attachments:
 
     def __init__(self, program: int) -> None:
         self._program = program
+        self._own_id = program_info(program).identifier
         self._links: dict[str, _Link] = {}
 
     @property
@@ -74,7 +76,7 @@ class Attachments:
         for name, interface in sorted(interfaces.items()):
             if name not in self._links:
                 try:
-                    self._links[name] = _attach(self._program, interface)
+                    self._links[name] = self._attach(interface)
                 except AttachError as error:
                     problem = problem or str(error)
         return problem
@@ -83,6 +85,12 @@ class Attachments:
         """Be attached to nothing."""
         for name in list(self._links):
             self._detach(name)
+
+    def _attach(self, interface: Interface) -> _Link:
+        # What was detached a moment ago may have been seen there still.
+        if interface.program_id not in (0, self._own_id):
+            raise AttachError(_occupied_text(interface))
+        return _attach(self._program, interface)
 
     def _detach(self, name: str) -> None:
         os.close(self._links.pop(name).fd)
@@ -102,8 +110,6 @@ def _is_there(link: _Link, interface: Interface) -> bool:
 
 def _attach(program: int, interface: Interface) -> _Link:
     name = interface.name
-    if interface.program_id:
-        raise AttachError(_occupied_text(interface))
     if interface.drops_frames:
         note = f"the other end of {name} has no XDP program, and would take no frames of one here"
         return _attach_generic(program, interface, note, could_not=False)

@@ -144,7 +144,7 @@ class ReflectorRole:
             self._slow.close()
         if self._ledger is not None:
             if self._program is not None:
-                self._ledger.fold(self._program.tables)
+                self._ledger.fold(self._program.tables, last=True)
             self._ledger.close()
             reflector_store_path(self._slow_dir).unlink(missing_ok=True)
             _remove_folder(self._slow_dir)

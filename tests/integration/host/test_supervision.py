@@ -56,6 +56,14 @@ def gone(pid: int) -> bool:
     return not Path(f"/proc/{pid}").exists()
 
 
+def until_reflecting(host: Host) -> None:
+    def running() -> bool:
+        status = host.engine.reflector_status()
+        return status is not None and status.oper_state is OperState.RUNNING
+
+    eventually(running, "the Session-Reflector runs")
+
+
 @pytest.mark.parametrize("engine", sorted(ENGINES))
 def test_killed_host_is_replaced_and_nothing_collected_is_lost(
     network: Network, start_host: StartHost, engine: str
@@ -63,9 +71,13 @@ def test_killed_host_is_replaced_and_nothing_collected_is_lost(
     sender, reflector = start_host(network.sender), start_host(network.reflector)
     reflector.engine.apply(
         reflecting(
-            ReflectorSession(5, mode=ReflectorMode.STATEFUL), ReflectorSession(6), engine=engine
+            ReflectorSession(5, mode=ReflectorMode.STATEFUL),
+            ReflectorSession(6),
+            engine=engine,
+            interfaces=("vb",),
         )
     )
+    until_reflecting(reflector)
     session = dataclasses.replace(
         FAST, segments=(FORTH,), reflector_mode=ReflectorMode.STATEFUL, result_depth=5_000
     )
@@ -107,7 +119,7 @@ def test_killed_reflector_keeps_its_counters(
 ) -> None:
     sender, reflector = start_host(network.sender), start_host(network.reflector)
     served = ReflectorSession(5, mode=ReflectorMode.STATEFUL)
-    reflector.engine.apply(reflecting(served, engine=engine))
+    reflector.engine.apply(reflecting(served, engine=engine, interfaces=("vb",)))
     stateful = dataclasses.replace(FAST, reflector_mode=ReflectorMode.STATEFUL)
     sender.engine.apply(sending(stateful, engine=engine))
     eventually(lambda: received(sender, 5) > 50, "50 replies")

@@ -276,7 +276,7 @@ class Running:
             known = self.reflector_states()
             return bool(known) and known[-1][0] is state
 
-        eventually(reached, f"Session-Reflector {state.value}")
+        eventually(reached, f"Session-Reflector {state.value}", timeout_s=60)
         return self.reflector_states()[-1][1]
 
     def close(self) -> None:
