@@ -255,7 +255,7 @@ def interrupt(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("step", ["_cpu_percent", "_check_answers"])
+@pytest.mark.parametrize("step", ["_cpu_percent", "_check_all_answered"])
 def test_an_interrupt_in_the_middle_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
