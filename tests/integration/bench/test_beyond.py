@@ -199,7 +199,8 @@ def test_footprint_of_sessions_that_are_answered() -> None:
         assert found.cpu_percent is not None
         assert 0 <= found.cpu_percent <= 100
     assert one.store_bytes is not None
-    assert five.store_bytes == 5 * one.store_bytes
+    # A session's histograms take memory as its delays spread.
+    assert five.store_bytes == pytest.approx(5 * one.store_bytes, rel=0.2)
 
 
 def test_control_plane() -> None:
