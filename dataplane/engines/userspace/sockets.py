@@ -54,8 +54,9 @@ _TX_SOFTWARE = 1 << 1
 _OPT_ID = 1 << 7
 _OPT_TSONLY = 1 << 11
 
-RECEIVE_BUFFER = 4 << 20
-"""Bytes asked for with SO_RCVBUFFORCE: some thousand packets that wait their turn."""
+RECEIVE_BUFFER = 32 << 20
+"""Bytes asked for with SO_RCVBUFFORCE: some thousand packets that wait their turn. The
+kernel counts a whole page and more for each that arrives in a page of its own."""
 
 SEND_BUFFER = 4 << 20
 """Bytes asked for with SO_SNDBUFFORCE: bursts that wait for the interface."""
