@@ -21,6 +21,7 @@ from dataplane.engines.base import (
     Role,
     SessionStateChanged,
 )
+from dataplane.engines.registry import ENGINES
 from dataplane.host.client import EngineHost
 from tests.integration.engines.network import (
     FORTH,
@@ -55,7 +56,15 @@ def gone(pid: int) -> bool:
     return not Path(f"/proc/{pid}").exists()
 
 
-@pytest.mark.parametrize("engine", ["scapy", "userspace"])
+def until_reflecting(host: Host) -> None:
+    def running() -> bool:
+        status = host.engine.reflector_status()
+        return status is not None and status.oper_state is OperState.RUNNING
+
+    eventually(running, "the Session-Reflector runs")
+
+
+@pytest.mark.parametrize("engine", sorted(ENGINES))
 def test_killed_host_is_replaced_and_nothing_collected_is_lost(
     network: Network, start_host: StartHost, engine: str
 ) -> None:
@@ -68,6 +77,7 @@ def test_killed_host_is_replaced_and_nothing_collected_is_lost(
             interfaces=("vb",),
         )
     )
+    until_reflecting(reflector)
     session = dataclasses.replace(
         FAST, segments=(FORTH,), reflector_mode=ReflectorMode.STATEFUL, result_depth=5_000
     )
@@ -103,7 +113,7 @@ def test_killed_host_is_replaced_and_nothing_collected_is_lost(
     assert SessionStateChanged(5, Role.SENDER, OperState.RUNNING, OperState.FAILED, text) in changes
 
 
-@pytest.mark.parametrize("engine", ["scapy", "userspace"])
+@pytest.mark.parametrize("engine", sorted(ENGINES))
 def test_killed_reflector_keeps_its_counters(
     network: Network, start_host: StartHost, engine: str
 ) -> None:
