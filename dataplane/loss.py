@@ -164,6 +164,30 @@ class LossAttribution:
             self._begin(number)
         return False
 
+    @property
+    def clean(self) -> bool:
+        """Whether everything that was observed is settled, without a contradiction."""
+        return self._base is not None and not self._ahead and self._conflict_until is None
+
+    def settle_run(self, counter: int, t3_ns: int, packets: int) -> None:
+        """As `observe` and `settle_received` for each of the next `packets` packets, the
+        last of which has this 32-bit number.
+
+        Where this is `clean`, and the numbers of the packets, from the latest one on,
+        grow with each packet by as much as their sequence numbers at most.
+        """
+        number = self._frontier + (counter - self._frontier) % _WRAP
+        self._latest, self._latest_t3_ns = number, t3_ns
+        self._missing += number - self._frontier - packets
+        self._frontier = number
+        self.forward = self._forward_before + self._lost - self._missing
+        self.backward = self._backward_before + self._missing
+
+    @property
+    def latest_counter(self) -> int | None:
+        """The 32-bit number of the latest reply in the Session-Reflector's order."""
+        return None if self._latest is None else self._latest % _WRAP
+
     def _advance(self, number: int) -> None:
         passed = number - self._frontier
         if passed == 1:

@@ -123,6 +123,7 @@ class RingHeader(ctypes.Structure):
         ("dropped", ctypes.c_uint64),
         ("forgiven", ctypes.c_uint64),
         ("capacity", ctypes.c_uint64),
+        ("writing", ctypes.c_uint64),
     )
 
     head: int
@@ -142,6 +143,9 @@ class RingHeader(ctypes.Structure):
 
     capacity: int
     """Records that are kept; set once."""
+
+    writing: int
+    """Producer: records before this index may be being written, where it is beyond `head`."""
 
 
 class RecordRing:
@@ -192,9 +196,8 @@ class RecordRing:
     def dropped(self) -> int:
         """Records lost to the consumer so far, those included that it is yet to miss."""
         header = self._header
-        oldest = header.head - self.capacity
         return max(0, header.dropped - header.forgiven) + max(
-            0, oldest - max(header.fetched, header.base)
+            0, self._oldest - max(header.fetched, header.base)
         )
 
     @property
@@ -202,7 +205,13 @@ class RecordRing:
         """Records that `fetch` would give now."""
         header = self._header
         head = header.head
-        return head - max(header.fetched, header.base, head - self.capacity)
+        return max(0, head - max(header.fetched, header.base, self._oldest))
+
+    @property
+    def _oldest(self) -> int:
+        """Records before this index are overwritten, or may be at any moment."""
+        header = self._header
+        return max(header.head + 1, header.writing) - self._slots
 
     def append(self, record: Record) -> None:
         """Producer: add the newest record."""
@@ -210,6 +219,24 @@ class RecordRing:
         head = header.head
         RECORD.pack_into(self._view, head % self._slots * RECORD.size, *record)
         header.head = head + 1
+
+    def extend(self, records: bytes, total: int) -> None:
+        """Producer: add the newest `total` records at once, of which `records`, laid out
+        as in `RECORD`, are the last ones. ValueError where these are more than `total`,
+        or too few to leave no gap among those that are kept."""
+        header, given = self._header, len(records) // RECORD.size
+        if not min(total, self.capacity) <= given <= total:
+            raise ValueError(f"{given} records cannot stand for the latest of {total}")
+        if given > self.capacity:
+            records, given = records[-self.capacity * RECORD.size :], self.capacity
+        end = header.head + total
+        header.writing = max(header.writing, end)
+        first = (end - given) % self._slots
+        before_wrap = min(given, self._slots - first) * RECORD.size
+        at = first * RECORD.size
+        self._view[at : at + before_wrap] = records[:before_wrap]
+        self._view[: len(records) - before_wrap] = records[before_wrap:]
+        header.head = end
 
     def clear(self) -> None:
         """Producer: forget all records and count drops from 0; none of this counts as dropped."""
@@ -220,10 +247,10 @@ class RecordRing:
         """Consumer: take at most `maximum` records, the oldest first."""
         header = self._header
         wanted = max(header.fetched, header.base)
-        start = max(wanted, header.head - self.capacity)
+        start = max(wanted, min(self._oldest, header.head))
         end = min(header.head, start + max(0, maximum))
         records = self._copy(start, end)
-        kept = min(end, max(start, header.head - self.capacity))
+        kept = min(end, max(start, self._oldest))
         header.dropped += kept - wanted
         header.fetched = end
         return records[kept - start :]
@@ -232,9 +259,9 @@ class RecordRing:
         """The newest `count` records, the oldest of them first; fetches nothing."""
         header = self._header
         head = header.head
-        start = max(header.base, head - self.capacity, head - max(0, count))
+        start = max(header.base, self._oldest, head - max(0, count))
         records = self._copy(start, head)
-        kept = min(head, max(start, header.head - self.capacity))
+        kept = min(head, max(start, self._oldest))
         return records[kept - start :]
 
     def _copy(self, start: int, end: int) -> list[Record]:

@@ -44,7 +44,7 @@ from dataplane.statistics import DelayState, DelaySummary
 __all__ = ["SessionStore", "StoreError"]
 
 MAGIC = b"STAMPses"
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 
 READ_ATTEMPTS = 200
 """Looks that a reader takes at a session before it puts up with an inconsistent one."""

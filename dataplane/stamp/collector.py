@@ -37,7 +37,8 @@ _HALF = 1 << 31
 _NS_PER_S = 1_000_000_000
 
 _WINDOW_MARGIN = 64
-_UNUSED, _UNDER_WAY, _RECEIVED, _LOST, _UNRESOLVED = range(5)
+UNUSED, UNDER_WAY, RECEIVED, LOST, UNRESOLVED = range(5)
+"""Fates of a packet."""
 
 
 class Ignored(enum.Enum):
@@ -88,11 +89,15 @@ class Collector:
         self._number = [0] * self.window
         self._copies: dict[int, set[int]] = {}
         self._timeout_ns = config.loss_timeout_ms * 1_000_000
-        self._intervals = Intervals(store, config.computation_interval_s * _NS_PER_S, self.window)
+        self._intervals = self._make_intervals()
         self._reflector_estimate: ErrorEstimate | None = None
         self._highest: int | None = None
         self._next = self._first = self._settled = self._head.next_sequence
         self._take_up(now_ns, resumed)
+
+    def _make_intervals(self) -> Intervals:
+        length_ns = self.config.computation_interval_s * _NS_PER_S
+        return Intervals(self._store, length_ns, self.window)
 
     @property
     def next_sequence(self) -> int:
@@ -190,7 +195,7 @@ class Collector:
             self._refined.pop(sequence - self.window, None)
         if self._copies:
             self._copies.pop(sequence - self.window, None)
-        self._fate[slot] = _UNDER_WAY
+        self._fate[slot] = UNDER_WAY
         self._sent_ns[slot] = now_ns
         self._next = sequence + 1
         head = self._head
@@ -200,6 +205,17 @@ class Collector:
         head.t1_method = t1_method.code
         self._end_write()
 
+    def announce(
+        self,
+        packets: int,
+        t1_ns: int,
+        now_ns: int,
+        t1_method: TimestampMethod = TimestampMethod.USERSPACE,
+    ) -> None:
+        """The next `packets` packets are about to leave."""
+        for sequence in range(self._next, self._next + packets):
+            self.sent(sequence, t1_ns, now_ns, t1_method)
+
     def send_failed(self, sequence: int) -> None:
         """The packet sent last could not leave: its number is free again.
 
@@ -207,10 +223,10 @@ class Collector:
         and under way.
         """
         slot = sequence & self._mask
-        if sequence != self._next - 1 or self._fate[slot] != _UNDER_WAY:
+        if sequence != self._next - 1 or self._fate[slot] != UNDER_WAY:
             raise ValueError(f"sequence {sequence} is not the last one sent")
         self._begin_write()
-        self._fate[slot] = _UNUSED
+        self._fate[slot] = UNUSED
         self._refined.pop(sequence, None)
         self._next = self._head.next_sequence = sequence
         self._counters.sent -= 1
@@ -235,7 +251,7 @@ class Collector:
         """
         if not self._first <= sequence < self._next or sequence < self._next - self.window:
             return False
-        if self._fate[sequence & self._mask] != _UNDER_WAY:
+        if self._fate[sequence & self._mask] != UNDER_WAY:
             return False
         self._refined[sequence] = t1_ns, t1_method.code
         return True
@@ -297,13 +313,13 @@ class Collector:
                 self._expire(now_ns)
             slot = sequence & self._mask
             forgotten = sequence < self._first or age >= self.window
-            fate = _UNRESOLVED if forgotten else self._fate[slot]
-            if fate == _UNDER_WAY and now_ns > self._sent_ns[slot] + self._timeout_ns:
+            fate = UNRESOLVED if forgotten else self._fate[slot]
+            if fate == UNDER_WAY and now_ns > self._sent_ns[slot] + self._timeout_ns:
                 self._expire(now_ns)
-                fate = _LOST
-            if fate == _UNDER_WAY:
+                fate = LOST
+            if fate == UNDER_WAY:
                 return self._record(packet, sequence, t4_ns, t4_method)
-            if fate == _RECEIVED:
+            if fate == RECEIVED:
                 self._counters.duplicates += 1
                 if self._intervals.loss is not None:
                     self._observe_copy(packet, sequence, t4_ns)
@@ -334,7 +350,7 @@ class Collector:
 
     def _record(
         self, packet: ReflectorPacket, sequence: int, t4_ns: int, t4_method: TimestampMethod
-    ) -> Record:
+    ) -> Record | Ignored:
         tai_offset_s = self.tai_offset_s
         sender, reflector = packet.sender_error_estimate, packet.error_estimate
         refined = self._refined.pop(sequence, None)
@@ -369,7 +385,7 @@ class Collector:
         else:
             counters.reordered += 1
         self._intervals.add(sequence, t2_ns - t1_ns, t4_ns - t3_ns)
-        self._fate[sequence & self._mask] = _RECEIVED
+        self._fate[sequence & self._mask] = RECEIVED
         if self._intervals.loss is not None:
             number = self._intervals.loss.observe(packet.sequence, t3_ns)
             self._number[sequence & self._mask] = number
@@ -393,10 +409,10 @@ class Collector:
     def _settle(self) -> None:
         """Settle packets in order of sending, up to the first that is under way."""
         sequence, mask, loss = self._settled, self._mask, self._intervals.loss
-        while sequence < self._next and self._fate[sequence & mask] != _UNDER_WAY:
+        while sequence < self._next and self._fate[sequence & mask] != UNDER_WAY:
             if (
                 loss is not None
-                and self._fate[sequence & mask] == _RECEIVED
+                and self._fate[sequence & mask] == RECEIVED
                 and loss.settle_received(self._number[sequence & mask], sequence, self._next - 1)
             ):
                 self._intervals.attribute(loss)
@@ -412,7 +428,7 @@ class Collector:
                 break
             if due_ns >= self._intervals.end_ns:
                 self._intervals.roll(due_ns)
-            self._fate[slot] = _LOST
+            self._fate[slot] = LOST
             self._counters.lost += 1
             if self._intervals.loss is not None:
                 self._intervals.loss.settle_lost()
@@ -426,7 +442,7 @@ class Collector:
         self._expire(now_ns)
         if self._next - self._settled < self.window:
             return
-        self._fate[self._settled & self._mask] = _UNRESOLVED
+        self._fate[self._settled & self._mask] = UNRESOLVED
         self._counters.unresolved += 1
         if self._intervals.loss is not None:
             self._intervals.loss.interrupt()
@@ -437,8 +453,8 @@ class Collector:
         """Everything under way becomes unresolved."""
         for sequence in range(self._settled, self._next):
             slot = sequence & self._mask
-            if self._fate[slot] == _UNDER_WAY:
-                self._fate[slot] = _UNRESOLVED
+            if self._fate[slot] == UNDER_WAY:
+                self._fate[slot] = UNRESOLVED
         self._counters.unresolved += max(0, self.in_flight)
         self._settled = self._next
         self._intervals.interrupt()

@@ -192,8 +192,7 @@ class SenderRun:
         if sender is None or collector is None:
             raise EngineError(f"session {self.config.ssid} is not running")
         first = sender.sequence
-        for sequence in range(first, first + packets):
-            collector.sent(sequence, wall_ns(), now_ns, self.port.t1_method)
+        collector.announce(packets, wall_ns(), now_ns, self.port.t1_method)
         sender.sequence = first + packets
         self._collect_timer.no_later_than(collector.next_timer_ns())
         return first
