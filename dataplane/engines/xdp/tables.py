@@ -61,8 +61,8 @@ class ReflectorTables:
         self._config = module.array("reflector_configs", layouts.REFLECTOR_CONFIG)
         self._clock = module.array("clocks", layouts.CLOCK)
         self._states = module.array("session_states", layouts.SESSION_STATE)
-        self._locals = _Mirror(module.map_fd("locals"))
-        self._interfaces = _Mirror(module.map_fd("interfaces"))
+        self._locals = Mirror(module.map_fd("locals"))
+        self._interfaces = Mirror(module.map_fd("interfaces"))
         self._slots: dict[SessionKey, int] = {}
         self._sessions: dict[SessionKey, ReflectorSession] = {}
         self._vacant = deque(range(1, layouts.SESSIONS_MAX))
@@ -187,7 +187,7 @@ class ReflectorTables:
         self._clock["fixed_ns"] = t2_ns + offset_ns, t3_ns + offset_ns
 
 
-class _Mirror:
+class Mirror:
     """A hash map with a copy of what is in it."""
 
     def __init__(self, fd: int) -> None:
