@@ -48,7 +48,7 @@ struct slot {
 #define RECORD_T4_USER 8		/* T4 is not the kernel's */
 #define RECORD_PARITY 16		/* of the computation interval that it counts in */
 
-/* What dataplane/statistics.py derives a DelayState from; sums are of 128 bits. */
+/* What dataplane/statistics.py derives a DelayState from; sums are of 128 bits and more. */
 struct delay_sums {
 	__s64 origin_ns;		/* the first sample, which sums are about */
 	__s64 last_ns;
@@ -58,6 +58,7 @@ struct delay_sums {
 	__u64 sum_high;
 	__u64 squares_low;
 	__u64 squares_high;
+	__u64 squares_top;		/* of delays that are years apart */
 	__u64 ipdv_low;			/* of absolute values */
 	__u64 ipdv_high;
 	__u64 ipdv_max_ns;

@@ -44,6 +44,7 @@ DELAY_SUMS = _struct(
     ("sum_high", np.uint64),
     ("squares_low", np.uint64),
     ("squares_high", np.uint64),
+    ("squares_top", np.uint64),
     ("ipdv_low", np.uint64),
     ("ipdv_high", np.uint64),
     ("ipdv_max_ns", np.uint64),

@@ -17,6 +17,15 @@ static __always_inline void add_128(__u64 *low, __u64 *high, __u64 value, __u64 
 	*high += value_high + (*low < value);
 }
 
+/* A square, or a part of one, of which `high` is never all ones. */
+static __always_inline void add_square(struct delay_sums *sums, __u64 low, __u64 high)
+{
+	sums->squares_low += low;
+	high += sums->squares_low < low;
+	sums->squares_high += high;
+	sums->squares_top += sums->squares_high < high;
+}
+
 static __always_inline __u64 difference_of(__s64 a, __s64 b)
 {
 	return a > b ? (__u64)a - (__u64)b : (__u64)b - (__u64)a;
@@ -82,8 +91,8 @@ static __always_inline void add_large(struct delay_sums *sums, __s64 value)
 		add_128(&sums->sum_low, &sums->sum_high, -apart, -1);
 	else
 		add_128(&sums->sum_low, &sums->sum_high, apart, 0);
-	add_128(&sums->squares_low, &sums->squares_high, low * low, high * high);
-	add_128(&sums->squares_low, &sums->squares_high, middle << 33, middle >> 31);
+	add_square(sums, low * low, high * high);
+	add_square(sums, middle << 33, middle >> 31);
 }
 
 static __always_inline void add_sample(struct delay_sums *sums, __u32 *histogram, __s64 value,

@@ -32,7 +32,8 @@ def delay_state(sums: Any, direction: int, running: Any) -> DelayState:
     state.min_ns = int(delay["min_ns"])
     state.max_ns = int(delay["max_ns"])
     state.mean = total / samples
-    state.m2 = (samples * _wide(delay, "squares") - total * total) / samples
+    squares = int(delay["squares_top"]) << 128 | _wide(delay, "squares")
+    state.m2 = (samples * squares - total * total) / samples
     state.pairs = int(sums["pairs"])
     state.ipdv_sum = float(_wide(delay, "ipdv"))
     state.ipdv_max_ns = int(delay["ipdv_max_ns"])

@@ -152,7 +152,7 @@ def assert_close(found: DelaySummary | None, expected: DelaySummary | None) -> N
         ours, theirs = getattr(found, name), getattr(expected, name)
         assert (ours is None) == (theirs is None), name
         if ours is not None:
-            assert abs(ours - theirs) <= 1 + abs(theirs) * 1e-12, name
+            assert abs(ours - theirs) <= 1 + abs(theirs) * 1e-12, (name, ours, theirs)
         rounded[name] = theirs
     assert replace(found, **rounded) == expected
 

@@ -20,11 +20,13 @@ from hypothesis import strategies as st
 
 from dataplane.bpf.program import BpfModule
 from dataplane.bpf.syscall import XDP_DROP, XDP_PASS
-from dataplane.config import DelayMode, ReflectorMode
-from dataplane.engines.xdp.collector_layouts import CollectorUp
+from dataplane.config import SENDER_PORT, DelayMode, ReflectorMode
+from dataplane.engines.xdp.collector_layouts import ORDER_MAX, CollectorUp
 from dataplane.frames import Frame, Outer
+from dataplane.stamp.errors import DiscardReason
 from dataplane.stamp.timestamp import ErrorEstimate, TimestampFormat, encode_timestamp
-from tests.integration.engines.xdp.collecting import SID, Node, TwinNetwork, Twins
+from tests.integration.engines.xdp import reference
+from tests.integration.engines.xdp.collecting import KERNEL, SID, Node, TwinNetwork, Twins
 from tests.integration.engines.xdp.conftest import in_own_namespace
 from tests.property.test_collector import anything, in_order, overtaking
 from tests.unit.stamp.network import (
@@ -316,3 +318,157 @@ def test_anything_as_the_core(
         network.run(network.now_ns + S)
 
     run(node, {"reflector_mode": mode}, {}, script)
+
+
+STEPS = st.one_of(
+    st.tuples(st.just("send"), st.integers(1, 12)),
+    st.tuples(st.just("reply"), st.integers(0, 40), st.booleans(), st.integers(-3, 3)),
+    st.tuples(st.just("wait"), st.integers(0, 300)),
+    st.tuples(st.sampled_from(["expire", "clear", "stop", "start", "interrupt", "compare"])),
+)
+
+
+@settings(
+    deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(STEPS, max_size=80), modes, st.booleans())
+def test_a_life_as_the_core(
+    node: Node, steps: list[tuple[Any, ...]], mode: ReflectorMode, late_start: bool
+) -> None:
+    """Runs, stops, clears, interruptions and replies to anything, old and unknown."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = session(reflector_mode=mode, loss_timeout_ms=300, result_depth=20)
+        twins = Twins(node, config, Path(folder))
+        try:
+            play(twins, steps, late_start)
+        finally:
+            twins.close()
+
+
+def play(twins: Twins, steps: list[tuple[Any, ...]], late_start: bool) -> None:
+    now_ns, counter = 0, 0
+    if not late_start:
+        twins.start(now_ns, UNIX_NS)
+    for kind, *values in steps:
+        now_ns += 1
+        if kind == "send":
+            for _ in range(values[0]):
+                now_ns += 10 * MS
+                twins.sent(twins.next_sequence, UNIX_NS + now_ns, now_ns)
+        elif kind == "reply":
+            age, tlv, step = values
+            counter = (counter + step) % 2**32
+            data = payload(*(twins.next_sequence - age, counter), t1_ns=UNIX_NS + now_ns - 5 * MS)
+            twins.arrive(frame(twins, data + bytes(4 * tlv)), now_ns)
+        elif kind == "wait":
+            now_ns += values[0] * MS
+            twins.expire(now_ns)
+        elif kind == "compare":
+            twins.compare(now_ns)
+        elif kind == "start":
+            twins.start(now_ns, UNIX_NS + now_ns)
+        else:
+            getattr(twins, kind)(now_ns)
+    twins.compare(now_ns)
+    twins.expire(now_ns + 400 * MS)
+    twins.compare(now_ns + 400 * MS)
+
+
+@pytest.mark.parametrize("mode", ReflectorMode)
+@pytest.mark.parametrize("disturbance", ["none", "lost", "overtaken"])
+def test_thousands_at_once_as_the_core(
+    node: Node, tmp_path: Path, mode: ReflectorMode, disturbance: str
+) -> None:
+    """More records than wait in order of arrival, drained at once; twice."""
+    rng = random.Random(disturbance)
+    config = session(
+        interval_us=1_000, loss_timeout_ms=20_000, computation_interval_s=30,
+        reflector_mode=mode, result_depth=100,
+    )  # fmt: skip
+    twins = Twins(node, config, tmp_path)
+    twins.start(0, UNIX_NS)
+    now_ns, counter, waiting = 0, 0xFFFFF000, []
+    try:
+        for burst in range(2):
+            first = twins.next_sequence
+            twins.announce(ORDER_MAX + 500, UNIX_NS + now_ns, now_ns)
+            for sequence in range(first, twins.next_sequence):
+                now_ns += MS // 10
+                if disturbance == "lost" and rng.random() < 0.02:
+                    continue
+                counter += 1
+                if disturbance == "lost" and rng.random() < 0.02:
+                    continue
+                waiting.append(payload(sequence, counter, forward_ns=rng.randrange(10 * MS)))
+                if disturbance == "overtaken" and rng.random() < 0.01:
+                    continue
+                while waiting:
+                    twins.arrive(frame(twins, waiting.pop()), now_ns)
+            twins.compare(now_ns)
+            if burst:
+                now_ns += 21 * S
+                twins.expire(now_ns)
+                twins.compare(now_ns)
+    finally:
+        twins.close()
+
+
+def test_mutated_packets_count_as_the_core_would(node: Node, tmp_path: Path) -> None:
+    """A hundred thousand frames that are nearly right: none crashes, and what is counted
+    is what the core counts of those that a socket would be given."""
+    rng = random.Random(1)
+    twins = Twins(node, session(loss_timeout_ms=100_000, computation_interval_s=3_600), tmp_path)
+    twins.start(0, UNIX_NS)
+    twins.announce(5_000, UNIX_NS, 0)
+    shapes = [
+        shaped(twins, payload(n, n, error=error), form)
+        for n, form in enumerate(FORMS)
+        for error in (NTP, PTP)
+    ]
+    accepted = dropped = 0
+    try:
+        for number in range(100_000):
+            shape = rng.choice(shapes)
+            data = bytearray(shape.encode())
+            if rng.random() < 0.5:
+                # Right in its checksum, so that what is inside is judged.
+                inside = bytearray(shape.datagram.payload)
+                for _ in range(rng.randrange(3)):
+                    inside[rng.randrange(len(inside))] = rng.getrandbits(8)
+                inside[24:28] = (rng.randrange(6_000)).to_bytes(4, "big")
+                changed = shape.with_datagram(replace(shape.datagram, payload=bytes(inside)))
+                action = twins.node.run(changed.encode(), number)
+                if action == XDP_DROP:
+                    accepted += 1
+                    result = twins.core.receive(
+                        bytes(inside), source=changed.datagram.source, source_port=862,
+                        t4_ns=UNIX_NS + number, now_ns=number, t4_method=KERNEL,
+                    )  # fmt: skip
+                    assert not isinstance(result, DiscardReason)
+                continue
+            for _ in range(rng.randrange(1, 4)):
+                data[rng.randrange(len(data))] = rng.getrandbits(8)
+            if rng.random() < 0.3:
+                del data[rng.randrange(len(data)) :]
+            action = twins.node.run(bytes(data).ljust(14, b"\0"), number)
+            if action == XDP_DROP:
+                dropped += 1
+                reply_inside(twins, bytes(data), number)
+            else:
+                assert action == XDP_PASS
+        assert accepted > 5_000
+        assert dropped > 0
+        twins.compare(100_000)
+    finally:
+        twins.close()
+
+
+def reply_inside(twins: Twins, data: bytes, now_ns: int) -> None:
+    """The core is told what the driver has taken; it must be a frame that is right."""
+    datagram = reference.decode(data).datagram
+    assert (datagram.destination, datagram.destination_port) == (SENDER, SENDER_PORT)
+    result = twins.core.receive(
+        datagram.payload, source=datagram.source, source_port=datagram.source_port,
+        t4_ns=UNIX_NS + now_ns, now_ns=now_ns, t4_method=KERNEL,
+    )  # fmt: skip
+    assert not isinstance(result, DiscardReason)
