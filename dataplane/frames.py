@@ -26,6 +26,10 @@ NEXT_HEADER_ROUTING = 43
 
 UDP_HEADER = 8
 
+HERE_MAC = bytes.fromhex("02000000bb01")
+THERE_MAC = bytes.fromhex("02000000aa01")
+"""Locally administered, for frames that leave no machine."""
+
 
 @dataclass(frozen=True, slots=True)
 class Datagram:
@@ -103,8 +107,8 @@ class Frame:
     """A whole Ethernet frame without its check sequence."""
 
     datagram: Datagram
-    destination_mac: bytes = bytes.fromhex("02000000bb01")
-    source_mac: bytes = bytes.fromhex("02000000aa01")
+    destination_mac: bytes = HERE_MAC
+    source_mac: bytes = THERE_MAC
     vlans: Sequence[int] = field(default_factory=tuple)
     """Tag control information, outermost first; of two the outer is a service tag."""
 

@@ -37,6 +37,17 @@ def bucket_of(value_ns: int) -> int:
     return CENTRE + bucket if value_ns >= 0 else CENTRE - 1 - bucket
 
 
+def buckets_of(values_ns: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The bucket of each value, as `bucket_of` says."""
+    magnitudes = np.where(values_ns >= 0, values_ns, ~values_ns)
+    # A float64 rounds large magnitudes, at most up to the next power of two.
+    lengths = np.frexp(magnitudes.astype(np.float64))[1].astype(np.int64)
+    lengths -= magnitudes >> np.maximum(lengths - 1, 0) == 0
+    shifts = np.maximum(lengths - _SUB_BITS - 1, 0)
+    buckets = (shifts << _SUB_BITS) + (magnitudes >> shifts)
+    return np.where(values_ns >= 0, CENTRE + buckets, CENTRE - 1 - buckets)
+
+
 def bucket_bounds(index: int) -> tuple[int, int]:
     """The smallest and the largest value of a bucket."""
     if index < CENTRE:

@@ -24,6 +24,9 @@ path as well. The two look like one backward loss.
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
+
 _HALF = 1 << 31
 _WRAP = 1 << 32
 
@@ -133,6 +136,64 @@ class LossAttribution:
             self._missing -= 1
         return number
 
+    def numbers_of(self, counters: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """What `observe` would return for replies that arrive in this order: as many,
+        from the first on, as only count up and need no more than being added."""
+        if self._latest is None:
+            return np.zeros(0, np.int64)
+        before = np.concatenate(([self._latest], counters[:-1]))
+        distances = (counters - before + _HALF) % _WRAP - _HALF
+        room = max(0, 2 * self._window - len(self._ahead))
+        back = np.flatnonzero(distances <= 0)
+        length = min(room, int(back[0]) if len(back) else len(counters))
+        return self._latest + np.cumsum(distances[:length])
+
+    def observe_run(self, numbers: list[int], t3_ns: int) -> None:
+        """Replies with these numbers, from `numbers_of`, arrived; `t3_ns` is of the last."""
+        self._latest, self._latest_t3_ns = numbers[-1], t3_ns
+        self._ahead.update(numbers)
+
+    def settle_run(self, first: int, count: int, t3_ns: int) -> bool | None:
+        """As many replies with consecutive numbers, from `first`, arrived, and they are
+        the next packets in order of sending.
+
+        None, and nothing is done, where they have to be settled one by one. Else as
+        `settle_received`; `t3_ns` is of the last.
+        """
+        if (
+            self._base is None
+            or self._ahead
+            or first != self._frontier + 1
+            or not 0 <= self._missing <= self._lost
+        ):
+            return None
+        self._latest, self._latest_t3_ns = first + count - 1, t3_ns
+        self._frontier = self._latest
+        return self._agree()
+
+    @property
+    def clean(self) -> bool:
+        """Whether everything that was observed is settled, without a contradiction."""
+        return self._base is not None and not self._ahead and self._conflict_until is None
+
+    @property
+    def latest_counter(self) -> int | None:
+        """The 32-bit number of the latest reply in the Session-Reflector's order."""
+        return None if self._latest is None else self._latest % _WRAP
+
+    def settle_in_order(self, counter: int, t3_ns: int, packets: int) -> bool:
+        """As `observe` and `settle_received` for each of the next `packets` packets in
+        order of sending, the last of which has this 32-bit number.
+
+        For a `clean` comparison, where the numbers grow, from the latest one on, with
+        each packet that was received, and by no more than the sequence numbers do.
+        """
+        number = self._frontier + (counter - self._frontier) % _WRAP
+        self._latest, self._latest_t3_ns = number, t3_ns
+        self._missing += number - self._frontier - packets
+        self._frontier = number
+        return self._agree()
+
     def settle_lost(self) -> None:
         """The next packet in order of sending timed out."""
         if self._base is not None:
@@ -154,39 +215,19 @@ class LossAttribution:
             return False
         self._advance(number)
         if 0 <= self._missing <= self._lost:
-            self._conflict_until = None
-            self.forward = self._forward_before + self._lost - self._missing
-            self.backward = self._backward_before + self._missing
-            return True
+            return self._agree()
         if self._conflict_until is None:
             self._conflict_until = last_sent
         elif sequence > self._conflict_until:
             self._begin(number)
         return False
 
-    @property
-    def clean(self) -> bool:
-        """Whether everything that was observed is settled, without a contradiction."""
-        return self._base is not None and not self._ahead and self._conflict_until is None
-
-    def settle_run(self, counter: int, t3_ns: int, packets: int) -> None:
-        """As `observe` and `settle_received` for each of the next `packets` packets, the
-        last of which has this 32-bit number.
-
-        Where this is `clean`, and the numbers of the packets, from the latest one on,
-        grow with each packet by as much as their sequence numbers at most.
-        """
-        number = self._frontier + (counter - self._frontier) % _WRAP
-        self._latest, self._latest_t3_ns = number, t3_ns
-        self._missing += number - self._frontier - packets
-        self._frontier = number
+    def _agree(self) -> bool:
+        """Numbers passed over and packets lost fit together."""
+        self._conflict_until = None
         self.forward = self._forward_before + self._lost - self._missing
         self.backward = self._backward_before + self._missing
-
-    @property
-    def latest_counter(self) -> int | None:
-        """The 32-bit number of the latest reply in the Session-Reflector's order."""
-        return None if self._latest is None else self._latest % _WRAP
+        return True
 
     def _advance(self, number: int) -> None:
         passed = number - self._frontier

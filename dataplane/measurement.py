@@ -16,7 +16,10 @@ from __future__ import annotations
 import ctypes
 import enum
 import struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 
 class TimestampMethod(enum.Enum):
@@ -113,6 +116,23 @@ RECORD = struct.Struct("=QqqqqIBBBB")
 """Binary layout of a `Record`, its fields in order, in native byte order."""
 
 
+RECORD_DTYPE = np.dtype(
+    [
+        ("sequence", np.uint64),
+        ("t1_ns", np.int64),
+        ("t2_ns", np.int64),
+        ("t3_ns", np.int64),
+        ("t4_ns", np.int64),
+        ("reflector_sequence", np.uint32),
+        ("sender_ttl", np.uint8),
+        ("t1_method", np.uint8),
+        ("t4_method", np.uint8),
+        ("flags", np.uint8),
+    ]
+)
+"""The same layout, for arrays of records."""
+
+
 class RingHeader(ctypes.Structure):
     """What producer and consumer tell each other."""
 
@@ -123,7 +143,7 @@ class RingHeader(ctypes.Structure):
         ("dropped", ctypes.c_uint64),
         ("forgiven", ctypes.c_uint64),
         ("capacity", ctypes.c_uint64),
-        ("writing", ctypes.c_uint64),
+        ("claimed", ctypes.c_uint64),
     )
 
     head: int
@@ -144,8 +164,8 @@ class RingHeader(ctypes.Structure):
     capacity: int
     """Records that are kept; set once."""
 
-    writing: int
-    """Producer: records before this index may be being written, where it is beyond `head`."""
+    claimed: int
+    """Producer: while many are appended at once, what `head` is going to be."""
 
 
 class RecordRing:
@@ -196,22 +216,22 @@ class RecordRing:
     def dropped(self) -> int:
         """Records lost to the consumer so far, those included that it is yet to miss."""
         header = self._header
+        oldest = self._oldest
         return max(0, header.dropped - header.forgiven) + max(
-            0, self._oldest - max(header.fetched, header.base)
+            0, oldest - max(header.fetched, header.base)
         )
 
     @property
     def pending(self) -> int:
         """Records that `fetch` would give now."""
         header = self._header
-        head = header.head
-        return max(0, head - max(header.fetched, header.base, self._oldest))
+        return header.head - max(header.fetched, header.base, self._oldest)
 
     @property
     def _oldest(self) -> int:
-        """Records before this index are overwritten, or may be at any moment."""
+        """Records before this index are overwritten, or about to be."""
         header = self._header
-        return max(header.head + 1, header.writing) - self._slots
+        return max(header.head, header.claimed - 1) - self.capacity
 
     def append(self, record: Record) -> None:
         """Producer: add the newest record."""
@@ -220,23 +240,23 @@ class RecordRing:
         RECORD.pack_into(self._view, head % self._slots * RECORD.size, *record)
         header.head = head + 1
 
-    def extend(self, records: bytes, total: int) -> None:
-        """Producer: add the newest `total` records at once, of which `records`, laid out
-        as in `RECORD`, are the last ones. ValueError where these are more than `total`,
-        or too few to leave no gap among those that are kept."""
-        header, given = self._header, len(records) // RECORD.size
-        if not min(total, self.capacity) <= given <= total:
-            raise ValueError(f"{given} records cannot stand for the latest of {total}")
-        if given > self.capacity:
-            records, given = records[-self.capacity * RECORD.size :], self.capacity
-        end = header.head + total
-        header.writing = max(header.writing, end)
-        first = (end - given) % self._slots
-        before_wrap = min(given, self._slots - first) * RECORD.size
-        at = first * RECORD.size
-        self._view[at : at + before_wrap] = records[:before_wrap]
-        self._view[: len(records) - before_wrap] = records[before_wrap:]
-        header.head = end
+    def extend(self, records: npt.NDArray[Any], before: int = 0) -> None:
+        """Producer: add the newest records, in order, as an array of `RECORD_DTYPE`.
+
+        `before` more came before them, which have no place any more: ValueError where
+        `records` are fewer than are kept.
+        """
+        header = self._header
+        if before and len(records) < self.capacity:
+            raise ValueError(f"{before} records in front of {len(records)} still have a place")
+        head, count = header.head, before + len(records)
+        header.claimed = head + count
+        kept = records[max(0, len(records) - self.capacity) :].tobytes()
+        first = (head + max(0, count - self.capacity)) % self._slots * RECORD.size
+        room = min(len(kept), self._slots * RECORD.size - first)
+        self._view[first : first + room] = kept[:room]
+        self._view[: len(kept) - room] = kept[room:]
+        header.head = head + count
 
     def clear(self) -> None:
         """Producer: forget all records and count drops from 0; none of this counts as dropped."""
@@ -247,7 +267,7 @@ class RecordRing:
         """Consumer: take at most `maximum` records, the oldest first."""
         header = self._header
         wanted = max(header.fetched, header.base)
-        start = max(wanted, min(self._oldest, header.head))
+        start = max(wanted, min(header.head, self._oldest))
         end = min(header.head, start + max(0, maximum))
         records = self._copy(start, end)
         kept = min(end, max(start, self._oldest))
@@ -259,7 +279,7 @@ class RecordRing:
         """The newest `count` records, the oldest of them first; fetches nothing."""
         header = self._header
         head = header.head
-        start = max(header.base, self._oldest, head - max(0, count))
+        start = max(header.base, min(head, self._oldest), head - max(0, count))
         records = self._copy(start, head)
         kept = min(head, max(start, self._oldest))
         return records[kept - start :]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import math
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,26 @@ class LossSummary:
 
     undetermined: int = 0
     """Not, or not yet, known to be lost in one of the directions."""
+
+
+class DelayRun(NamedTuple):
+    """Delays of packets whose sequence numbers ascend, summed up; nanoseconds."""
+
+    samples: int
+    origin_ns: int
+    """What `mean` is about: `DelayState.origin_ns` of the state that they are for, or
+    the first of the samples where that has none."""
+
+    first_ns: int
+    last_ns: int
+    min_ns: int
+    max_ns: int
+    ipdv_sum_ns: int
+    """Of the pairs among these."""
+
+    ipdv_max_ns: int
+    mean: float
+    m2: float
 
 
 class DelayState(ctypes.Structure):
@@ -130,6 +151,34 @@ class DelayState(ctypes.Structure):
             self.has_previous = 1
         self.previous_sequence = sequence
         self.previous_ns = value_ns
+
+    def extend(self, run: DelayRun, last_sequence: int) -> None:
+        """Add many delays, of packets with ascending sequence numbers, all of them
+        above the latest one's."""
+        before = self.samples
+        samples = before + run.samples
+        if not before:
+            self.origin_ns = run.origin_ns
+            self.min_ns, self.max_ns = run.min_ns, run.max_ns
+            self.mean, self.m2 = run.mean, run.m2
+        else:
+            difference = run.mean - self.mean
+            self.m2 += run.m2 + difference * difference * before * run.samples / samples
+            self.mean += difference * run.samples / samples
+            self.min_ns = min(self.min_ns, run.min_ns)
+            self.max_ns = max(self.max_ns, run.max_ns)
+        self.last_ns = run.last_ns
+        self.samples = samples
+        pairs, ipdv_sum, ipdv_max = run.samples - 1, run.ipdv_sum_ns, run.ipdv_max_ns
+        if self.has_previous:
+            ipdv = abs(run.first_ns - self.previous_ns)
+            pairs, ipdv_sum, ipdv_max = pairs + 1, ipdv_sum + ipdv, max(ipdv_max, ipdv)
+        self.pairs += pairs
+        self.ipdv_sum += ipdv_sum
+        self.ipdv_max_ns = max(self.ipdv_max_ns, ipdv_max)
+        self.has_previous = 1
+        self.previous_sequence = last_sequence
+        self.previous_ns = run.last_ns
 
     def assign(self, other: DelayState) -> None:
         """Become a copy."""

@@ -183,8 +183,14 @@ def _reflector(tree: Tree, segments: Segments) -> Reflector:
         udp_port=tree["udp-port"],
         source_address=None if source is None else _unicast(source, where, "source"),
         require_configured_session=tree["require-configured-session"],
+        rate_limit=_rate_limit(tree),
         sessions={session.key: session for session in sessions},
     )
+
+
+def _rate_limit(tree: Tree) -> int | None:
+    limit = tree.get("rate-limit")
+    return None if limit in (None, "unlimited") else int(limit)
 
 
 def _reflector_session(tree: Tree, segments: Segments) -> ReflectorSession:

@@ -18,6 +18,7 @@ from sysrepo_plugin.requests import Request, parse_request
 from sysrepo_plugin.state import (
     Tree,
     date_and_time,
+    driver_state,
     reflector_counters,
     reflector_state,
     sender_state,
@@ -90,4 +91,9 @@ class Operational:
             )
             for key, session in results.sessions.items()
         ]
-        return {"session-reflector": reflector_state(status, counters, sessions)}
+        tree = reflector_state(status, counters, sessions)
+        if status.attachments or results.driver_answered:
+            tree["driver"] = driver_state(
+                status.attachments, results.driver_answered, results.handed_up
+            )
+        return {"session-reflector": tree}

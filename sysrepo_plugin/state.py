@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from dataplane.clock import ClockStatus
-from dataplane.engines.base import ReflectorStatus, SessionStatus
+from dataplane.engines.base import Attachment, ReflectorStatus, SessionStatus
 from dataplane.measurement import Record, TimestampMethod
+from dataplane.reflector_store import HandedUp
 from dataplane.session_state import IntervalSummary, SessionSnapshot
 from dataplane.stamp.errors import DiscardReason
 from dataplane.statistics import DelaySummary, LossSummary
@@ -74,7 +75,11 @@ def reflector_state(
     status: ReflectorStatus, counters: Tree | None, sessions: Iterable[Tree]
 ) -> Tree:
     """The state of `session-reflector` around that of its sessions."""
-    tree: Tree = {"oper-state": status.oper_state.value, "session": list(sessions)}
+    tree: Tree = {
+        "oper-state": status.oper_state.value,
+        "active-engine": status.engine,
+        "session": list(sessions),
+    }
     if status.last_error is not None:
         tree["last-error"] = status.last_error
     if counters is not None:
@@ -89,6 +94,25 @@ def reflector_counters(
         "received": str(received),
         "reflected": str(reflected),
         "discard": _discards(discards),
+    }
+
+
+def driver_state(
+    attachments: Iterable[Attachment], answered: int, handed_up: Mapping[HandedUp, int]
+) -> Tree:
+    """What an engine does in the driver."""
+    return {
+        "interface": [
+            {"name": each.interface, "mode": each.mode.value}
+            | ({"note": each.note} if each.note is not None else {})
+            for each in attachments
+        ],
+        "answered": str(answered),
+        "handed-up": [
+            {"reason": reason.label, "packets": str(count)}
+            for reason, count in handed_up.items()
+            if count
+        ],
     }
 
 

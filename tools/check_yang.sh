@@ -11,6 +11,7 @@ MODULES=(/usr/share/yang/modules/* "$VENV/share/yang/modules/ietf")
 SEARCH=$(IFS=:; echo "${MODULES[*]}")
 cd "$ROOT/yang"
 MODULE=$(ls srv6-stamp@*.yang)
+FEATURES=srv6-stamp:session-sender,session-reflector,engine-scapy,engine-xdp
 
 tree() { "$VENV/bin/pyang" -f tree --tree-line-length 76 -p "$SEARCH" "$MODULE"; }
 
@@ -23,8 +24,8 @@ LINTED=$("$VENV/bin/pyang" --lint -p "$SEARCH" "$MODULE" 2>&1)
 [ -z "$LINTED" ] || { echo "$LINTED"; exit 1; }
 SEARCH_OPTIONS=()
 for directory in "${MODULES[@]}"; do SEARCH_OPTIONS+=(-p "$directory"); done
-yanglint "${SEARCH_OPTIONS[@]}" -F srv6-stamp:session-sender,session-reflector "$MODULE"
+yanglint "${SEARCH_OPTIONS[@]}" -F "$FEATURES" "$MODULE"
 tree | diff -u srv6-stamp.tree - || { echo "srv6-stamp.tree is stale: tools/check_yang.sh --write-tree"; exit 1; }
-yanglint "${SEARCH_OPTIONS[@]}" -F srv6-stamp:session-sender,session-reflector \
+yanglint "${SEARCH_OPTIONS[@]}" -F "$FEATURES" \
     -t config "$MODULE" example.json
 echo "YANG: clean"

@@ -21,7 +21,7 @@ SYSTEM_YANG = Path("/usr/share/yang/modules")
 PYANG_YANG = Path(sysconfig.get_path("data")) / "share/yang/modules/ietf"
 
 STAMP_MODULE = "srv6-stamp"
-STAMP_FEATURES = ("session-sender", "session-reflector", "engine-scapy")
+STAMP_FEATURES = ("session-sender", "session-reflector", "engine-scapy", "engine-xdp")
 
 NETCONF_MODULES = ("ietf-netconf-monitoring",)
 """Installed for the NETCONF server; sysrepo brings the others itself."""

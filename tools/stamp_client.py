@@ -233,16 +233,20 @@ class StampClient:
         """Merge a configuration into `running`, wholly or not at all (one edit-config)."""
         self._ask("edit-config", "edit_config", target="running", config=build_config(node))
 
+    def remove_sender(self) -> None:
+        """Take the Session-Sender and all its sessions out of `running`, if it is there."""
+        self._ask("edit-config", "edit_config", target="running", config=build_removal())
+
     def sender_sessions(
-        self, leaves: tuple[str, ...] = SUMMARY_LEAVES
+        self, leaves: tuple[str, ...] = SUMMARY_LEAVES, ssid: int | None = None
     ) -> dict[int, SenderSessionState]:
-        """Read the operational state of every session of the Session-Sender, by SSID."""
-        reply = self._ask("get", "get", filter=("subtree", sender_filter(leaves)))
+        """Read the operational state of the Session-Sender's sessions, or of one, by SSID."""
+        reply = self._ask("get", "get", filter=("subtree", sender_filter(leaves, ssid)))
         return parse_sender_sessions(reply.data_ele)
 
     def sender_session(self, ssid: int) -> SenderSessionState:
         """Read one session's state; StampClientError when there is no such session."""
-        sessions = self.sender_sessions()
+        sessions = self.sender_sessions(ssid=ssid)
         if ssid not in sessions:
             raise StampClientError(f"the node has no session with SSID {ssid}")
         return sessions[ssid]
@@ -348,6 +352,14 @@ def build_config(node: Node) -> Element:
     return config
 
 
+def build_removal() -> Element:
+    """Return the <config> of an edit-config that removes the Session-Sender (RFC 6241 §7.2)."""
+    config = etree.Element(f"{{{BASE_NS}}}config", nsmap={"nc": BASE_NS})
+    stamp = etree.SubElement(config, _tag("stamp"), nsmap={"stamp": STAMP_NS})
+    _add(stamp, "session-sender").set(f"{{{BASE_NS}}}operation", "remove")
+    return config
+
+
 def build_action(ssid: int, name: str, **parameters: int | None) -> Element:
     """Return the <action> (RFC 7950 §7.15.2) on one session of the Session-Sender."""
     action = etree.Element(f"{{{ACTION_NS}}}action", nsmap={"yang": ACTION_NS})
@@ -357,12 +369,15 @@ def build_action(ssid: int, name: str, **parameters: int | None) -> Element:
     return action
 
 
-def sender_filter(leaves: tuple[str, ...]) -> Element:
-    """Return a subtree filter (RFC 6241 §6) for these children of every sender session."""
+def sender_filter(leaves: tuple[str, ...], ssid: int | None = None) -> Element:
+    """Return a subtree filter (RFC 6241 §6) for these children of every sender session,
+    or of one."""
     stamp = etree.Element(_tag("stamp"), nsmap={"stamp": STAMP_NS})
     session = _add(_add(stamp, "session-sender"), "session")
     for leaf in ("ssid", *leaves):
         _add(session, leaf)
+    if ssid is not None:
+        session[0].text = str(ssid)
     return stamp
 
 

@@ -9,9 +9,9 @@ from dataplane.engines.xdp.cost import costs
 
 
 def main() -> None:
-    print(f"{'':24}{'ns':>8}{'bare':>8}")
+    print(f"{'':48}{'ns':>8}{'bare':>8}")
     for cost in costs():
-        print(f"{cost.what:24}{cost.ns:8.0f}{cost.bare_ns:8.0f}")
+        print(f"{cost.what:48}{cost.ns:8.0f}{cost.bare_ns:8.0f}")
 
 
 if __name__ == "__main__":

@@ -192,6 +192,9 @@ class Capabilities:
     needs_interfaces: bool = False
     """Whether a Session-Reflector has to name the interfaces it serves."""
 
+    counters_lag_ms: int = 0
+    """How far behind the packets the counters of a Session-Reflector may be."""
+
     reflector_sessions_max: int | None = None
     """Sessions that a Session-Reflector can have; None for any number."""
 

@@ -22,6 +22,12 @@ Rules that hold here:
 from __future__ import annotations
 
 import enum
+from array import array
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from dataplane.config import IPAddress, SenderSession, SsidZeroAction
 from dataplane.measurement import Record, RecordFlag, TimestampMethod
@@ -30,6 +36,7 @@ from dataplane.stamp.errors import DiscardReason, PacketError
 from dataplane.stamp.intervals import Intervals
 from dataplane.stamp.packet import ReflectorPacket
 from dataplane.stamp.timestamp import ErrorEstimate, decode_timestamp
+from dataplane.statistics import DelayRun
 from dataplane.store import SessionStore
 
 _WRAP = 1 << 32
@@ -52,6 +59,17 @@ def window_of(config: SenderSession) -> int:
     """Sequence numbers that are remembered, a power of two."""
     under_way = -(-config.loss_timeout_ms * 1_000 // config.interval_us)
     return 1 << (2 * under_way + _WINDOW_MARGIN - 1).bit_length()
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Replies that arrived in time and in order, each the first to its packet."""
+
+    sequences: npt.NDArray[np.int64]
+    """Of their packets, unwrapped, ascending."""
+
+    numbers: npt.NDArray[np.int64] | None
+    """The Session-Reflector's, unwrapped; None where it is stateless."""
 
 
 class Collector:
@@ -84,12 +102,14 @@ class Collector:
         self._records = store.records
         self._mask = self.window - 1
         self._fate = bytearray(self.window)
-        self._sent_ns = [0] * self.window
+        self._sent_ns = array("q", bytes(8 * self.window))
         self._refined: dict[int, tuple[int, int]] = {}
-        self._number = [0] * self.window
         self._copies: dict[int, set[int]] = {}
         self._timeout_ns = config.loss_timeout_ms * 1_000_000
         self._intervals = self._make_intervals()
+        if self._intervals.loss is not None:
+            self._number = array("q", bytes(8 * self.window))
+        self._arrays: tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]] | None = None
         self._reflector_estimate: ErrorEstimate | None = None
         self._highest: int | None = None
         self._next = self._first = self._settled = self._head.next_sequence
@@ -212,9 +232,28 @@ class Collector:
         now_ns: int,
         t1_method: TimestampMethod = TimestampMethod.USERSPACE,
     ) -> None:
-        """The next `packets` packets are about to leave."""
-        for sequence in range(self._next, self._next + packets):
-            self.sent(sequence, t1_ns, now_ns, t1_method)
+        """What `sent` does for each of the next `packets` packets, which leave at once."""
+        self._intervals.unix_offset_ns = t1_ns - now_ns
+        self._begin_write()
+        if now_ns >= self._intervals.end_ns:
+            self._expire(now_ns)
+        self._end_write()
+        room = min(packets, self.window - (self._next - self._settled))
+        if room and not self._refined and not self._copies:
+            self._begin_write()
+            fates, sent_ns = self._as_arrays()
+            slots = np.arange(self._next, self._next + room) & self._mask
+            fates[slots] = UNDER_WAY
+            sent_ns[slots] = now_ns
+            self._next += room
+            self._head.next_sequence = self._next
+            self._counters.sent += room
+            self._head.last_sent_ns = t1_ns
+            self._head.t1_method = t1_method.code
+            self._end_write()
+            packets -= room
+        for _ in range(packets):
+            self.sent(self._next, t1_ns, now_ns, t1_method)
 
     def send_failed(self, sequence: int) -> None:
         """The packet sent last could not leave: its number is free again.
@@ -329,6 +368,120 @@ class Collector:
         finally:
             self._end_write()
 
+    def run_of(
+        self,
+        sequences: npt.NDArray[np.int64],
+        counters: npt.NDArray[np.int64],
+        arrived_ns: npt.NDArray[np.int64],
+    ) -> Run:
+        """As many of these replies, from the first on, as make a run.
+
+        `sequences` are the Session-Sender's and `counters` the Session-Reflector's, 32
+        bits each; that the replies are this session's is for the caller to know.
+        """
+        newest = self._next - 1
+        ages = (newest - sequences) % _WRAP
+        unwrapped = newest - ages
+        fates, sent_ns = self._as_arrays()
+        slots = unwrapped & self._mask
+        fit = (ages < min(self.window, _HALF)) & (unwrapped >= self._first)
+        fit &= (fates[slots] == UNDER_WAY) & (arrived_ns < self._intervals.end_ns)
+        fit &= arrived_ns <= sent_ns[slots] + self._timeout_ns
+        highest = -1 if self._highest is None else self._highest
+        fit[0] &= unwrapped[0] > highest
+        fit[1:] &= unwrapped[1:] > unwrapped[:-1]
+        length = len(fit) if fit.all() else int(np.argmin(fit))
+        numbers = None
+        if self._intervals.loss is not None:
+            numbers = self._intervals.loss.numbers_of(counters[:length])
+            length = len(numbers)
+        return Run(unwrapped[:length], numbers)
+
+    def refine_records(self, run: Run, records: npt.NDArray[Any]) -> None:
+        """Put a better T1 into the `records` of a run, where there is one."""
+        if not self._refined:
+            return
+        for row, sequence in enumerate(run.sequences.tolist()):
+            refined = self._refined.pop(sequence, None)
+            if refined is not None:
+                records["t1_ns"][row], records["t1_method"][row] = refined
+
+    def origin_ns(self, direction: int, first_ns: int) -> int:
+        """What the mean of a `DelayRun` is to be about, if its first sample is `first_ns`."""
+        delay = self._intervals.delays[direction]
+        return delay.origin_ns if delay.samples else first_ns
+
+    def receive_run(
+        self,
+        run: Run,
+        records: npt.NDArray[Any],
+        delays: list[DelayRun],
+        buckets: list[list[tuple[int, int]]],
+        *,
+        estimate: int,
+    ) -> None:
+        """What `receive` does for each of the replies of a `run`, which is the latest
+        thing that `run_of` said.
+
+        `records` are theirs, refined; `delays` and `buckets` as `Intervals.add_run`
+        wants them; `estimate` is the Error Estimate of the last reply.
+        """
+        sequences = run.sequences
+        first, last, count = int(sequences[0]), int(sequences[-1]), len(sequences)
+        self._begin_write()
+        self._records.extend(records)
+        head = self._head
+        self._counters.received += count
+        head.last_received_ns = int(records["t4_ns"][-1])
+        head.t1_method = int(records["t1_method"][-1])
+        head.t4_method = int(records["t4_method"][-1])
+        self._know_reflector(ErrorEstimate.decode(estimate))
+        self._highest = last
+        self._intervals.add_run(last, delays, buckets)
+        fates, _ = self._as_arrays()
+        slots = sequences & self._mask
+        fates[slots] = RECEIVED
+        t3_ns = int(records["t3_ns"][-1])
+        consecutive = first == self._settled and last - first + 1 == count
+        if run.numbers is None:
+            if consecutive:
+                self._settled = last + 1
+        else:
+            self._number_run(slots, run.numbers, t3_ns, consecutive, last)
+        if self._settled in (first, last + 1):
+            self._settle()
+        self._end_write()
+
+    def _number_run(
+        self,
+        slots: npt.NDArray[np.int64],
+        numbers: npt.NDArray[np.int64],
+        t3_ns: int,
+        consecutive: bool,
+        last: int,
+    ) -> None:
+        loss = self._intervals.loss
+        assert loss is not None
+        np.frombuffer(self._number, np.int64)[slots] = numbers
+        count, first = len(numbers), int(numbers[0])
+        if consecutive and int(numbers[-1]) - first + 1 == count:
+            agreed = loss.settle_run(first, count, t3_ns)
+            if agreed is not None:
+                if agreed:
+                    self._intervals.attribute(loss)
+                self._settled = last + 1
+                return
+        loss.observe_run(numbers.tolist(), t3_ns)
+
+    def _as_arrays(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+        """Fates and times of sending, by slot. Sessions that never have runs go without."""
+        if self._arrays is None:
+            self._arrays = (
+                np.frombuffer(self._fate, np.uint8),
+                np.frombuffer(self._sent_ns, np.int64),
+            )
+        return self._arrays
+
     def expire(self, now_ns: int) -> list[int]:
         """Time out what is due and close intervals; returns the numbers of those
         closed since the last call. Process replies that have arrived first."""
@@ -376,10 +529,7 @@ class Collector:
         head.last_received_ns = t4_ns
         head.t1_method = t1_method
         head.t4_method = method
-        if reflector != self._reflector_estimate:
-            self._reflector_estimate = reflector
-            head.reflector_synchronization = Synchronization.of(reflector.synchronized).value
-            head.reflector_error_ns = min(reflector.error_ns, INT64_MAX)
+        self._know_reflector(reflector)
         if self._highest is None or sequence > self._highest:
             self._highest = sequence
         else:
@@ -392,6 +542,13 @@ class Collector:
         if sequence == self._settled:
             self._settle()
         return record
+
+    def _know_reflector(self, estimate: ErrorEstimate) -> None:
+        if estimate != self._reflector_estimate:
+            self._reflector_estimate = estimate
+            head = self._head
+            head.reflector_synchronization = Synchronization.of(estimate.synchronized).value
+            head.reflector_error_ns = min(estimate.error_ns, INT64_MAX)
 
     def _observe_copy(self, packet: ReflectorPacket, sequence: int, t4_ns: int) -> None:
         """A duplicate made on the forward path has a number of its own."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataplane.histogram import bucket_of
 from dataplane.loss import LossAttribution
 from dataplane.session_state import BACKWARD, FORWARD, INT64_MAX, ROUND_TRIP
+from dataplane.statistics import DelayRun
 from dataplane.store import SessionStore
 
 
@@ -43,6 +44,17 @@ class Intervals:
         round_trip_ns = forward_ns + backward_ns
         delays[ROUND_TRIP].update(round_trip_ns, sequence)
         counts[ROUND_TRIP][bucket_of(round_trip_ns)] += 1
+
+    def add_run(
+        self, last_sequence: int, delays: list[DelayRun], buckets: list[list[tuple[int, int]]]
+    ) -> None:
+        """Count the delays of many packets, by direction: see `DelayState.extend`;
+        `buckets` says how many of them each bucket is to count."""
+        for direction in self._store.directions:
+            self.delays[direction].extend(delays[direction], last_sequence)
+            counts = self.counts[direction]
+            for bucket, number in buckets[direction]:
+                counts[bucket] += number
 
     def attribute(self, loss: LossAttribution) -> None:
         """Bring directional counts up to date with `loss`, in the total and the interval.

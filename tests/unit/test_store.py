@@ -228,7 +228,7 @@ def test_what_is_not_a_reflector_store_is_refused(tmp_path: Path) -> None:
     for content, text in (
         (b"", "cannot be opened: cannot mmap an empty file"),
         (b"x" * 40, "not a reflector store"),
-        (good[:8] + b"\x03" + good[9:], "layout version is 3, not 2"),
+        (good[:8] + b"\x09" + good[9:], "layout version is 9, not 3"),
         (good[:-1], f"{len(good) - 1} bytes long, not {len(good)}"),
     ):
         path.write_bytes(content)

@@ -19,7 +19,7 @@ from tools.bench import topology
 from tools.bench.errors import BenchError
 from tools.bench.frames import GENERATOR_MAC, SYSTEM_MAC
 from tools.bench.generator import Generator
-from tools.bench.namespace import inside, place_napi
+from tools.bench.namespace import inside, place_napi, scheduled
 from tools.bench.sink import Sinks
 from tools.lab.kernel import delete_namespace, in_namespace, ip_batch, run, set_sysctls
 
@@ -64,6 +64,7 @@ class Bed:
         self.system_namespace = f"{tag}-system"
         self._sinks: Sinks | None = None
         self._generator: Generator | None = None
+        self._system_napi: list[int] = []
 
     @property
     def generator(self) -> Generator:
@@ -132,7 +133,7 @@ class Bed:
         self._sinks.attach("sink_far", generator, topology.FAR)
         for device in (topology.NEAR, topology.FAR):
             place_napi(generator, device, self.settings.generator_core, SINK_PRIORITY)
-        place_napi(system, topology.NEAR, self.settings.system_core, 0)
+        self._system_napi = place_napi(system, topology.NEAR, self.settings.system_core)
         self._generator = Generator(
             generator, topology.NEAR, self.settings.generator_core, self.settings.frame_max
         )
@@ -161,6 +162,10 @@ class Bed:
                 f"route add {topology.CUSTOMERS} encap seg6 mode encap segs {segments} dev {far}",
             ],
         )
+
+    def kernel_waited_ns(self) -> int:
+        """For how long the system's part in the kernel has had to wait for its core so far."""
+        return sum(scheduled(pid)[1] for pid in self._system_napi)
 
     def drops(self) -> dict[str, int]:
         """Packets that did not get through so far, by where: counters that only grow."""

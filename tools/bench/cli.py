@@ -13,9 +13,11 @@ from decimal import Decimal
 from pathlib import Path
 
 from dataplane.bpf.program import BpfError
+from dataplane.engines import registry
 from tools.bench import compare, environment, report, selfcheck
 from tools.bench.bed import Bed
 from tools.bench.bed import Settings as BedSettings
+from tools.bench.beyond import plan
 from tools.bench.cell import CellKey, Metric, Role, parse_share
 from tools.bench.errors import BenchError
 from tools.bench.frames import Kind
@@ -23,7 +25,7 @@ from tools.bench.grid import PLANS, ROLES, Plan, grid
 from tools.bench.jsonform import to_json
 from tools.bench.measure import TrialSettings, frame_lengths
 from tools.bench.namespace import on_core
-from tools.bench.progress import Progress
+from tools.bench.progress import Progress, bar
 from tools.bench.results import BenchSettings, ResultsError, ResultsFile, load
 from tools.bench.runner import Runner, RunnerSettings
 from tools.bench.search import SearchSettings
@@ -102,7 +104,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=COMMAND",
         help="another reflector: a command that answers on [fd00:a::2]:862",
     )
-    run.add_argument("--no-extras", action="store_true", help="the grid alone")
+    run.add_argument(
+        "--extras",
+        type=_names,
+        metavar="NAMES",
+        help=f"beyond the grid: {', '.join(plan.KINDS)}, or none (default: all; "
+        f"with --quick {', '.join(plan.QUICK_KINDS)})",
+    )
+    run.add_argument("--no-grid", action="store_true", help="what is beyond the grid alone")
     _measuring(run)
 
     check = commands.add_parser("check", help="what the bed can do")
@@ -176,8 +185,9 @@ def _require_root() -> None:
 def _run(options: argparse.Namespace) -> int:
     _require_root()
     listeners = dict(_listener(text) for text in options.listener)
-    plan = _plan(options, listeners)
-    if not plan.cells:
+    cells = _plan(options, listeners)
+    extras = _extras(options)
+    if not cells.cells:
         raise BenchError("nothing to measure: no cell has this role, system and share")
     trial, bed_settings = _trial_settings(options), _bed_settings(options)
     search = SearchSettings(loss_ratio=options.loss, resolution=options.resolution)
@@ -186,15 +196,30 @@ def _run(options: argparse.Namespace) -> int:
     header = environment.describe(command, settings, datetime.now(UTC))
     file = ResultsFile.resume(options.output, header)
     progress = Progress(sys.stderr)
-    with on_core(bed_settings.generator_core), Bed(bed_settings) as bed:
-        progress.busy("the bed checks itself")
-        for line in selfcheck.check(bed, trial).lines():
-            file.add_note(line)
-            progress.say(line)
-        make = catalogue(trial.shape, listeners)
-        Runner(bed, file, make, RunnerSettings(search, trial), progress).run(plan.pairs())
+    if not options.no_grid:
+        with on_core(bed_settings.generator_core), Bed(bed_settings) as bed:
+            progress.busy("the bed checks itself")
+            for line in selfcheck.check(bed, trial).lines():
+                file.add_note(line)
+                progress.say(line)
+            make = catalogue(trial.shape, listeners)
+            Runner(bed, file, make, RunnerSettings(search, trial), progress).run(cells.pairs())
+    _measure_extras(extras, file, progress)
     print(report.table(file.results))
     return 0
+
+
+def _measure_extras(extras: list[plan.Measurement], file: ResultsFile, progress: Progress) -> None:
+    for number, measurement in enumerate(extras):
+        progress.busy(f"{bar(number, len(extras))} {number}/{len(extras)} | {measurement}")
+        try:
+            for found in plan.results_of(measurement):
+                file.add_extra(found)
+        except (BenchError, BpfError, LabError, OSError) as error:
+            file.add_note(f"{measurement}: {error}")
+            progress.say(f"{measurement}: {error}")
+        else:
+            progress.say(f"{measurement}: measured")
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -243,10 +268,18 @@ def _listener(text: str) -> tuple[str, str]:
     return name, command
 
 
+def _extras(options: argparse.Namespace) -> list[plan.Measurement]:
+    quick = options.plan == "quick"
+    kinds = options.extras or (plan.QUICK_KINDS if quick else plan.KINDS)
+    engines = options.system or registry.ENGINES
+    bed = _bed_settings(options)
+    return plan.measurements([k for k in kinds if k != "none"], engines, bed, quick=quick)
+
+
 def _plan(options: argparse.Namespace, listeners: dict[str, str]) -> Plan:
-    plan = PLANS[options.plan]
+    base = PLANS[options.plan]
     shares = options.share
-    cells = plan.cells
+    cells = base.cells
     if options.system:
         # Systems that no plan has: bare programs, at the shares that were asked for.
         known = {key.system for key in cells}
@@ -258,7 +291,7 @@ def _plan(options: argparse.Namespace, listeners: dict[str, str]) -> Plan:
         CellKey(key.role, key.system, key.share, options.metric) for key in dict.fromkeys(cells)
     )
     systems = [*options.system, *listeners] if options.system else None
-    chosen = Plan(plan.name, cells, plan.runs).only(
+    chosen = Plan(base.name, cells, base.runs).only(
         roles=options.role, systems=systems, shares=shares
     )
     return chosen.with_runs(options.runs) if options.runs is not None else chosen

@@ -30,9 +30,6 @@ from tools.bench.namespace import inside, set_nice
 SHARE_WHOLE = 100_000
 """Shares are counted in this many parts: 0.001 % is one."""
 
-LEAD_NS = 20_000_000
-"""Between asking the kernel and the first packet: it sets up its pages meanwhile."""
-
 CATCH_UP_NS = 100_000
 """A generator that was held up makes up for this much; beyond, the schedule slips,
 and what was offered is less than what was asked for."""
@@ -52,6 +49,7 @@ SCHEDULE = np.dtype(
     [
         (name, np.uint64)
         for name in (
+            "duration_ns",
             "next_due_ns",
             "gap_q8",
             "remainder_q8",
@@ -186,13 +184,15 @@ class Generator:
         if not self._templates[0]["length"]:
             raise RuntimeError("the generator has been given no frames")
         schedule = self._schedule[0]
-        start_ns = monotonic_ns() + LEAD_NS
-        self._write(load, start_ns)
+        self._write(load)
         ident: concurrent.futures.Future[int] = concurrent.futures.Future()
         batch = max(1, min(BATCH_MAX, load.rate_pps * BURST_NS // 1_000_000_000))
         running = self._pool.submit(self._run, ident, batch)
         thread = ident.result()
-        time.sleep(max(0.0, (start_ns + load.duration_ns - monotonic_ns()) / 1e9))
+        # The kernel sets up its pages before the first run, which begins the schedule.
+        while not (stop_ns := int(schedule["stop_ns"])) and not running.done():
+            time.sleep(_STOP_EVERY_S)
+        time.sleep(max(0.0, (stop_ns - monotonic_ns()) / 1e9))
         while not running.done():
             # One signal may come before the thread has entered the kernel.
             signal.pthread_kill(thread, _STOP_SIGNAL)
@@ -207,13 +207,12 @@ class Generator:
             next_sequence=int(schedule["sequence"]) + 1,
         )
 
-    def _write(self, load: Load, start_ns: int) -> None:
+    def _write(self, load: Load) -> None:
         schedule = self._schedule[0]
         self._schedule[:] = np.zeros(1, SCHEDULE)
         values: Mapping[str, int] = {
-            "next_due_ns": start_ns,
+            "duration_ns": load.duration_ns,
             "gap_q8": (1_000_000_000 << 8) // load.rate_pps,
-            "stop_ns": start_ns + load.duration_ns,
             "catch_up_ns": CATCH_UP_NS,
             "wall_offset_ns": wall_ns() - monotonic_ns(),
             "share": load.share,

@@ -78,8 +78,8 @@ def place_process(pid: int, core: int) -> None:
             set_nice(int(entry.name))
 
 
-def place_napi(namespace: str, device: str, core: int, priority: int = 0) -> None:
-    """Have a kernel thread of its own serve an interface, on `core`.
+def place_napi(namespace: str, device: str, core: int, priority: int = 0) -> list[int]:
+    """Have a kernel thread of its own serve an interface, on `core`; its process id.
 
     `priority` is of SCHED_FIFO, 0 for the bench's ordinary one. Raises BenchError where
     no thread appears: the interface has no NAPI.
@@ -99,6 +99,19 @@ def place_napi(namespace: str, device: str, core: int, priority: int = 0) -> Non
             # Where this is forbidden the check of the sinks' drops speaks up.
             with contextlib.suppress(PermissionError):
                 os.sched_setscheduler(pid, os.SCHED_FIFO, os.sched_param(priority))
+    return sorted(new)
+
+
+def scheduled(pid: int) -> tuple[int, int]:
+    """Nanoseconds for which all threads of a process have run, and have had to wait for
+    a processor, so far; zeros where the kernel does not say or the process is gone."""
+    ran = waited = 0
+    with contextlib.suppress(OSError):
+        for entry in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                running, waiting, _ = (entry / "schedstat").read_text().split()
+                ran, waited = ran + int(running), waited + int(waiting)
+    return ran, waited
 
 
 def napi_threads() -> dict[int, str]:

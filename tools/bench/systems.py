@@ -26,7 +26,7 @@ from tools.bench import topology
 from tools.bench.bed import Bed
 from tools.bench.cell import NO_SYSTEM, CellKey, Role
 from tools.bench.errors import BenchError
-from tools.bench.namespace import NICE
+from tools.bench.namespace import NICE, scheduled
 from tools.bench.shape import Shape
 from tools.bench.system_process import CAPACITY
 from tools.lab.kernel import in_namespace
@@ -62,6 +62,9 @@ class System(Protocol):
     def collected(self) -> int:
         """STAMP packets that have ended in the system as they should, so far."""
 
+    def ran_ns(self) -> int:
+        """For how long its processes have run so far."""
+
 
 class Idle:
     """Nothing runs: the kernel forwards data, and that is all."""
@@ -86,6 +89,9 @@ class Idle:
         return 0
 
     def collected(self) -> int:
+        return 0
+
+    def ran_ns(self) -> int:
         return 0
 
 
@@ -139,6 +145,9 @@ class Listener(Idle):
         if self._process is not None:
             _end(self._process)
             self._process = None
+
+    def ran_ns(self) -> int:
+        return 0 if self._process is None else scheduled(self._process.pid)[0]
 
 
 class EngineSystem:
@@ -225,6 +234,9 @@ class EngineSystem:
 
     def collected(self) -> int:
         return sum(store.state.head.counters.received for store in self._stores)
+
+    def ran_ns(self) -> int:
+        return 0 if self._process is None else scheduled(self._process.pid)[0]
 
     def usage(self) -> tuple[int, int]:
         """Processor time so far in nanoseconds, and the most memory so far in bytes."""

@@ -14,12 +14,13 @@ from tools.demo import measure, plot, records, table
 from tools.demo.progress import Progress
 from tools.demo.truth import MeasuredPath, edge_names, line_counts, measured_paths
 from tools.demo.verdict import PathVerdict, judge
+from tools.lab.client import connect
 from tools.lab.console import console_command
 from tools.lab.errors import LabError
-from tools.lab.lab import Lab, LabNode
+from tools.lab.lab import Lab
 from tools.lab.plan import plan_lab
 from tools.lab.topology import DEFAULT_TOPOLOGY, load_topology
-from tools.stamp_client import Record, StampClient, StampClientError
+from tools.stamp_client import Record, StampClientError
 
 INTERVAL_US = 10_000
 DEFAULT_DURATION_S = 20
@@ -193,18 +194,6 @@ def report(verdicts: Sequence[PathVerdict], folder: Path) -> int:
         return EXIT_DISAGREES
     say("every measurement agrees with what was injected")
     return EXIT_AGREES
-
-
-def connect(node: LabNode) -> StampClient:
-    """Open a NETCONF session with a node of the lab."""
-    access = node.netconf
-    return StampClient.connect(
-        access.host,
-        access.port,
-        access.user,
-        key_file=access.key_file,
-        host_key=access.host_key_file.read_text(encoding="ascii").split()[1],
-    )
 
 
 def keep_text(lab: Lab, paths: Sequence[MeasuredPath]) -> str:

@@ -32,5 +32,10 @@ class InterfaceFilter:
         self.missing = missing
         return missing
 
+    @property
+    def indices(self) -> frozenset[int] | None:
+        """Those of the interfaces that exist; None where any will do."""
+        return self._indices
+
     def admits(self, index: int) -> bool:
         return self._indices is None or index in self._indices

@@ -27,6 +27,14 @@ from dataplane.engines.base import (
     Role,
     reflector_store_path,
 )
+from dataplane.engines.common.batch import BatchTransport
+from dataplane.engines.common.batch_reflection import (
+    DSCP_MASK,
+    HOP_LIMIT,
+    BatchReflection,
+    rthdr_of,
+    unanswered_text,
+)
 from dataplane.engines.common.interfaces import InterfaceFilter
 from dataplane.engines.common.loop import Loop
 from dataplane.engines.common.transport import (
@@ -38,9 +46,8 @@ from dataplane.engines.common.transport import (
     is_local,
 )
 from dataplane.reflector_store import ReflectorStore
-from dataplane.srv6 import rthdr_for_socket
 from dataplane.stamp.errors import DiscardReason
-from dataplane.stamp.session_reflector import SessionReflector, SessionState
+from dataplane.stamp.session_reflector import Reply, SessionReflector, SessionState
 from dataplane.stamp.timestamp import NS_PER_S, encode_timestamp
 
 BATCH = 64
@@ -49,15 +56,11 @@ BATCH = 64
 CAPACITY_MIN = 64
 """Sessions that the store has room for at least; it grows where that is not enough."""
 
-HOP_LIMIT = 255
-
-_DSCP_MASK = 0xFC
 _MULTICAST = b"\xff"
 _TIMESTAMP_AT = slice(4, 12)
 """T3 in an open-mode packet (RFC 8762 §4.3.1)."""
 
 _address = functools.lru_cache(maxsize=4096)(IPv6Address)
-_rthdr = functools.lru_cache(maxsize=4096)(rthdr_for_socket)
 
 
 class ReflectorRole:
@@ -81,6 +84,7 @@ class ReflectorRole:
         self._config = Reflector(enabled=False)
         self._filter = InterfaceFilter(())
         self._transport: Transport | None = None
+        self._batches: BatchReflection | None = None
         self._store: ReflectorStore | None = None
         self._core: SessionReflector | None = None
         self._status: ReflectorStatus | None = None
@@ -97,6 +101,7 @@ class ReflectorRole:
             self._close_transport()
         if config.interfaces != old.interfaces:
             self._filter = InterfaceFilter(config.interfaces)
+        self._forget_verdicts()
         self._serve(config)
         if config.enabled:
             self._attempt("configured")
@@ -110,6 +115,8 @@ class ReflectorRole:
             self._core.tai_offset_s = self._clock.status.tai_offset_s
         if self._status is not None and self._config.enabled:
             self._attempt("recovered")
+        if self._batches is not None and self._batches.limitation is not None:
+            self._note_error(self._batches.limitation)
         dropped = 0 if self._transport is None else self._transport.dropped()
         if dropped > self._dropped:
             text = drop_text(
@@ -188,22 +195,32 @@ class ReflectorRole:
 
     def _attempt(self, reason: str) -> None:
         """Listen, or fail for a reason."""
+        before = self._filter.indices
         problem = self._filter.refresh()
+        if self._filter.indices != before:
+            self._forget_verdicts()
         address = self._listening_address
         if address is not None and self._transport is not None and not is_local(address):
             self._close_transport()
         if problem is None and self._transport is None:
             try:
-                self._transport = self._open(Role.REFLECTOR, address, self._config.udp_port)
+                transport = self._open(Role.REFLECTOR, address, self._config.udp_port)
             except OSError as error:
                 problem = bind_error(address, self._config.udp_port, error)
             else:
-                self._loop.register(self._transport.fileno(), self._read)
+                self._transport = transport
+                if isinstance(transport, BatchTransport):
+                    self._batches = BatchReflection(transport, self._clock)
+                self._loop.register(transport.fileno(), self._read)
         if problem is None:
             self._enter(OperState.RUNNING, reason)
         else:
             self._close_transport()
             self._enter(OperState.FAILED, problem, problem)
+
+    def _forget_verdicts(self) -> None:
+        if self._batches is not None:
+            self._batches.forget()
 
     @property
     def _listening_address(self) -> IPv6Address | None:
@@ -212,6 +229,8 @@ class ReflectorRole:
         return address
 
     def _read(self, _events: int) -> bool:
+        if self._batches is not None:
+            return self._read_batch(self._batches)
         transport = self._transport
         for _ in range(BATCH):
             datagram = None if transport is None else transport.receive()
@@ -222,7 +241,18 @@ class ReflectorRole:
                 break
         return True
 
-    def _reflect(self, request: Datagram) -> None:
+    def _read_batch(self, batches: BatchReflection) -> bool:
+        core, store = self._core, self._store
+        assert core is not None
+        assert store is not None
+        failed = batches.serve(core, self._reflect)
+        for error, packets in failed.items():
+            store.role.discard(DiscardReason.SEND_FAILED, packets)
+            self._note_error(error)
+        return batches.full
+
+    def _reflect(self, request: Datagram) -> Reply | None:
+        """Answer one packet by itself; the reply if one was sent."""
         transport, core, store = self._transport, self._core, self._store
         assert transport is not None
         assert core is not None
@@ -230,7 +260,7 @@ class ReflectorRole:
         reason = self._unfit(request)
         if reason is not None:
             store.role.discard(reason)
-            return
+            return None
         reply = core.receive(
             request.data,
             source=_address(request.source),
@@ -240,14 +270,10 @@ class ReflectorRole:
         )
         if isinstance(reply, DiscardReason):
             store.role.discard(reply)
-            return
+            return None
         fmt = reply.timestamp_format
         try:
-            transport.dress(
-                _rthdr(reply.segments) if reply.segments else b"",
-                request.traffic_class & _DSCP_MASK,
-                HOP_LIMIT,
-            )
+            transport.dress(rthdr_of(reply.segments), request.traffic_class & DSCP_MASK, HOP_LIMIT)
             payload = bytearray(reply.encode(wall_ns(), self._clock.error_estimate(fmt)))
             # T3 once more, now that the time-consuming part is over.
             t3 = encode_timestamp(wall_ns(), fmt, reply.tai_offset_s)
@@ -256,9 +282,9 @@ class ReflectorRole:
             reply.sent()
         except OSError as error:
             store.role.discard(DiscardReason.SEND_FAILED)
-            self._note_error(
-                f"cannot answer [{request.source}]:{request.source_port}: {error.strerror}"
-            )
+            self._note_error(unanswered_text(request.source, request.source_port, error))
+            return None
+        return reply
 
     def _unfit(self, request: Datagram) -> DiscardReason | None:
         """Why a packet is not even looked into."""
@@ -279,6 +305,7 @@ class ReflectorRole:
             self._loop.unregister(self._transport.fileno())
             self._transport.close()
             self._transport = None
+            self._batches = None
 
     def _note_error(self, text: str) -> None:
         # Others can provoke errors at will: one report a second is enough.

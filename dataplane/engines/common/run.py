@@ -37,9 +37,6 @@ PHASE_MAX_NS = 1_000_000_000
 """Sessions that start by themselves are spread over their interval, or over
 this much of it, so that a thousand of them do not send at the same moment."""
 
-DRAIN_MAX = 256
-"""Batches of replies that are taken in at once after a delay of our own."""
-
 LATE_NS = 10_000_000
 """A send timer that fires so late says that this process was held up."""
 
@@ -64,8 +61,11 @@ class Transmitter(Protocol):
     def transmit(self, run: SenderRun, sequence: int, payload: bytes, t1_ns: int) -> OSError | None:
         """Send; what failed, if anything."""
 
-    def read(self, events: int = ...) -> bool:
-        """Take in replies that are waiting."""
+    def drain(self) -> None:
+        """Take in all replies that have arrived."""
+
+    def changed(self) -> None:
+        """To be told that the session has another store."""
 
 
 class SenderRun:
@@ -238,8 +238,11 @@ class SenderRun:
         self._enter(OperState.RUNNING, reason)
         self._complete(now_ns)
 
-    def receive(self, datagram: Datagram, source: IPv6Address, now_ns: int) -> None:
-        """A reply that carries this session's SSID."""
+    def receive(
+        self, datagram: Datagram, source: IPv6Address, now_ns: int, arrived_ns: int
+    ) -> None:
+        """A reply that carries this session's SSID. `arrived_ns` is T4 by the
+        monotonic clock."""
         collector = self._collector
         if collector is None:
             return
@@ -249,14 +252,18 @@ class SenderRun:
             source_port=datagram.source_port,
             t4_ns=datagram.received_ns,
             now_ns=now_ns,
-            # A reply that waited for us to read it is not late.
-            arrived_ns=now_ns - max(0, wall_ns() - datagram.received_ns),
+            arrived_ns=arrived_ns,
             t4_method=(
                 TimestampMethod.KERNEL_SOFTWARE
                 if datagram.kernel_stamped
                 else TimestampMethod.USERSPACE
             ),
         )
+        self._received(now_ns)
+
+    def _received(self, now_ns: int) -> None:
+        collector = self._collector
+        assert collector is not None
         if collector.ssid_zero_seen and self.config.on_ssid_zero is SsidZeroAction.STOP:
             if self.status.oper_state is OperState.RUNNING:
                 text = "the Session-Reflector answers with SSID 0"
@@ -264,6 +271,16 @@ class SenderRun:
                 self.note_error(text)
         elif self._sender is not None and self._sender.complete:
             self._complete(now_ns)
+
+    @property
+    def collector(self) -> Collector | None:
+        """What receives replies; None where the session has no store."""
+        return self._collector
+
+    def received_run(self, now_ns: int) -> None:
+        """The collector has received many replies at once."""
+        if self._collector is not None:
+            self._received(now_ns)
 
     def discard(self, reason: DiscardReason) -> None:
         if self._collector is not None:
@@ -296,6 +313,7 @@ class SenderRun:
         )
         self._store = store
         self._collector = Collector(self.config, store, now_ns=now_ns, resumed=resumed)
+        self.port.changed()
         self._closed(self._collector.expire(now_ns))
 
     def _start_sender(self, start_ns: int, first_sequence: int, now_ns: int) -> None:
@@ -330,7 +348,7 @@ class SenderRun:
             return
         due_ns = sender.next_send_ns()
         if due_ns is not None and now_ns - due_ns > LATE_NS:
-            self._drain()
+            self.port.drain()
         sequence, skipped = sender.sequence, sender.skipped
         collector.sent(sequence, wall_ns(), now_ns, port.t1_method)
         failure = port.dress(self)
@@ -348,12 +366,6 @@ class SenderRun:
         self._send_timer.at(sender.next_send_ns())
         self._collect_timer.no_later_than(collector.next_timer_ns())
 
-    def _drain(self) -> None:
-        """Take in the replies that are waiting, before packets are given up."""
-        for _ in range(DRAIN_MAX):
-            if not self.port.read():
-                break
-
     def _send_failed(self, failure: OSError) -> None:
         """The sequence number stays used up: what cannot be sent, because the
         network is unreachable for instance, is to be seen as loss."""
@@ -368,7 +380,7 @@ class SenderRun:
         collector = self._collector
         if collector is None:
             return
-        self._drain()
+        self.port.drain()
         closed = collector.expire(now_ns)
         if closed:
             self._know_clock()

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv6Address
 
-from dataplane.clock import Clock, monotonic_ns
+from dataplane.clock import Clock, monotonic_ns, wall_ns
 from dataplane.config import IPAddress, Sender, SenderSession
 from dataplane.engines.base import (
     EngineContext,
@@ -26,6 +26,8 @@ from dataplane.engines.base import (
     SenderDiscards,
     SenderStatusReport,
 )
+from dataplane.engines.common.batch import BatchTransport
+from dataplane.engines.common.batch_collection import BatchCollection
 from dataplane.engines.common.interfaces import InterfaceFilter
 from dataplane.engines.common.loop import Loop
 from dataplane.engines.common.run import SenderRun
@@ -78,9 +80,14 @@ class SenderPort:
         self.filter = InterfaceFilter(())
         self.runs: dict[int, SenderRun] = {}
         self.t1_method = TimestampMethod.USERSPACE
+        self.emptied_ns = 0
+        """CLOCK_MONOTONIC before which nothing that is still to be read has arrived:
+        where the wall clock has been set meanwhile, it does not make replies older."""
+
         self._loop = loop
         self._open = open_transport
         self._transport: Transport | None = None
+        self._batches: BatchCollection | None = None
         self._problem: str | None = None
         self._problem_ns = 0
         self._awaited: dict[int, tuple[SenderRun, int, int]] = {}
@@ -92,6 +99,7 @@ class SenderPort:
         self.runs[config.ssid] = run
         peer = config.reflector_address, config.reflector_udp_port
         self._by_peer.setdefault(peer, {})[config.ssid] = run
+        self.changed()
 
     def remove(self, run: SenderRun) -> None:
         config = run.config
@@ -100,6 +108,12 @@ class SenderPort:
         del self._by_peer[peer][config.ssid]
         if not self._by_peer[peer]:
             del self._by_peer[peer]
+        self.changed()
+
+    def changed(self) -> None:
+        """A session has come, gone or got another store."""
+        if self._batches is not None:
+            self._batches.changed()
 
     def problem(self) -> str | None:
         """What keeps sessions from running now; opens the port where it is closed."""
@@ -111,13 +125,16 @@ class SenderPort:
         if self._problem is not None and now_ns < self._problem_ns + _PROBLEM_AGE_NS:
             return self._problem
         try:
-            self._transport = self._open(Role.SENDER, self.address, self.port)
+            transport = self._open(Role.SENDER, self.address, self.port)
         except OSError as error:
             self._problem = bind_error(self.address, self.port, error)
             self._problem_ns = now_ns
             return self._problem
         self._problem = None
-        self._loop.register(self._transport.fileno(), self.read)
+        self._transport = transport
+        if isinstance(transport, BatchTransport):
+            self._batches = BatchCollection(transport, self)
+        self._loop.register(transport.fileno(), self.read)
         return None
 
     def dress(self, run: SenderRun) -> OSError | None:
@@ -145,9 +162,46 @@ class SenderPort:
 
     def read(self, events: int = _READ) -> bool:
         """Transmit timestamps first: they are older than the replies."""
+        if self._transport is None:
+            return False
+        self._refine()
+        if not events & select.EPOLLIN:
+            return False
+        if self._batches is not None:
+            return self._batches.serve(self._hand_over)
+        for _ in range(BATCH):
+            if not self._receive_one():
+                return False
+            if self._loop.overdue():
+                break
+        return True
+
+    def drain(self) -> None:
+        """Take in everything that has arrived until now."""
+        begun_ns = wall_ns()
+        self._refine()
+        if self._batches is not None:
+            while self._batches.serve(self._hand_over):
+                if self._batches.latest_ns > begun_ns:
+                    break
+            return
+        while (datagram := self._receive_one()) and datagram.received_ns <= begun_ns:
+            pass
+
+    def _receive_one(self) -> Datagram | None:
+        before_ns = monotonic_ns()
+        datagram = None if self._transport is None else self._transport.receive()
+        if datagram is None:
+            self.emptied_ns = before_ns
+        else:
+            self._hand_over(datagram)
+        return datagram
+
+    def _refine(self) -> None:
+        """Take in the transmit timestamps that have come."""
         transport = self._transport
         if transport is None:
-            return False
+            return
         for identifier, sent_ns in transport.transmitted():
             awaited = self._awaited.pop(identifier, None)
             # One that was sent before a restart of the identifiers has a
@@ -155,18 +209,6 @@ class SenderPort:
             if awaited is not None and sent_ns >= awaited[2]:
                 self.t1_method = TimestampMethod.KERNEL_SOFTWARE
                 awaited[0].refine_t1(awaited[1], sent_ns)
-        if not events & select.EPOLLIN:
-            return False
-        for _ in range(BATCH):
-            datagram = transport.receive()
-            if datagram is None:
-                return False
-            self._hand_over(datagram)
-            if self._transport is None:
-                return False
-            if self._loop.overdue():
-                break
-        return True
 
     def look_after(self) -> bool:
         """Once a second: say what the kernel had no room for, and whether the
@@ -186,6 +228,7 @@ class SenderPort:
             self._loop.unregister(self._transport.fileno())
             self._transport.close()
             self._transport = None
+            self._batches = None
         self._problem = None
         self._awaited.clear()
 
@@ -202,7 +245,10 @@ class SenderPort:
         elif not self.filter.admits(datagram.interface):
             run.discard(DiscardReason.WRONG_INTERFACE)
         else:
-            run.receive(datagram, source, monotonic_ns())
+            now_ns = monotonic_ns()
+            # A reply that waited for us to read it is not late.
+            waited_ns = max(0, wall_ns() - datagram.received_ns)
+            run.receive(datagram, source, now_ns, max(now_ns - waited_ns, self.emptied_ns))
 
     def _only_candidate(self, source: IPv6Address, source_port: int) -> SenderRun | None:
         """The session of a reply that does not say which: a peer without

@@ -6,6 +6,6 @@ filter (`sniffing`, `filters`). What a UDP socket would have done between wire a
 application, and a sniffer does not, is in `delivery` and `kernel`. Schedules,
 sessions and results are those of every engine.
 
-Two Session-Sender or Session-Reflector packets a millisecond are more than it
-can do: it is for teaching, and to hold the other engines against.
+A thousand packets a second or so are what it can reflect: it is for teaching,
+and to hold the other engines against.
 """

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import select
 import socket
 import struct
 import threading
@@ -26,13 +27,13 @@ from scapy.packet import Packet
 from scapy.sendrecv import AsyncSniffer
 from scapy.supersocket import SuperSocket
 
-from dataplane.clock import wall_ns
+from dataplane.clock import monotonic_ns, wall_ns
 from dataplane.stamp.timestamp import NS_PER_S
 
 RECEIVE_BUFFER = 4 << 20
 """Bytes asked for with SO_RCVBUFFORCE: some thousand packets that wait their turn."""
 
-START_TIMEOUT_S = 5.0
+START_TIMEOUT_NS = 5 * NS_PER_S
 
 _SO_RCVBUFFORCE = 33
 _SO_TIMESTAMPNS = 35
@@ -142,8 +143,20 @@ class StampListenSocket(SuperSocket):
         packet.time = packet.received_ns / NS_PER_S
         return packet
 
+    @staticmethod
+    def select(sockets: list[SuperSocket], remain: float | None = None) -> list[SuperSocket]:
+        """With poll(2): select(2) knows no file descriptor above 1023."""
+        by_fd = {sock.fileno(): sock for sock in sockets}
+        poll = select.poll()
+        for fd in by_fd:
+            poll.register(fd, select.POLLIN)
+        ready = poll.poll(None if remain is None else remain * 1_000)
+        return [by_fd[fd] for fd, _ in ready]
+
     def lost(self) -> int:
         """Packets so far that the kernel had no room for."""
+        if self.closed:
+            return self._lost
         # Reading the statistics sets them to zero.
         value = self.ins.getsockopt(SOL_PACKET, _PACKET_STATISTICS, _STATISTICS.size)
         self._lost += _STATISTICS.unpack(value)[1]
@@ -161,15 +174,23 @@ class Sniffer:
             opened_socket=self._socket, prn=take, store=False, started_callback=started.set
         )
         self._sniffer.start()
-        if not started.wait(START_TIMEOUT_S):
-            self._socket.close()
-            raise TimeoutError(errno.ETIMEDOUT, "")
+        deadline_ns = monotonic_ns() + START_TIMEOUT_NS
+        while not started.wait(0.01):
+            if not self.alive or monotonic_ns() > deadline_ns:
+                self._socket.close()
+                cause = self._sniffer.exception
+                raise cause if isinstance(cause, OSError) else OSError(errno.EAGAIN, "")
+
+    @property
+    def alive(self) -> bool:
+        thread = self._sniffer.thread
+        return thread is not None and thread.is_alive()
 
     def lost(self) -> int:
         return self._socket.lost()
 
     def close(self) -> None:
         """No packet is taken any more once this has returned."""
-        if self._sniffer.running:
+        if self.alive and self._sniffer.running:
             self._sniffer.stop()
         self._socket.close()

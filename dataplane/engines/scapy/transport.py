@@ -59,14 +59,14 @@ class ScapyTransport:
             opened.callback(os.close, self._eventfd)
             opened.enter_context(hold(address, port))
             self._raw = opened.enter_context(RawSocket())
-            self._sniffer = Sniffer(stamp_filter(port), self._take)
-            opened.callback(self._sniffer.close)
+            self._sniffer = self._sniff()
             self._opened = opened.pop_all()
 
     def fileno(self) -> int:
         return self._eventfd
 
     def close(self) -> None:
+        self._sniffer.close()
         self._opened.close()
 
     def receive(self) -> Datagram | None:
@@ -94,7 +94,16 @@ class ScapyTransport:
         return iter(())
 
     def dropped(self) -> int:
+        # Asked for once a second: the moment to see whether all is well.
+        if not self._sniffer.alive:
+            log.error("the sniffer of port %d has ended and is started anew", self._port)
+            self._overflown += self._sniffer.lost()
+            self._sniffer.close()
+            self._sniffer = self._sniff()
         return self._overflown + self._sniffer.lost()
+
+    def _sniff(self) -> Sniffer:
+        return Sniffer(stamp_filter(self._port), self._take)
 
     def _transmit(
         self, payload: bytes, source: str, destination: str, port: int, scope_id: int = 0

@@ -6,7 +6,9 @@ from ipaddress import IPv6Address
 
 from dataplane.clock import Clock
 from dataplane.engines.base import Capabilities, EngineContext, Role
+from dataplane.engines.common.batch import BATCH
 from dataplane.engines.common.engine import LoopEngine
+from dataplane.engines.userspace.receiving import Receiver
 from dataplane.engines.userspace.sockets import UdpSocket
 
 NAME = "userspace"
@@ -15,8 +17,9 @@ CAPABILITIES = Capabilities(min_interval_us=1_000, max_segments=16)
 
 
 def create(context: EngineContext) -> LoopEngine:
+    receiver = Receiver(BATCH)
+
+    def open_socket(role: Role, address: IPv6Address | None, port: int) -> UdpSocket:
+        return UdpSocket(address, port, transmit_timestamps=role is Role.SENDER, receiver=receiver)
+
     return LoopEngine(NAME, CAPABILITIES, context, Clock(), open_socket)
-
-
-def open_socket(role: Role, address: IPv6Address | None, port: int) -> UdpSocket:
-    return UdpSocket(address, port, transmit_timestamps=role is Role.SENDER)

@@ -22,20 +22,29 @@ import struct
 from collections.abc import Iterator
 from ipaddress import IPv6Address
 
+import numpy as np
+import numpy.typing as npt
+
 from dataplane.clock import wall_ns
+from dataplane.engines.common.batch import Batch
 from dataplane.engines.common.transport import Datagram
+from dataplane.engines.userspace.receiving import (
+    IPV6_HOPLIMIT,
+    IPV6_PKTINFO,
+    IPV6_TCLASS,
+    PAYLOAD_MAX,
+    SO_TIMESTAMPING,
+    Receiver,
+)
+from dataplane.engines.userspace.sending import BurstSender
 
 IPV6_UNICAST_HOPS = 16
 IPV6_V6ONLY = 26
 IPV6_RECVPKTINFO = 49
-IPV6_PKTINFO = 50
 IPV6_RECVHOPLIMIT = 51
-IPV6_HOPLIMIT = 52
 IPV6_RTHDR = 57
 IPV6_RECVTCLASS = 66
-IPV6_TCLASS = 67
 SO_RCVBUFFORCE = 33
-SO_TIMESTAMPING = 37
 SO_MEMINFO = 55
 
 _RX_SOFTWARE = 1 << 3
@@ -46,9 +55,6 @@ _OPT_TSONLY = 1 << 11
 
 RECEIVE_BUFFER = 4 << 20
 """Bytes asked for with SO_RCVBUFFORCE: some thousand packets that wait their turn."""
-
-PAYLOAD_MAX = 1 << 16
-"""Bytes; no UDP payload is longer."""
 
 _ANCILLARY = 512
 _MEMINFO_DROPS = 8
@@ -70,8 +76,14 @@ class UdpSocket:
     """
 
     def __init__(
-        self, address: IPv6Address | None, port: int, *, transmit_timestamps: bool = False
+        self,
+        address: IPv6Address | None,
+        port: int,
+        *,
+        transmit_timestamps: bool = False,
+        receiver: Receiver | None = None,
     ) -> None:
+        """`receiver`, which sockets of one thread may share, is what batches need."""
         host = "::" if address is None else str(address)
         self._socket = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self._dress: tuple[bytes, int, int] = (b"", 0, -1)
@@ -79,6 +91,8 @@ class UdpSocket:
         self._buffer = bytearray(PAYLOAD_MAX)
         self._view = memoryview(self._buffer)
         self._transmit_timestamps = transmit_timestamps
+        self._receiver = receiver
+        self._bursts = BurstSender(self._socket.fileno())
         try:
             self._configure()
             self._socket.bind((host, port))
@@ -151,6 +165,12 @@ class UdpSocket:
             received_ns != 0,
         )
 
+    def receive_batch(self, batch: Batch) -> None:
+        """See `BatchTransport`."""
+        if self._receiver is None:
+            self._receiver = Receiver(batch.capacity)
+        self._receiver.receive(self._socket.fileno(), batch)
+
     def dress(self, rthdr: bytes, traffic_class: int, hop_limit: int) -> None:
         """Send from now on with this SRH (empty: none), Traffic Class and Hop Limit."""
         wanted = (rthdr, traffic_class, hop_limit)
@@ -186,6 +206,22 @@ class UdpSocket:
             0,
             (request.source, request.source_port, 0, request.scope_id),
         )
+
+    @property
+    def limitation(self) -> str | None:
+        """See `BatchTransport`."""
+        return self._bursts.limitation
+
+    def answer_burst(
+        self,
+        payloads: npt.NDArray[np.uint8],
+        source: bytes,
+        destination: bytes,
+        port: int,
+        scope_id: int,
+    ) -> int:
+        """See `BatchTransport`."""
+        return self._bursts.send(payloads, source, destination, port, scope_id)
 
     def transmitted(self) -> Iterator[tuple[int, int]]:
         """Identifier and CLOCK_REALTIME nanoseconds of packets that have left."""

@@ -11,6 +11,7 @@ CAPABILITIES = Capabilities(
     min_interval_us=1_000,
     max_segments=SEGMENTS_MAX,
     needs_interfaces=True,
+    counters_lag_ms=100,
     reflector_sessions_max=SESSIONS_MAX // 2,
 )
 """Half of the slots stay vacant, for sessions that change all at once."""

@@ -250,15 +250,22 @@ static __always_inline int same_ends(const struct xdp_md *ctx, const struct pack
 		 (packet->destination_port ^ session->local_port));
 }
 
-static __always_inline int is_admitted(const struct packet *packet, __u32 flags)
+/* Whether the kernel would take the frame in at a device where replies may arrive. */
+static __always_inline int is_admitted(const struct xdp_md *ctx, const struct packet *packet)
 {
-	int device = packet->ifindex;
-	__u64 *admitted;
+	int index = packet->ifindex;
+	__u64 *admitted, *frame;
+	struct interface *device;
 
-	if (packet->tags || flags & COLLECTOR_SOME_TAGGED)
+	if (packet->tags) {
 		device = device_of(packet);
-	admitted = collector_interfaces.lookup(&device);
-	return admitted && *admitted;
+		return device && takes(ctx, packet, device);
+	}
+	admitted = collector_interfaces.lookup(&index);
+	frame = bytes_at(ctx, 0, sizeof(*frame));
+	return admitted && frame && *admitted & COLLECTOR_ADMITTED &&
+	       !((*admitted ^ *frame) & COLLECTOR_MAC) &&
+	       (!packet->routed || *admitted & COLLECTOR_SRV6);
 }
 
 /* What keeps a packet from being looked into, COLLECTOR_UP_REASONS for nothing. */
@@ -391,7 +398,7 @@ static __always_inline int collect(struct xdp_md *ctx, const struct packet *pack
 		return collector_hand_up(COLLECTOR_UP_SESSION);
 	if (!same_ends(ctx, packet, session))
 		return collector_hand_up(COLLECTOR_UP_PEER);
-	if (!is_admitted(packet, config->flags) || !decapsulates(ctx, packet))
+	if (!is_admitted(ctx, packet) || !decapsulates(ctx, packet))
 		return collector_hand_up(COLLECTOR_UP_INTERFACE);
 	if (!has_checksum(session, &datagram, config->flags))
 		return collector_hand_up(COLLECTOR_UP_CHECKSUM);

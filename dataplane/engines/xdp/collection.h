@@ -122,7 +122,11 @@ struct collector_config {
 };
 
 #define COLLECTOR_PARTIAL 1		/* as REFLECTOR_PARTIAL */
-#define COLLECTOR_SOME_TAGGED 2		/* as REFLECTOR_SOME_TAGGED */
+
+/* Of an interface whose untagged frames may be replies; a word for each index. */
+#define COLLECTOR_MAC 0x0000ffffffffffffULL	/* as it stands in memory */
+#define COLLECTOR_ADMITTED (1ULL << 48)
+#define COLLECTOR_SRV6 (1ULL << 49)
 
 /* Why a packet to a Session-Sender's port is handed up to user space. */
 enum collector_up {

@@ -28,9 +28,8 @@ from dataplane.config import IPAddress, SenderSession
 from dataplane.engines.xdp.collector_layouts import ORDER_MAX, Command, Outcome, SlotFlag
 from dataplane.engines.xdp.driver_intervals import DriverIntervals
 from dataplane.engines.xdp.session_maps import SessionMaps
-from dataplane.measurement import RECORD, Record, RecordFlag, TimestampMethod
-from dataplane.session_state import INT64_MAX, Synchronization
-from dataplane.stamp.collector import RECEIVED, UNDER_WAY, Collector, Ignored, window_of
+from dataplane.measurement import RECORD_DTYPE, Record, RecordFlag, TimestampMethod
+from dataplane.stamp.collector import RECEIVED, UNDER_WAY, Collector, Ignored, Run, window_of
 from dataplane.stamp.errors import DiscardReason
 from dataplane.stamp.intervals import Intervals
 from dataplane.stamp.packet import ReflectorPacket
@@ -39,16 +38,6 @@ from dataplane.store import SessionStore
 
 ONE_BY_ONE = 64
 """Records that are looked at one by one; more at once are first tried as a whole."""
-
-_RECORDS = np.dtype(
-    {
-        "names": list(Record._fields),
-        "formats": ["=u8", "=i8", "=i8", "=i8", "=i8", "=u4", "u1", "u1", "u1", "u1"],
-        "offsets": [0, 8, 16, 24, 32, 40, 44, 45, 46, 47],
-        "itemsize": RECORD.size,
-    }
-)
-"""`RECORD`."""
 
 _ONE = np.uint64(1)
 _WRAP = 1 << 32
@@ -78,7 +67,6 @@ class DriverCollector(Collector):
         self._unobserved = False
         self._arrived_ns = 0
         super().__init__(config, store, now_ns=now_ns, resumed=resumed, tai_offset_s=tai_offset_s)
-        self._fates = np.frombuffer(self._fate, np.uint8)
 
     def _make_intervals(self) -> Intervals:
         length_ns = self.config.computation_interval_s * 1_000_000_000
@@ -130,15 +118,18 @@ class DriverCollector(Collector):
         self._begin_write()
         self._expire(now_ns)
         self._end_write()
-        if first + packets - self._settled > self.window:
-            super().announce(packets, t1_ns, now_ns, t1_method)
+        self._intervals.unix_offset_ns = t1_ns - now_ns
+        if first + packets - self._settled > self.window or self._copies:
+            for sequence in range(first, first + packets):
+                self.sent(sequence, t1_ns, now_ns, t1_method)
             return
         if not packets:
             return
         self._begin_write()
+        fates, sent_ns = self._as_arrays()
         for part in self._pieces(first, first + packets):
-            self._fates[part] = UNDER_WAY
-            self._sent_ns[part] = [now_ns] * (part.stop - part.start)
+            fates[part] = UNDER_WAY
+            sent_ns[part] = now_ns
         self._maps.sent_many(first, packets, now_ns)
         self._next = self._head.next_sequence = first + packets
         self._counters.sent += packets
@@ -185,6 +176,15 @@ class DriverCollector(Collector):
             arrived_ns=arrived_ns,
             t4_method=t4_method,
         )
+
+    def run_of(
+        self,
+        sequences: npt.NDArray[np.int64],
+        counters: npt.NDArray[np.int64],
+        arrived_ns: npt.NDArray[np.int64],
+    ) -> Run:
+        """None of them: what comes by the socket is taken in one by one."""
+        return Run(sequences[:0], None)
 
     def expire(self, now_ns: int) -> list[int]:
         if not self.fresh:
@@ -273,7 +273,7 @@ class DriverCollector(Collector):
         self._keep(found)
         sequences = found["tag"] >> _ONE
         if self._intervals.loss is None:
-            self._fates[sequences & np.uint64(self._mask)] = RECEIVED
+            self._as_arrays()[0][sequences & np.uint64(self._mask)] = RECEIVED
             self._settle()
         else:
             self._observe(found, sequences)
@@ -315,16 +315,12 @@ class DriverCollector(Collector):
     def _keep(self, found: _Slots) -> None:
         kept = found[-self._records.capacity :]
         records = _records_of(kept)
-        self._records.extend(records.tobytes(), len(found))
+        self._records.extend(records, len(found) - len(kept))
         head, last = self._head, records[-1]
         head.last_received_ns = int(last["t4_ns"])
         head.t1_method = int(last["t1_method"])
         head.t4_method = int(last["t4_method"])
-        estimate = ErrorEstimate.decode(int(found[-1]["error_estimate"]))
-        if estimate != self._reflector_estimate:
-            self._reflector_estimate = estimate
-            head.reflector_synchronization = Synchronization.of(estimate.synchronized).value
-            head.reflector_error_ns = min(estimate.error_ns, INT64_MAX)
+        self._know_reflector(ErrorEstimate.decode(int(found[-1]["error_estimate"])))
 
     def _observe(self, found: _Slots, sequences: npt.NDArray[np.uint64]) -> None:
         """Feed what tells forward from backward loss.
@@ -342,7 +338,7 @@ class DriverCollector(Collector):
                 and not self._copies
             )
         if self._unobserved and self._is_regular(found, sequences):
-            self._fates[sequences & np.uint64(self._mask)] = RECEIVED
+            self._as_arrays()[0][sequences & np.uint64(self._mask)] = RECEIVED
             self._settle()
             return
         self._observe_waiting()
@@ -373,7 +369,7 @@ class DriverCollector(Collector):
             return
         self._unobserved = False
         for part in self._pieces(self._settled, self._next):
-            received = self._fates[part] == RECEIVED
+            received = self._as_arrays()[0][part] == RECEIVED
             found = self._maps.slots[part][received]
             self._observe_each(found, found["tag"] >> _ONE)
 
@@ -394,7 +390,7 @@ class DriverCollector(Collector):
         packets = end - self._settled
         if loss is not None and packets:
             last = self._maps.slots[(end - 1) & self._mask]
-            loss.settle_run(int(last["reflector_sequence"]), int(last["t3_ns"]), packets)
+            loss.settle_in_order(int(last["reflector_sequence"]), int(last["t3_ns"]), packets)
             self._intervals.attribute(loss)
         self._settled = end
 
@@ -411,8 +407,8 @@ class DriverCollector(Collector):
 
 
 def _records_of(found: _Slots) -> npt.NDArray[Any]:
-    """`RECORD` of each slot."""
-    records = np.empty(len(found), _RECORDS)
+    """`RECORD_DTYPE` of each slot."""
+    records = np.empty(len(found), RECORD_DTYPE)
     flags = found["flags"]
     records["sequence"] = found["tag"] >> _ONE
     for name in ("t1_ns", "t2_ns", "t3_ns", "t4_ns", "reflector_sequence", "sender_ttl"):

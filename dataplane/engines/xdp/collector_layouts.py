@@ -140,7 +140,13 @@ class SlotFlag(enum.IntFlag):
 
 class CollectorFlag(enum.IntFlag):
     PARTIAL = 1
-    SOME_TAGGED = 2
+
+
+class AdmittedFlag(enum.IntFlag):
+    """Beside the MAC address of an interface, `COLLECTOR_*`."""
+
+    ADMITTED = 1 << 48
+    SRV6 = 1 << 49
 
 
 class CollectionFlag(enum.IntFlag):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +14,10 @@ from dataplane.bpf.syscall import lookup_per_cpu
 from dataplane.clock import ClockStatus
 from dataplane.config import IPAddress
 from dataplane.engines.xdp import collector_layouts as layouts
-from dataplane.engines.xdp.collector_layouts import CollectorFlag, CollectorUp
-from dataplane.engines.xdp.layouts import CLOCK, INTERFACE_KEY, LocalFlag
-from dataplane.engines.xdp.tables import Mirror, packed
+from dataplane.engines.xdp.collector_layouts import AdmittedFlag, CollectorFlag, CollectorUp
+from dataplane.engines.xdp.interfaces import Device
+from dataplane.engines.xdp.layouts import CLOCK, LocalFlag
+from dataplane.engines.xdp.tables import Mirror, interface_key, interface_value, packed
 from dataplane.stamp.timestamp import NS_PER_S
 
 
@@ -59,21 +61,21 @@ class CollectorTables:
         """SIDs of this node that decapsulate, all of them."""
         self._locals.set({packed(sid): _uint32(int(flags)) for sid, flags in known.items()})
 
-    def set_interfaces(self, devices: dict[tuple[int, int, int], int]) -> None:
+    def set_interfaces(self, devices: Mapping[tuple[int, int, int], Device]) -> None:
         """Network devices that replies may arrive on, as in `ReflectorTables`.
 
         Those with an index beyond the map's are served by user space.
         """
-        entries = {}
+        self._interfaces.set(
+            {interface_key(*place): interface_value(device) for place, device in devices.items()}
+        )
         admitted = np.zeros(layouts.COLLECTOR_INTERFACES, np.uint64)
-        for (ifindex, outer, inner), device in devices.items():
-            key = np.zeros((), INTERFACE_KEY)
-            key["ifindex"] = ifindex
-            key["vlan"] = outer, inner
-            entries[key.tobytes()] = _uint32(device)
-            if device < len(admitted):
-                admitted[device] = 1
-        self._interfaces.set(entries)
+        for (ifindex, *tags), device in devices.items():
+            if not any(tags) and ifindex < len(admitted):
+                flags = AdmittedFlag.ADMITTED
+                if device.takes_srh:
+                    flags |= AdmittedFlag.SRV6
+                admitted[ifindex] = int.from_bytes(device.mac, sys.byteorder) | int(flags)
         self._admitted[:] = admitted
 
     def add_port(self, port: int) -> None:

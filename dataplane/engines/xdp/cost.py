@@ -2,25 +2,25 @@
 
 Nanoseconds a packet on one CPU, without interface and driver. Programs take turns,
 and the median of their turns counts, so that what disturbs the machine disturbs all
-of them.
-
-    python -m dataplane.engines.xdp.cost
+of them. `stamp-bench` measures the same, and `python -m tools.xdp_cost` shows it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import statistics
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Address
 from pathlib import Path
 
 import numpy as np
 
-from dataplane.bpf.program import BpfModule
+from dataplane.bpf.program import BpfError, BpfModule
 from dataplane.bpf.syscall import XDP_PASS, XDP_TX, run_program
 from dataplane.clock import read_clock_status
 from dataplane.config import SENDER_PORT, STAMP_PORT, Reflector, ReflectorSession
+from dataplane.engines.xdp.interfaces import Device
 from dataplane.engines.xdp.layouts import LocalFlag, ReflectorFlag
 from dataplane.engines.xdp.tables import ReflectorTables
 from dataplane.frames import Datagram, Frame, Outer
@@ -37,6 +37,9 @@ SEGMENTS = (0, 2, 8)
 _SENDER = IPv6Address("fd00:a::1")
 _REFLECTOR = IPv6Address("fd00:b::1")
 _SIDS = tuple(IPv6Address(f"fc00:e::{n:x}") for n in range(1, 10))
+_LOOPBACK = 1
+"""Where the kernel's test bench has packets arrive."""
+
 _WORDS_MAX = 40
 _ORIGINAL = np.dtype([("words", np.uint64), ("word", np.uint64, _WORDS_MAX)])
 
@@ -51,13 +54,73 @@ class Cost:
     """Of a program that does nothing else than end the same way."""
 
 
-def costs(turns: int = TURNS, repeat: int = REPEAT) -> list[Cost]:
-    """Measure. Raises BpfError, LoadError and OSError."""
+@dataclass(frozen=True, slots=True)
+class CostedProgram:
+    """One program and one packet, ready to be run."""
+
+    name: str
+    program: str
+    segments: int
+    """Of the packet's SRH; 0 without one."""
+
+    frame: Frame
+    action: int
+    """With which the program ends."""
+
+    bench: _Bench
+
+    def ns_per_packet(self, repeat: int) -> float:
+        """Mean time of `repeat` runs. Raises BpfError where the program ends otherwise;
+        OSError."""
+        spent = self.bench.run(self.program, self.frame, self.action, repeat)
+        if self.program != "reflector":
+            return spent
+        # A reply has to be made a request again before the next run: what that
+        # takes is not the reflector's, while the way into a program and out is.
+        return spent - self.bench.run("nothing", self.frame, XDP_TX, repeat) + self.bare_ns(repeat)
+
+    def bare_ns(self, repeat: int) -> float:
+        """The same of a program that does nothing else than end the same way."""
+        bare = "bare_tx" if self.action == XDP_TX else "bare_pass"
+        return self.bench.run(bare, self.frame, self.action, repeat)
+
+
+@contextlib.contextmanager
+def costed_programs() -> Iterator[Sequence[CostedProgram]]:
+    """Load the programs for the time of the context. Raises BpfError, LoadError and OSError."""
     module = BpfModule(Path(__file__).with_name("cost.c"))
     try:
-        return _costs(module, turns, repeat)
+        bench = _Bench(module)
+        past = "past the reflector"
+        yield [
+            CostedProgram(f"data packet {past}", "data_path", 0, data_frame(), XDP_PASS, bench),
+            CostedProgram(
+                f"SRv6 data packet {past}", "data_path", 2, encapsulated_frame(), XDP_PASS, bench
+            ),
+            *(
+                CostedProgram("reflector", "reflector", count, request_frame(count), XDP_TX, bench)
+                for count in SEGMENTS
+            ),
+        ]
     finally:
         module.close()
+
+
+def costs(turns: int = TURNS, repeat: int = REPEAT) -> list[Cost]:
+    """Measure. Raises BpfError, LoadError and OSError."""
+    with costed_programs() as costed:
+        measured: list[list[tuple[float, float]]] = [[] for _ in costed]
+        for _ in range(turns):
+            for values, one in zip(measured, costed, strict=True):
+                values.append((one.ns_per_packet(repeat), one.bare_ns(repeat)))
+    return [
+        Cost(
+            f"{one.name}, {one.segments} segments",
+            statistics.median(ours for ours, _ in values),
+            statistics.median(bare for _, bare in values),
+        )
+        for one, values in zip(costed, measured, strict=True)
+    ]
 
 
 def data_frame() -> Frame:
@@ -79,58 +142,36 @@ def request_frame(segments: int) -> Frame:
     return Frame(Datagram(_SENDER, _REFLECTOR, SENDER_PORT, STAMP_PORT, payload, segments=path))
 
 
-def _costs(module: BpfModule, turns: int, repeat: int) -> list[Cost]:
-    programs = {
-        name: module.load(name)
-        for name in ("reflector", "nothing", "data_path", "bare_tx", "bare_pass")
-    }
-    module.free_compiler()
-    _configure(ReflectorTables(module))
-    original = module.array("originals", _ORIGINAL)
+class _Bench:
+    """The programs of cost.c, and the memory from which they put a packet back."""
 
-    def run(name: str, frame: Frame, action: int) -> float:
+    def __init__(self, module: BpfModule) -> None:
+        self._programs = {
+            name: module.load(name)
+            for name in ("reflector", "nothing", "data_path", "bare_tx", "bare_pass")
+        }
+        module.free_compiler()
+        _configure(ReflectorTables(module))
+        self._original = module.array("originals", _ORIGINAL)
+
+    def run(self, name: str, frame: Frame, action: int, repeat: int) -> float:
+        """Nanoseconds of one run, rounded down by the kernel."""
         packet = frame.encode()
         words = min(_WORDS_MAX, len(packet) // 8)
-        original["words"] = words
-        original["word"][0, :words] = np.frombuffer(packet, np.uint64, words)
-        result = run_program(programs[name], packet, repeat=repeat)
+        self._original["words"] = words
+        self._original["word"][0, :words] = np.frombuffer(packet, np.uint64, words)
+        result = run_program(self._programs[name], packet, repeat=repeat)
         if result.action != action:
-            raise RuntimeError(f"program {name} ends with {result.action}, not with {action}")
-        return result.duration_ns
-
-    def answered(frame: Frame) -> float:
-        spent = run("reflector", frame, XDP_TX) - run("nothing", frame, XDP_TX)
-        return spent + run("bare_tx", frame, XDP_TX)
-
-    lines: dict[str, tuple[Callable[[], float], Callable[[], float]]] = {}
-    for name, frame in (("data", data_frame()), ("data, SRv6", encapsulated_frame())):
-        lines[name] = (
-            lambda frame=frame: run("data_path", frame, XDP_PASS),  # type: ignore[misc]
-            lambda frame=frame: run("bare_pass", frame, XDP_PASS),  # type: ignore[misc]
-        )
-    for count in SEGMENTS:
-        request = request_frame(count)
-        lines[f"reflector, {count} segments"] = (
-            lambda frame=request: answered(frame),  # type: ignore[misc]
-            lambda frame=request: run("bare_tx", frame, XDP_TX),  # type: ignore[misc]
-        )
-    measured: dict[str, list[tuple[float, float]]] = {name: [] for name in lines}
-    for _ in range(turns):
-        for name, (ours, bare) in lines.items():
-            measured[name].append((ours(), bare()))
-    return [
-        Cost(
-            name,
-            statistics.median(ours for ours, _ in pairs),
-            statistics.median(bare for _, bare in pairs),
-        )
-        for name, pairs in measured.items()
-    ]
+            raise BpfError(f"program {name} ends with {result.action}, not with {action}")
+        return float(result.duration_ns)
 
 
 def _configure(tables: ReflectorTables) -> None:
     tables.set_clock(read_clock_status())
     tables.set_locals({_REFLECTOR: LocalFlag.ADDRESS})
+    tables.set_interfaces(
+        {(_LOOPBACK, 0, 0): Device(_LOOPBACK, data_frame().destination_mac, True)}
+    )
     sessions = [
         ReflectorSession(count + 1, segments=_SIDS[: count - 1] if count else ())
         for count in SEGMENTS

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
+from pathlib import Path
 from typing import Any
 
 from pyroute2 import IPRoute, NetlinkError
@@ -12,6 +13,7 @@ from pyroute2 import IPRoute, NetlinkError
 from dataplane.config import IPAddress
 from dataplane.engines.xdp.layouts import LocalFlag
 
+_SYSCTLS = Path("/proc/sys/net/ipv6/conf")
 _FAMILY_IPV6 = 10
 _TABLE_LOCAL = 255
 _TENTATIVE, _OPTIMISTIC, _DAD_FAILED = 0x40, 0x04, 0x08
@@ -43,21 +45,28 @@ class Interface:
 
 
 @dataclass(frozen=True, slots=True)
+class Device:
+    """What the kernel gives frames to: an interface, or a VLAN on it."""
+
+    index: int
+    mac: bytes
+    """Frames for another address are not its."""
+
+    takes_srh: bool
+    """Whether it accepts Segment Routing Headers, and unsigned ones."""
+
+
+@dataclass(frozen=True, slots=True)
 class Devices:
     """The configured devices, and the interfaces whose frames they get."""
 
     interfaces: tuple[Interface, ...]
-    devices: dict[tuple[int, int, int], int]
-    """Index of the device by the index of its interface, and its VLAN identifiers
+    devices: dict[tuple[int, int, int], Device]
+    """The devices by the index of its interface, and its VLAN identifiers
     there, outermost first, 0 for none."""
 
     missing: str | None
     """Which configured device is not there, for the operator."""
-
-    @property
-    def some_tagged(self) -> bool:
-        """Whether there is an interface that serves VLANs alone."""
-        return any((each.index, 0, 0) not in self.devices for each in self.interfaces)
 
 
 class Kernel:
@@ -74,7 +83,7 @@ class Kernel:
         links = {link["index"]: link for link in self._route.get_links()}
         by_name = {link.get_attr("IFLA_IFNAME"): link for link in links.values()}
         interfaces: dict[int, Interface] = {}
-        devices: dict[tuple[int, int, int], int] = {}
+        devices: dict[tuple[int, int, int], Device] = {}
         missing = None
         for name in names:
             link = by_name.get(name)
@@ -87,7 +96,7 @@ class Kernel:
                 continue
             interfaces[base["index"]] = self._interface(base)
             outer, inner = (*tags, 0, 0)[:2]
-            devices[base["index"], outer, inner] = link["index"]
+            devices[base["index"], outer, inner] = _device(link)
         ordered = sorted(interfaces.values(), key=lambda each: each.name)
         return Devices(tuple(ordered), devices, missing)
 
@@ -146,6 +155,26 @@ def _base(link: Any, links: dict[int, Any]) -> tuple[Any | None, list[int]]:
             return None, tags
         link = links.get(link.get_attr("IFLA_LINK"))
     return link, tags
+
+
+def _device(link: Any) -> Device:
+    name = link.get_attr("IFLA_IFNAME")
+    address = link.get_attr("IFLA_ADDRESS") or ""
+    enabled = _sysctl("all", "seg6_enabled") > 0 and _sysctl(name, "seg6_enabled") > 0
+    signed = _sysctl(name, "seg6_require_hmac") > 0
+    return Device(
+        link["index"],
+        bytes.fromhex(address.replace(":", "")).ljust(6, b"\0"),
+        enabled and not signed,
+    )
+
+
+def _sysctl(device: str, name: str) -> int:
+    """Of IPv6, in the calling thread's network namespace; 0 where there is none."""
+    try:
+        return int((_SYSCTLS / device / name).read_text())
+    except OSError:
+        return 0
 
 
 def _program_id(link: Any) -> int:

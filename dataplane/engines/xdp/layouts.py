@@ -37,7 +37,7 @@ CLOCK = _struct(
 )
 
 INTERFACE_KEY = _struct(("ifindex", np.uint32), ("vlan", np.uint16, 2))
-INTERFACE = _struct(("ifindex", np.uint32))
+INTERFACE = _struct(("ifindex", np.uint32), ("flags", np.uint16), ("mac", MAC))
 
 LOCAL = _struct(("flags", np.uint32))
 
@@ -73,14 +73,17 @@ class LocalFlag(enum.IntFlag):
     DECAPSULATES_IPV4 = 4
 
 
+class InterfaceFlag(enum.IntFlag):
+    SRV6 = 1
+
+
 class ReflectorFlag(enum.IntFlag):
     ENABLED = 1
     ANY_SESSION = 2
     ONE_ADDRESS = 4
     TRAILERS = 8
     PARTIAL = 16
-    SOME_TAGGED = 32
-    REDIRECT = 64
+    REDIRECT = 32
 
 
 class SessionFlag(enum.IntFlag):
@@ -110,6 +113,7 @@ NEXT_HOP = _struct(
     ("destination_mac", MAC),
     ("source_mac", MAC),
     ("mtu", np.uint32),
+    ("device", INTERFACE),
 )
 
 MAPS: dict[str, tuple[np.dtype[np.void] | None, np.dtype[np.void]]] = {

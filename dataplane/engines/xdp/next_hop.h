@@ -71,7 +71,7 @@ static __always_inline int ask_fib(struct xdp_md *ctx, const struct packet *pack
 	if (result != BPF_FIB_LKUP_RET_SUCCESS)
 		return -1;
 	egress.ifindex = fib.ifindex;
-	if (fib.ifindex == device_of(packet))
+	if (fib.ifindex == hop->device.ifindex)
 		hop->egress = packet->ifindex;
 	else if (!packet->tags && interfaces.lookup(&egress))
 		hop->egress = fib.ifindex;
@@ -85,13 +85,14 @@ static __always_inline int ask_fib(struct xdp_md *ctx, const struct packet *pack
 }
 
 /* Whether a reply has gone that way a moment ago, so that the packet is ours. */
-static __always_inline int is_known(const struct packet *packet,
+static __always_inline int is_known(const struct xdp_md *ctx, const struct packet *packet,
 				    const struct journey *journey)
 {
 	int slot = journey->slot;
 	struct next_hop *hop = next_hops.lookup(&slot);
 
-	return hop && !packet->encapsulated && is_fresh(packet, journey, hop);
+	return hop && !packet->encapsulated && is_fresh(packet, journey, hop) &&
+	       takes(ctx, packet, &hop->device);
 }
 
 /* NULL where the driver cannot send the reply. */
@@ -100,10 +101,15 @@ static __always_inline struct next_hop *next_hop(struct xdp_md *ctx, const struc
 {
 	int slot = journey->slot;
 	struct next_hop *hop = next_hops.lookup(&slot);
+	struct interface *device;
 
 	if (!hop || is_fresh(packet, journey, hop))
 		return hop;
 	hop->until_ns = 0;
+	device = device_of(packet);
+	if (!device)
+		return 0;
+	hop->device = *device;
 	if (ask_fib(ctx, packet, journey, hop))
 		return 0;
 	hop->local = journey->local;

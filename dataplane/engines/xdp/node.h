@@ -81,16 +81,30 @@ static __always_inline int decapsulates(const struct xdp_md *ctx, const struct p
 							: LOCAL_DECAPSULATES_IPV4);
 }
 
-/* The network device that a frame belongs to; 0 where it is not a configured one. */
-static __always_inline __u32 device_of(const struct packet *packet)
+static __always_inline int same_mac(const __u8 *a, const __u8 *b)
+{
+	return !((*(__u32 *)a ^ *(__u32 *)b) | (*(__u16 *)(a + 4) ^ *(__u16 *)(b + 4)));
+}
+
+/* The device that a frame belongs to; NULL where it is not a configured one. */
+static __always_inline struct interface *device_of(const struct packet *packet)
 {
 	struct interface_key key = {
 		.ifindex = packet->ifindex,
 		.vlan = { packet->vlan[0], packet->vlan[1] },
 	};
-	struct interface *found = interfaces.lookup(&key);
 
-	return found ? found->ifindex : 0;
+	return interfaces.lookup(&key);
+}
+
+/* Whether a device takes the frame for its own, and the SRH in it. */
+static __always_inline int takes(const struct xdp_md *ctx, const struct packet *packet,
+				 const struct interface *device)
+{
+	struct ethhdr *eth = bytes_at(ctx, 0, sizeof(*eth));
+
+	return eth && same_mac(eth->h_dest, device->mac) &&
+	       (!packet->routed || device->flags & INTERFACE_SRV6);
 }
 
 #endif

@@ -83,6 +83,7 @@ struct packet {
 	__u8 version;			/* of the innermost IP */
 	__u8 encapsulated;		/* the IPv6 header at network_at is not at ip_at */
 	__u8 form;			/* enum form */
+	__u8 routed;			/* the innermost IP header has an SRH */
 };
 
 /* Beyond what any driver keeps in one piece. */
@@ -169,6 +170,7 @@ static __always_inline int find_ipv6(struct packet *packet, struct cursor *curso
 	if (!has_room(cursor, sizeof(*ip6)) || ip6->version != 6)
 		return -1;
 	packet->version = 6;
+	packet->routed = ip6->nexthdr == NEXT_HEADER_ROUTING;
 	packet->ip_at = cursor->at - cursor->data;
 	packet->ip_end = packet->ip_at + sizeof(*ip6) + ntohs(ip6->payload_len);
 	cursor->next_header = ip6->nexthdr;
@@ -190,6 +192,7 @@ static __always_inline int find_ipv4(struct packet *packet, struct cursor *curso
 	if (ip4->frag_off & htons(0x2000))
 		packet->form = FORM_FRAGMENT;
 	packet->version = 4;
+	packet->routed = 0;
 	packet->ip_at = cursor->at - cursor->data;
 	packet->ip_end = packet->ip_at + ntohs(ip4->tot_len);
 	cursor->next_header = ip4->protocol;

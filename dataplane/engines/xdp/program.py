@@ -11,6 +11,7 @@ from dataplane.engines.xdp.tables import ReflectorTables
 from dataplane.stamp.session_reflector import SessionKey
 
 SOURCE = Path(__file__).with_name("reflector.c")
+FUNCTION = "reflector"
 
 _NUMBERS = struct.Struct("=IIQ")
 """struct numbers_request: slot, how many, the first of them."""
@@ -22,7 +23,7 @@ class ReflectorProgram:
     def __init__(self) -> None:
         self._module = BpfModule(SOURCE)
         try:
-            self.fd = self._module.load("reflector")
+            self.fd = self._module.load(FUNCTION)
             self._numbers_fd = self._module.load("take_numbers")
             self._module.free_compiler()
             self.tables = ReflectorTables(self._module)

@@ -67,10 +67,13 @@ static __always_inline int is_link_local(const struct address *address)
 static __always_inline int is_ours(const struct xdp_md *ctx, const struct packet *packet,
 				   const struct reflector_config *config, struct request *request)
 {
+	struct interface *device;
+
 	if (config->flags & REFLECTOR_ONE_ADDRESS &&
 	    !same_address(&request->destination, &config->address))
 		return 0;
-	if ((packet->tags || config->flags & REFLECTOR_SOME_TAGGED) && !device_of(packet))
+	device = device_of(packet);
+	if (!device || !takes(ctx, packet, device))
 		return 0;
 	return decapsulates(ctx, packet) && has_address(&request->destination, LOCAL_ADDRESS);
 }
@@ -245,7 +248,7 @@ static __always_inline int reflect(struct xdp_md *ctx, const struct packet *pack
 	if (up == UP_REASONS) {
 		why = judge(config, &request, &session);
 		journey = journey_of(config, &request, session);
-		known = is_known(packet, &journey);
+		known = is_known(ctx, packet, &journey);
 	}
 	if (!known && !is_ours(ctx, packet, config, &request))
 		return XDP_PASS;

@@ -40,7 +40,7 @@ from dataplane.engines.xdp.shared_state import SharedState
 from dataplane.stamp.session_reflector import SessionState
 from dataplane.stamp.timestamp import NS_PER_S
 
-FOLD_NS = NS_PER_S // 5
+FOLD_NS = NS_PER_S // 20
 """How old what the store says about packets may be."""
 
 RELOAD_NS = 30 * NS_PER_S
@@ -243,8 +243,6 @@ class ReflectorRole:
             flags |= ReflectorFlag.PARTIAL
         if any(interface.needs_redirect for interface in found.interfaces):
             flags |= ReflectorFlag.REDIRECT
-        if found.some_tagged:
-            flags |= ReflectorFlag.SOME_TAGGED
         return flags
 
     def _configure_slow(self, config: Reflector) -> None:

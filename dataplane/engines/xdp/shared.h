@@ -39,8 +39,12 @@ struct interface_key {
 	__u16 vlan[2];			/* identifiers, outermost first; 0 for no tag */
 };
 
+#define INTERFACE_SRV6 1			/* takes Segment Routing Headers (seg6_enabled) */
+
 struct interface {
 	__u32 ifindex;			/* the network device that the kernel gives the frame to */
+	__u16 flags;
+	__u8 mac[6];			/* frames for another one are another host's */
 };
 
 /* An IPv6 or IPv4 address of this node, or a SID that it decapsulates at. */
@@ -57,8 +61,7 @@ struct local {
 #define REFLECTOR_ONE_ADDRESS 4		/* listens on `address` alone */
 #define REFLECTOR_TRAILERS 8		/* what follows the base packet is copied, whatever it is */
 #define REFLECTOR_PARTIAL 16		/* checksums may be left to an interface that is none */
-#define REFLECTOR_SOME_TAGGED 32	/* an interface serves some of its VLANs, not itself */
-#define REFLECTOR_REDIRECT 64		/* XDP_TX is in vain on some interface */
+#define REFLECTOR_REDIRECT 32		/* XDP_TX is in vain on some interface */
 
 struct reflector_config {
 	struct address address;
@@ -142,6 +145,7 @@ struct next_hop {
 	__u8 destination_mac[6];
 	__u8 source_mac[6];
 	__u32 mtu;			/* of the route, or the interface */
+	struct interface device;	/* that `ingress` and `vlan` are */
 };
 
 #endif

@@ -21,7 +21,8 @@ from dataplane.bpf.syscall import delete_element, lookup_per_cpu, update_element
 from dataplane.clock import ClockStatus
 from dataplane.config import IPAddress, Reflector, ReflectorMode, ReflectorSession
 from dataplane.engines.xdp import layouts
-from dataplane.engines.xdp.layouts import LocalFlag, ReflectorFlag, SessionFlag
+from dataplane.engines.xdp.interfaces import Device
+from dataplane.engines.xdp.layouts import InterfaceFlag, LocalFlag, ReflectorFlag, SessionFlag
 from dataplane.reflector_store import HandedUp
 from dataplane.session_state import DISCARD_INDEX
 from dataplane.stamp.errors import DiscardReason
@@ -84,16 +85,12 @@ class ReflectorTables:
         ):
             self.renew_next_hops()
 
-    def set_interfaces(self, devices: dict[tuple[int, int, int], int]) -> None:
+    def set_interfaces(self, devices: Mapping[tuple[int, int, int], Device]) -> None:
         """Network devices by the index of the interface that has the program, and the
         VLAN identifiers on it, outermost first, 0 for none."""
-        entries = {}
-        for (ifindex, outer, inner), device in devices.items():
-            key = np.zeros((), layouts.INTERFACE_KEY)
-            key["ifindex"] = ifindex
-            key["vlan"] = outer, inner
-            entries[key.tobytes()] = _uint32(device)
-        if self._interfaces.set(entries):
+        if self._interfaces.set(
+            {interface_key(*place): interface_value(device) for place, device in devices.items()}
+        ):
             self.renew_next_hops()
 
     def renew_next_hops(self) -> None:
@@ -212,6 +209,23 @@ def packed(address: IPAddress | None) -> bytes:
     if address is None:
         return _NO_ADDRESS
     return address.packed if address.version == 6 else _MAPPED_IPV4 + address.packed
+
+
+def interface_key(ifindex: int, outer: int, inner: int) -> bytes:
+    """As a program looks a device up: interface and VLAN identifiers."""
+    key = np.zeros((), layouts.INTERFACE_KEY)
+    key["ifindex"] = ifindex
+    key["vlan"] = outer, inner
+    return key.tobytes()
+
+
+def interface_value(device: Device) -> bytes:
+    """What a program knows of a device."""
+    value = np.zeros((), layouts.INTERFACE)
+    value["ifindex"] = device.index
+    value["flags"] = int(InterfaceFlag.SRV6 if device.takes_srh else InterfaceFlag(0))
+    value["mac"] = np.frombuffer(device.mac, np.uint8)
+    return value.tobytes()
 
 
 def session_key(key: SessionKey) -> bytes:

@@ -101,7 +101,7 @@ def test_the_command_line_measures_shows_and_reports(
     arguments = [
         *("run", "-o", str(path), "--role", "reflector", "--system", "userspace,xdp-tx"),
         *("--share", "100", "--runs", "1", "--duration", "0.02", "--resolution", "0.5"),
-        *("--metric", Metric.MRR, "--no-extras"),
+        *("--metric", Metric.MRR, "--extras", "none"),
     ]
     assert cli.main(arguments) == 0
     shown = capsys.readouterr().out
@@ -126,6 +126,7 @@ def test_the_command_line_measures_shows_and_reports(
             "--listener takes NAME=COMMAND, not 'name'",
         ),
         (["run", "-o", "x.json", "--share", "100", "--system", "a/b"], "a system's name is"),
+        (["run", "-o", "x.json", "--extras", "magic"], "there is no measurement magic; there are"),
         (["show", "missing.json"], "missing.json: "),
     ],
 )

@@ -350,3 +350,15 @@ def test_generic_where_the_driver_has_no_xdp(ready: Network, run: Callable[[], R
     attachment = reflector.becomes(OperState.RUNNING).attachments[0]
     assert (attachment.interface, attachment.mode) == ("lo", AttachmentMode.GENERIC)
     assert attachment.note == "no XDP in the driver of lo: Operation not supported"
+
+
+def test_refused_load(run: Callable[[], Running], monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = Path(__file__).parents[1] / "bpf" / "refused.c"
+    monkeypatch.setattr("dataplane.engines.xdp.program.SOURCE", refused)
+    monkeypatch.setattr("dataplane.engines.xdp.program.FUNCTION", "refused")
+    reflector = run()
+    reflector.serve(SERVED)
+    status = reflector.becomes(OperState.FAILED)
+    assert status.last_error == (
+        "the kernel refuses the XDP program: R1 offset is outside of the packet"
+    )

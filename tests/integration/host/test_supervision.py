@@ -21,6 +21,7 @@ from dataplane.engines.base import (
     Role,
     SessionStateChanged,
 )
+from dataplane.engines.registry import ENGINES
 from dataplane.host.client import EngineHost
 from tests.integration.engines.network import (
     FORTH,
@@ -55,18 +56,21 @@ def gone(pid: int) -> bool:
     return not Path(f"/proc/{pid}").exists()
 
 
+@pytest.mark.parametrize("engine", sorted(ENGINES))
 def test_killed_host_is_replaced_and_nothing_collected_is_lost(
-    network: Network, start_host: StartHost
+    network: Network, start_host: StartHost, engine: str
 ) -> None:
     sender, reflector = start_host(network.sender), start_host(network.reflector)
     reflector.engine.apply(
-        reflecting(ReflectorSession(5, mode=ReflectorMode.STATEFUL), ReflectorSession(6))
+        reflecting(
+            ReflectorSession(5, mode=ReflectorMode.STATEFUL), ReflectorSession(6), engine=engine
+        )
     )
     session = dataclasses.replace(
         FAST, segments=(FORTH,), reflector_mode=ReflectorMode.STATEFUL, result_depth=5_000
     )
     stopped = dataclasses.replace(FAST, ssid=6)
-    sender.engine.apply(sending(session, stopped))
+    sender.engine.apply(sending(session, stopped, engine=engine))
     sender.engine.stop(6)
     eventually(lambda: received(sender, 5) > 50, "50 replies")
     for restart in (1, 2):
@@ -97,10 +101,15 @@ def test_killed_host_is_replaced_and_nothing_collected_is_lost(
     assert SessionStateChanged(5, Role.SENDER, OperState.RUNNING, OperState.FAILED, text) in changes
 
 
-def test_killed_reflector_keeps_its_counters(network: Network, start_host: StartHost) -> None:
+@pytest.mark.parametrize("engine", sorted(ENGINES))
+def test_killed_reflector_keeps_its_counters(
+    network: Network, start_host: StartHost, engine: str
+) -> None:
     sender, reflector = start_host(network.sender), start_host(network.reflector)
-    reflector.engine.apply(reflecting(ReflectorSession(5, mode=ReflectorMode.STATEFUL)))
-    sender.engine.apply(sending(dataclasses.replace(FAST, reflector_mode=ReflectorMode.STATEFUL)))
+    served = ReflectorSession(5, mode=ReflectorMode.STATEFUL)
+    reflector.engine.apply(reflecting(served, engine=engine))
+    stateful = dataclasses.replace(FAST, reflector_mode=ReflectorMode.STATEFUL)
+    sender.engine.apply(sending(stateful, engine=engine))
     eventually(lambda: received(sender, 5) > 50, "50 replies")
     os.kill(reflector.engine.pid or 0, signal.SIGKILL)
     eventually(lambda: reflector.engine.restarts == 1, "the reflector's host is replaced")

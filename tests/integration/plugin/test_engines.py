@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
+from tests.integration.engines.network import eventually
+from tests.integration.engines.network import inside as in_namespace
 from tests.integration.plugin.element import (
     REFLECTOR,
     SENDER,
@@ -77,3 +81,31 @@ def test_what_scapy_lacks_is_refused(sender: Element, reflector: Element) -> Non
         f"{REFLECTOR}/session[ssid='9'][sender-address='192.0.2.1']: "
         "engine scapy does not support IPv4"
     ) in str(refusal.value)
+
+
+def test_xdp_reflects(sender: Element, reflector: Element) -> None:
+    with pytest.raises(ClientError) as refusal:
+        reflector.edit(select("session-reflector", "xdp"))
+    assert (
+        f"{REFLECTOR}: engine xdp needs the names of the interfaces that requests arrive on"
+    ) in str(refusal.value)
+    # A veth takes frames of a program at the other end only with this.
+    with in_namespace(sender.namespace):
+        subprocess.run(["ethtool", "-K", "wan0", "gro", "on"], check=True, capture_output=True)
+    reflector.edit({"session-reflector": {"engine": "xdp", "interface": ["wan0"]}})
+    sender.edit(sessions(session(1, interval="20000")))
+    sender.await_received(1, 20)
+
+    def served() -> Tree:
+        return reflector.state(REFLECTOR)["session-reflector"]
+
+    eventually(lambda: int(served()["driver"]["answered"]) >= 20, "the driver answers")
+    state = served()
+    assert (state["active-engine"], state["oper-state"]) == ("xdp", "running")
+    interface = state["driver"]["interface"][0]
+    assert (interface["name"], interface["mode"]) == ("wan0", "native")
+    assert int(state["counters"]["reflected"]) >= int(state["driver"]["answered"])
+    reflector.edit(select("session-reflector", "userspace"))
+    before = int(sender.session(1)["counters"]["received"])
+    sender.await_received(1, before + 20)
+    assert "driver" not in served()

@@ -134,6 +134,31 @@ def test_filter_leaves_history_and_records_out() -> None:
     assert names == ["stamp", "session-sender", "session", "ssid", "delay", "loss"]
 
 
+def test_filter_for_one_session_matches_its_key() -> None:
+    session = sender_filter(("delay",), 7).find("s:session-sender/s:session", NS)
+    assert session is not None
+    assert [(etree.QName(node).localname, node.text) for node in session] == [
+        ("ssid", "7"),
+        ("delay", None),
+    ]
+
+
+def test_one_session_is_asked_for_by_itself() -> None:
+    session = FakeSession(STATE)
+    assert StampClient(session).sender_session(7).sent == 20
+    (asked,) = session.asked
+    assert asked["filter"][1].findtext("s:session-sender/s:session/s:ssid", namespaces=NS) == "7"
+
+
+def test_removal_takes_the_whole_role() -> None:
+    session = FakeSession("<ok/>")
+    StampClient(session).remove_sender()
+    (asked,) = session.asked
+    role = asked["config"].find("s:stamp/s:session-sender", NS)
+    assert role.attrib == {"{urn:ietf:params:xml:ns:netconf:base:1.0}operation": "remove"}
+    assert len(role) == 0
+
+
 def test_state() -> None:
     state = parse_sender_sessions(etree.fromstring(STATE))[7]
     assert (state.ssid, state.oper_state, state.last_error) == (7, "running", None)

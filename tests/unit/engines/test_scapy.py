@@ -24,6 +24,8 @@ from scapy.libs.structures import sock_fprog
 from scapy.packet import Packet
 from scapy.utils import rdpcap
 
+from dataplane.engines import registry
+from dataplane.engines.base import EngineError
 from dataplane.engines.scapy.filters import stamp_filter
 from dataplane.engines.scapy.layers import SessionReflectorTest, SessionSenderTest
 from dataplane.engines.scapy.port_holder import hold
@@ -170,3 +172,23 @@ def test_importing_the_engine_says_nothing_and_reads_no_routes() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("0 0\n", "")
+
+
+@pytest.mark.parametrize(
+    ("lacks", "reason"),
+    [
+        ("importlib.util.find_spec", "the Python package scapy is not installed"),
+        (
+            "ctypes.util.find_library",
+            "libpcap, which compiles BPF filters for Scapy, is not installed",
+        ),
+    ],
+)
+def test_where_scapy_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch, lacks: str, reason: str
+) -> None:
+    monkeypatch.delitem(sys.modules, registry.ENGINES["scapy"], raising=False)
+    monkeypatch.setattr(lacks, lambda _name: None)
+    with pytest.raises(EngineError) as refusal:
+        registry.capabilities("scapy")
+    assert str(refusal.value) == f"engine scapy cannot be used here: {reason}"

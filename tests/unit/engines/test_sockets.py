@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import time
 from collections.abc import Iterator
 from ipaddress import IPv6Address
 
+import numpy as np
 import pytest
 
 from dataplane.clock import wall_ns
+from dataplane.engines.common.batch import Batch
 from dataplane.engines.common.interfaces import InterfaceFilter
 from dataplane.engines.common.transport import Datagram, bind_error
-from dataplane.engines.userspace.sockets import UdpSocket
+from dataplane.engines.userspace.receiving import Receiver
+from dataplane.engines.userspace.sockets import IPV6_RECVHOPLIMIT, UdpSocket
 
 LOCAL = IPv6Address("::1")
+IPV6_MTU = 24
 PORT_A, PORT_B = 49_301, 49_302
 
 
@@ -108,6 +113,88 @@ def test_what_the_receive_buffer_cannot_hold_is_counted() -> None:
     assert received + second.dropped() == sent
     first.close()
     second.close()
+
+
+def test_batch_tells_what_single_packets_tell(pair: tuple[UdpSocket, UdpSocket]) -> None:
+    first, second = pair
+    batch = Batch(16)
+    second.receive_batch(batch)
+    assert batch.count == 0
+    payloads = [b"", b"short", bytes(range(128)), bytes(range(256)) * 200, b"last"]
+    for index, payload in enumerate(payloads):
+        first.dress(b"", index << 2, 100 + index)
+        first.send(payload, "::1", PORT_B)
+    before_ns = wall_ns()
+    for index, payload in enumerate(payloads):
+        first.dress(b"", index << 2, 100 + index)
+        first.send(payload, "::1", PORT_B)
+    singles = [read(second) for _ in payloads]
+    second.receive_batch(batch)
+    assert batch.count == len(payloads)
+    for row, single in enumerate(singles):
+        found = batch.datagram(row)
+        if found.kernel_stamped:
+            assert before_ns <= found.received_ns <= wall_ns()
+        same = {"received_ns": single.received_ns, "kernel_stamped": single.kernel_stamped}
+        assert found._replace(**same) == single
+
+
+def test_control_messages_that_differ_are_read_one_by_one(
+    pair: tuple[UdpSocket, UdpSocket],
+) -> None:
+    first, second = pair
+    for _ in range(3):
+        first.send(b"with", "::1", PORT_B)
+    receiver, batch = Receiver(16), Batch(16)
+    receiver.receive(second.fileno(), batch)
+    assert batch.hop_limit[:3].tolist() == [64] * 3
+    option = socket.socket(fileno=os.dup(second.fileno()))
+    option.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVHOPLIMIT, 0)
+    first.send(b"without", "::1", PORT_B)
+    receiver.receive(second.fileno(), batch)
+    assert batch.datagram(0).hop_limit is None
+    assert batch.datagram(0).destination == LOCAL.packed
+    option.close()
+
+
+@pytest.mark.parametrize("limitation", [None, "for a reason"])
+def test_burst(pair: tuple[UdpSocket, UdpSocket], limitation: str | None) -> None:
+    first, second = pair
+    second._bursts.limitation = limitation
+    rows = np.arange(64 * 44, dtype=np.uint8).reshape(64, 44)
+    second.dress(b"", 46 << 2, 77)
+    sent = second.answer_burst(rows, LOCAL.packed, LOCAL.packed, PORT_A, 0)
+    assert sent == 64
+    received = [read(first) for _ in range(64)]
+    assert [each.data for each in received] == [row.tobytes() for row in rows]
+    assert {(each.source_port, each.hop_limit, each.traffic_class) for each in received} == {
+        (PORT_B, 77, 46 << 2)
+    }
+    assert first.receive() is None
+    assert second.limitation == limitation
+
+
+def test_burst_that_cannot_be_sent(pair: tuple[UdpSocket, UdpSocket]) -> None:
+    _, second = pair
+    rows = np.zeros((3, 44), np.uint8)
+    foreign = IPv6Address("2001:db8::1").packed
+    with pytest.raises(OSError, match="Invalid argument"):
+        second.answer_burst(rows, foreign, LOCAL.packed, PORT_A, 0)
+    assert second.limitation is None
+
+
+def test_segmentation_that_is_refused_is_told(pair: tuple[UdpSocket, UdpSocket]) -> None:
+    first, second = pair
+    rows = np.zeros((3, 20_000), np.uint8)
+    option = socket.socket(fileno=os.dup(second.fileno()))
+    option.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU, 1_400)
+    assert second.answer_burst(rows, LOCAL.packed, LOCAL.packed, PORT_A, 0) == 3
+    assert [len(read(first).data) for _ in range(3)] == [20_000] * 3
+    assert second.limitation is not None
+    assert second.limitation.startswith(
+        "packets are sent one by one: UDP segmentation offload is refused: "
+    )
+    option.close()
 
 
 def test_bind_error() -> None:

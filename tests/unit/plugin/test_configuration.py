@@ -148,6 +148,31 @@ def test_what_the_engine_cannot_do_is_refused(context: libyang.Context) -> None:
     )
 
 
+def test_interfaces_that_an_engine_wants_named(context: libyang.Context) -> None:
+    node = node_from_tree(tree_of(context, {"session-reflector": {"engine": "xdp"}}))
+    with pytest.raises(ConfigurationError) as refusal:
+        check(node, lambda _: Capabilities(needs_interfaces=True))
+    assert str(refusal.value) == (
+        "/srv6-stamp:stamp/session-reflector: "
+        "engine xdp needs the names of the interfaces that requests arrive on"
+    )
+
+
+@pytest.mark.parametrize(
+    ("leaves", "limit"),
+    [
+        ({"engine": "userspace"}, None),
+        ({"engine": "xdp"}, 100_000),
+        ({"engine": "xdp", "rate-limit": 5}, 5),
+        ({"engine": "xdp", "rate-limit": "unlimited"}, None),
+    ],
+)
+def test_rate_limit(context: libyang.Context, leaves: Tree, limit: int | None) -> None:
+    node = node_from_tree(tree_of(context, {"session-reflector": leaves}))
+    assert node.reflector is not None
+    assert node.reflector.rate_limit == limit
+
+
 def test_an_engine_that_cannot_be_used_is_refused(context: libyang.Context) -> None:
     def unusable(name: str) -> Capabilities:
         raise EngineError(f"engine {name} cannot be used here: no driver")

@@ -125,7 +125,7 @@ REFUSED: list[tuple[str, Callable[[], Document], str]] = [
     ),
     (
         "an engine that is not there",
-        lambda: {"session-sender": {**SENDER, "engine": "xdp"}},
+        lambda: {"session-sender": {**SENDER, "engine": "dpdk"}},
         "engine",
     ),
     (

@@ -8,10 +8,11 @@ reference engine answers from the other core.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +33,10 @@ SETTLE_S = 2.0
 ANSWERED_MIN = 0.95
 """Share of the packets sent that have to have been answered: sessions that work are measured."""
 
+HOPELESS_PERCENT = 300.0
+"""More of one core than this, at the cost that a session had before, is not tried; sessions
+become cheaper in numbers, but not by that much."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -47,14 +52,23 @@ class Settings:
 def measure(engine: str, settings: Settings | None = None) -> Iterator[Footprint]:
     """Yield each number of sessions.
 
-    Raises BenchError at the first that the engine cannot run, or that is not answered.
+    Raises BenchError at the first that the engine cannot run, that is not answered, or
+    that is out of its reach by far.
     """
     settings = settings or Settings()
+    percent_each = 0.0
     for count in settings.sessions:
-        yield _measure(engine, count, settings)
+        if count * percent_each > HOPELESS_PERCENT:
+            raise BenchError(
+                f"engine {engine}: {count} sessions are not tried, at {percent_each:.2g} % of "
+                "a processor core for each"
+            )
+        found, cpu_percent = _measure(engine, count, settings)
+        percent_each = cpu_percent / count
+        yield found
 
 
-def _measure(engine: str, count: int, settings: Settings) -> Footprint:
+def _measure(engine: str, count: int, settings: Settings) -> tuple[Footprint, float]:
     ssids = range(1, count + 1)
     with Pair(settings.bed) as pair:
         pair.reflect_any()
@@ -69,9 +83,9 @@ def _measure(engine: str, count: int, settings: Settings) -> Footprint:
         sending.await_sessions(count)
         time.sleep(SETTLE_S)
         cpu_percent = _cpu_percent(sending.pid, settings.sample_s)
-        rss_bytes = resident_bytes(sending.pid)
+        rss_bytes = sum(_of_family(sending.pid, resident_bytes).values())
         _check_answers(sending, ssids)
-        return Footprint(
+        found = Footprint(
             engine=engine,
             sessions=count,
             rate_pps=count * 1e6 / INTERVAL_US,
@@ -79,6 +93,7 @@ def _measure(engine: str, count: int, settings: Settings) -> Footprint:
             store_bytes=sending.store_bytes(),
             cpu_percent=cpu_percent,
         )
+        return found, cpu_percent
 
 
 def _check_answers(sending: HostEnd, ssids: range) -> None:
@@ -97,23 +112,26 @@ def _check_answers(sending: HostEnd, ssids: range) -> None:
         )
 
 
-def resident_bytes(pid: int) -> int:
-    """Resident memory of a process and its descendants; what they share counts for each."""
-    page = os.sysconf("SC_PAGE_SIZE")
-    return sum(
-        int(Path(f"/proc/{member}/statm").read_text().split()[1]) * page for member in _family(pid)
-    )
-
-
 def _cpu_percent(pid: int, sample_s: float) -> float:
     """Of one core. Processes that come or go meanwhile are left out."""
-    members = _family(pid)
     start_ns = monotonic_ns()
-    before = {member: cpu_ns(member) for member in members}
+    before = _of_family(pid, cpu_ns)
     time.sleep(sample_s)
-    after = {member: cpu_ns(member) for member in _family(pid) if member in before}
+    after = _of_family(pid, cpu_ns)
     elapsed_ns = monotonic_ns() - start_ns
-    return 100 * sum(used - before[member] for member, used in after.items()) / elapsed_ns
+    return 100 * sum(used - before[p] for p, used in after.items() if p in before) / elapsed_ns
+
+
+def _of_family(pid: int, read: Callable[[int], int]) -> dict[int, int]:
+    """A number of a process and of each of its descendants. Raises BenchError: no such process."""
+    root = processes.identify(pid)
+    found = {}
+    for member in () if root is None else processes.family([root]):
+        with contextlib.suppress(OSError):
+            found[member.pid] = read(member.pid)
+    if pid not in found:
+        raise BenchError("the engine's process has died")
+    return found
 
 
 def cpu_ns(pid: int) -> int:
@@ -125,8 +143,7 @@ def cpu_ns(pid: int) -> int:
     return time.clock_gettime_ns(clock.value)
 
 
-def _family(pid: int) -> list[int]:
-    root = processes.identify(pid)
-    if root is None:
-        raise BenchError("the engine's process has died")
-    return sorted(member.pid for member in processes.family([root]))
+def resident_bytes(pid: int) -> int:
+    """Resident memory of a process, shared or not. Raises OSError: no such process."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from dataplane.config import Node, Reflector
+from dataplane.engines import registry
 from dataplane.engines.base import (
     EngineError,
     OperState,
@@ -62,6 +63,15 @@ class End:
     address: IPv6Address
     mac: str
     core: int
+
+
+def possible_interval_us(engine: str, wanted_us: int) -> int:
+    """What comes nearest to an interval that one wants. Raises BenchError: the engine
+    cannot be used here."""
+    try:
+        return max(wanted_us, registry.capabilities(engine).min_interval_us)
+    except EngineError as error:
+        raise BenchError(str(error)) from error
 
 
 class HostEnd:
@@ -214,7 +224,7 @@ class Pair:
 
     def run(self, end: End, engine: str) -> HostEnd:
         """A host process at one end, gone with the pair. Raises BenchError."""
-        folder = Path(tempfile.mkdtemp(prefix="stamp-bench-", dir="/dev/shm"))
+        folder = Path(tempfile.mkdtemp(prefix=f"stamp-bench-{os.getpid()}-", dir="/dev/shm"))
         self._stack.callback(shutil.rmtree, folder, ignore_errors=True)
         host = HostEnd(end, folder, engine, self.settings.generator_core)
         self._stack.callback(host.host.close)

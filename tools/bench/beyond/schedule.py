@@ -19,7 +19,7 @@ from dataplane.session_state import Counters
 from tools.bench.bed import Settings as BedSettings
 from tools.bench.beyond.capture import Capture
 from tools.bench.beyond.packets import Packets, select
-from tools.bench.beyond.pair import DEVICE, READY_TIMEOUT_S, HostEnd, Pair
+from tools.bench.beyond.pair import DEVICE, READY_TIMEOUT_S, HostEnd, Pair, possible_interval_us
 from tools.bench.beyond.schedule_fit import (
     ClockReading,
     ClockSetError,
@@ -36,6 +36,9 @@ READINGS = 1_000
 DRIFT_SKIPPED_MAX = 0.1
 """Share of all slots: an engine that skips more says nothing about drift."""
 
+HOPELESS = 0.5
+"""Share of all slots: an engine that skips more is not given more to do."""
+
 LOSS_TIMEOUT_MS = 500
 SLACK_S = 15.0
 """How much longer than planned a run may take before it is given up."""
@@ -47,11 +50,7 @@ class Case:
 
     sessions: int
     rate_pps: int
-    """Of each session."""
-
-    @property
-    def interval_us(self) -> int:
-        return 1_000_000 // self.rate_pps
+    """Of each session; less where the engine needs a longer interval."""
 
 
 CASES = (Case(1, 1_000), Case(100, 100), Case(1_000, 100))
@@ -86,10 +85,20 @@ class Ran:
 
 
 def measure(engine: str, settings: Settings | None = None) -> Iterator[ScheduleError]:
-    """Yield each case. Raises BenchError at the first that the engine cannot run."""
+    """Yield each case.
+
+    Raises BenchError at the first that the engine cannot run, and before one that
+    follows on a case in which most was skipped: more says nothing new.
+    """
     settings = settings or Settings()
     for case in settings.cases:
-        yield error_of(engine, _run(engine, case, settings))
+        found = error_of(engine, _run(engine, case, settings))
+        yield found
+        if found.skipped > HOPELESS * (found.skipped + found.count) and case != settings.cases[-1]:
+            raise BenchError(
+                f"engine {engine} skipped {found.skipped} of {found.skipped + found.count} "
+                f"packets at {found.rate_pps:g} packets/s: higher rates are not tried"
+            )
 
 
 def error_of(engine: str, ran: Ran) -> ScheduleError:
@@ -107,15 +116,12 @@ def error_of(engine: str, ran: Ran) -> ScheduleError:
     requests = ran.requests[np.argsort(ran.requests["ssid"], kind="stable")]
     departures = requests["ns"] - ran.offset_ns
     ssids, firsts = np.unique(requests["ssid"], return_index=True)
-    errors = np.concatenate(
-        [
-            errors_ns(part, ran.starts_ns[ssid], interval_ns, ran.counters[ssid].skipped)
-            for ssid, part in zip(
-                ssids.tolist(), np.split(departures, firsts[1:].tolist()), strict=True
-            )
-        ]
-        or [np.empty(0, np.int64)]
-    )
+    ends = [*firsts[1:].tolist(), len(requests)]
+    errors = np.empty(len(requests), np.int64)
+    for ssid, first, end in zip(ssids.tolist(), firsts.tolist(), ends, strict=False):
+        errors[first:end] = errors_ns(
+            departures[first:end], ran.starts_ns[ssid], interval_ns, ran.counters[ssid].skipped
+        )
     skipped = sum(counters.skipped for counters in ran.counters.values())
     keeps_up = skipped <= DRIFT_SKIPPED_MAX * (skipped + len(errors))
     return ScheduleError(
@@ -131,6 +137,7 @@ def error_of(engine: str, ran: Ran) -> ScheduleError:
 
 def _run(engine: str, case: Case, settings: Settings) -> Ran:
     ssids = range(1, case.sessions + 1)
+    interval_us = possible_interval_us(engine, 1_000_000 // case.rate_pps)
     room = int(case.sessions * (case.rate_pps * settings.duration_s + 1) * 1.1)
     readings = _readings()
     with Pair(settings.bed) as pair:
@@ -142,7 +149,7 @@ def _run(engine: str, case: Case, settings: Settings) -> Ran:
                 ssid,
                 pair.reflector.address,
                 pair.sender.address,
-                interval_us=case.interval_us,
+                interval_us=interval_us,
                 duration_s=settings.duration_s,
                 loss_timeout_ms=LOSS_TIMEOUT_MS,
             )
@@ -157,7 +164,7 @@ def _run(engine: str, case: Case, settings: Settings) -> Ran:
         offset_ns, _ = wall_offset_ns([*readings, *_readings()])
     except ClockSetError as error:
         raise BenchError(str(error)) from error
-    return Ran(case.interval_us, requests, starts, counters, offset_ns)
+    return Ran(interval_us, requests, starts, counters, offset_ns)
 
 
 def _start(sending: HostEnd, node: Node, sessions: int) -> dict[int, int]:

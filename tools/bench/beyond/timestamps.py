@@ -28,7 +28,7 @@ from dataplane.measurement import Record
 from tools.bench.bed import Settings as BedSettings
 from tools.bench.beyond.capture import Capture
 from tools.bench.beyond.packets import Packets, errors_ns, record_keys, select
-from tools.bench.beyond.pair import DEVICE, REFERENCE_ENGINE, Pair
+from tools.bench.beyond.pair import DEVICE, REFERENCE_ENGINE, Pair, possible_interval_us
 from tools.bench.errors import BenchError
 from tools.bench.extras import TimestampError, quantiles_of
 
@@ -45,11 +45,14 @@ STRAY_PACKETS = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How much is measured; `packets * interval_us` is how long it takes, once for an
-    engine that is the reference, twice for another."""
+    """How much is measured."""
 
-    packets: int = 2_000
+    duration_s: float = 5.0
+    """Of the reference engine's only run; another engine has two, one for each role."""
+
     interval_us: int = 2_000
+    """Between packets; more where the engine needs more."""
+
     bed: BedSettings = field(default_factory=BedSettings)
 
 
@@ -133,15 +136,17 @@ def error_of(engine: str, stamp: Stamp, seen: Seen) -> TimestampError:
 
 
 def _run(sender: str, reflector: str, settings: Settings) -> Seen:
-    room = 2 * settings.packets + STRAY_PACKETS
+    interval_us = possible_interval_us(sender, settings.interval_us)
+    packets = int(settings.duration_s * 1e6 / interval_us)
+    room = 2 * packets + STRAY_PACKETS
     with Pair(settings.bed) as pair:
         session = SenderSession(
             SSID,
             pair.reflector.address,
             pair.sender.address,
-            interval_us=settings.interval_us,
-            packet_count=settings.packets,
-            result_depth=settings.packets,
+            interval_us=interval_us,
+            packet_count=packets,
+            result_depth=packets,
         )
         served = ReflectorSession(SSID, pair.sender.address)
         reflecting = pair.run(pair.reflector, reflector)
@@ -164,7 +169,7 @@ def _run(sender: str, reflector: str, settings: Settings) -> Seen:
         sending.apply(
             Node(sender=Sender(engine=sender, interfaces=(DEVICE,), sessions={SSID: session}))
         )
-        planned_s = settings.packets * settings.interval_us / 1e6
-        sending.await_completion(planned_s + session.loss_timeout_ms / 1e3 + SLACK_S)
-        records = sending.host.results.fetch(SSID, settings.packets)
+        planned_s = settings.duration_s + session.loss_timeout_ms / 1e3
+        sending.await_completion(planned_s + SLACK_S)
+        records = sending.host.results.fetch(SSID, packets)
         return Seen(records, *(capture.packets() for capture in captures))

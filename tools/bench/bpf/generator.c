@@ -19,10 +19,11 @@
 
 // See `Schedule` in generator.py.
 struct schedule {
-	u64 next_due_ns;	// CLOCK_MONOTONIC of the next packet
+	u64 duration_ns;	// for which packets are sent
+	u64 next_due_ns;	// CLOCK_MONOTONIC of the next packet; 0 before the first run
 	u64 gap_q8;		// nanoseconds between packets, in units of 1/256
 	u64 remainder_q8;
-	u64 stop_ns;		// CLOCK_MONOTONIC from which nothing more is sent
+	u64 stop_ns;		// CLOCK_MONOTONIC from which nothing more is sent; 0 likewise
 	u64 read_ns;		// CLOCK_MONOTONIC when the clock was last read
 	u64 catch_up_ns;	// how far behind the schedule may be before it slips
 	u64 wall_offset_ns;	// CLOCK_REALTIME minus CLOCK_MONOTONIC
@@ -147,6 +148,11 @@ int generate(struct xdp_md *ctx)
 
 	if (!now)
 		return XDP_ABORTED;
+	if (!now->stop_ns) {
+		now->read_ns = bpf_ktime_get_ns();
+		now->next_due_ns = now->read_ns;
+		now->stop_ns = now->read_ns + now->duration_ns;
+	}
 	if (!due(now)) {
 		now->idle++;
 		return XDP_DROP;

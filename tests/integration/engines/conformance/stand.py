@@ -177,6 +177,9 @@ class Stand:
         # What is captured is to have its checksum, as on a wire.
         with inside(self.node):
             run("ethtool", "-K", link.device, "tx", "off")
+        # A veth takes frames of a program at the other end only with this.
+        with inside(self.peer):
+            run("ethtool", "-K", link.far, "gro", "on")
         self.restore(link)
         self._captures[link.far] = Capture(self.peer, link.far)
 
@@ -206,13 +209,25 @@ class Running:
             )
 
     def configure(self, node: Node) -> None:
-        assert not list(registry.refusals(node))
-        self.engine.configure(node)
+        named = self._naming_interfaces(node)
+        assert not list(registry.refusals(named))
+        self.engine.configure(named)
+
+    def _naming_interfaces(self, node: Node) -> Node:
+        """With all interfaces of the stand, where none is named and the engine wants it."""
+        reflector = node.reflector
+        if reflector is None or reflector.interfaces or not self.able.needs_interfaces:
+            return node
+        with inside(self.stand.node):
+            known = {name for _, name in socket.if_nameindex()} - {"lo"}
+        named = dataclasses.replace(reflector, interfaces=tuple(sorted(known)))
+        return dataclasses.replace(node, reflector=named)
 
     def refused(self, node: Node, *reasons: str) -> bool:
         """Whether the engine lacks what `node` needs; it then says so in these words."""
-        assert list(registry.refusals(node)) in ([], list(reasons))
-        return bool(list(registry.refusals(node)))
+        refusals = list(registry.refusals(self._naming_interfaces(node)))
+        assert refusals in ([], list(reasons))
+        return bool(refusals)
 
     def has(self, role: Role) -> bool:
         return role in self.able.roles
@@ -222,9 +237,10 @@ class Running:
         self.engine.close()
         self.reports.clear()
         self._begin()
-        self.engine.configure(node, resume)
+        self.engine.configure(self._naming_interfaces(node), resume)
 
     def reflector(self) -> ReflectorSnapshot:
+        time.sleep(2 * self.able.counters_lag_ms / 1_000)
         snapshot = self.results.reflector()
         assert snapshot is not None
         return snapshot

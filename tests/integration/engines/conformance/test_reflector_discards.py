@@ -105,6 +105,13 @@ def with_srh(left: int, *path: IPv6Address) -> bytes:
     return wire.ipv6(MAIN.there, active, wire.NH_ROUTING, header + datagram)
 
 
+def behind_options(whole: bytes) -> bytes:
+    """The packet with a Destination Options header before all others."""
+    options = bytes([whole[6], 0, 1, 4, 0, 0, 0, 0])
+    active = IPv6Address(whole[24:40])
+    return wire.ipv6(MAIN.there, active, wire.NH_DESTINATION, options + whole[40:])
+
+
 def wrong_checksum() -> bytes:
     good = packet(GOOD)
     (checksum,) = struct.unpack_from("!H", good, 46)
@@ -116,6 +123,10 @@ NOT_OURS: dict[str, Callable[[], bytes]] = {
     "to another node, SRH": lambda: with_srh(0, MAIN.here, NOBODY),
     "segments left": lambda: with_srh(1, NOBODY, MAIN.here),
     "segments left, our segment": lambda: with_srh(1, MAIN.here, NOBODY),
+    "segments left, behind options": lambda: behind_options(with_srh(1, MAIN.here, NOBODY)),
+    "to another port, behind options": lambda: behind_options(
+        packet(GOOD, ports=(SENDER_PORT, 863))
+    ),
     "encapsulated to another node": lambda: wire.ipv6(
         MAIN.there, NOBODY, wire.NH_IPV6, packet(GOOD)
     ),

@@ -14,6 +14,7 @@ from dataplane.config import IPAddress, SenderSession
 from dataplane.engines.xdp import collector_layouts as layouts
 from dataplane.engines.xdp.collection import DriverCollector
 from dataplane.engines.xdp.collector_tables import CollectorTables
+from dataplane.engines.xdp.interfaces import Device
 from dataplane.engines.xdp.layouts import LocalFlag
 from dataplane.frames import Datagram, Frame
 from dataplane.measurement import TimestampMethod
@@ -25,7 +26,8 @@ from tests.unit.stamp.network import UNIX_NS, Network
 CLOCK = ClockStatus(synchronized=True, error_ns=12_345, tai_offset_s=37)
 KERNEL = TimestampMethod.KERNEL_SOFTWARE
 SID = IPv6Address("fc00:e::d6")
-VLANS = {(1, vlan, inner): 1 for vlan, inner in ((0, 0), (5, 0), (5, 6))}
+DEVICE = Device(1, bytes.fromhex("02000000bb01"), takes_srh=True)
+VLANS = {(1, vlan, inner): DEVICE for vlan, inner in ((0, 0), (5, 0), (5, 6))}
 
 
 class Node:

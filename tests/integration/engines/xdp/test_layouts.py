@@ -60,6 +60,7 @@ def enumeration(name: str) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("prefix", "flags"),
     [
+        ("INTERFACE_", layouts.InterfaceFlag),
         ("LOCAL_", layouts.LocalFlag),
         ("REFLECTOR_", layouts.ReflectorFlag),
         ("SESSION_", layouts.SessionFlag),

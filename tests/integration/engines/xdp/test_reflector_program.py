@@ -19,9 +19,10 @@ from dataplane.bpf.program import BpfModule
 from dataplane.bpf.syscall import XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX, Run, run_program
 from dataplane.clock import ClockStatus
 from dataplane.config import Reflector, ReflectorMode, ReflectorSession
+from dataplane.engines.xdp.interfaces import Device
 from dataplane.engines.xdp.layouts import LocalFlag, ReflectorFlag
 from dataplane.engines.xdp.tables import ReflectorTables
-from dataplane.frames import Datagram, Frame, Outer
+from dataplane.frames import HERE_MAC, Datagram, Frame, Outer
 from dataplane.reflector_store import HandedUp
 from dataplane.stamp.errors import DiscardReason
 from dataplane.stamp.packet import SenderPacket
@@ -40,7 +41,8 @@ NTP = ErrorEstimate(False, TimestampFormat.NTP, 3, 7)
 PTP = NTP.in_format(TimestampFormat.PTPV2)
 T2_NS = 1_790_000_000_123_456_789
 CLOCK = ClockStatus(synchronized=True, error_ns=12_345, tai_offset_s=37)
-VLANS = {(1, vlan, inner): 1 for vlan, inner in ((0, 0), (5, 0), (5, 6))}
+DEVICE = Device(1, HERE_MAC, takes_srh=True)
+VLANS = {(1, vlan, inner): DEVICE for vlan, inner in ((0, 0), (5, 0), (5, 6))}
 
 SESSIONS = {
     session.key: session
@@ -213,6 +215,8 @@ UNTOUCHED = {
     "another port": request(destination_port=863),
     "another node": request(destination=SENDER),
     "another node, session unknown": request(99, destination=SENDER),
+    "another host": replace(request(), destination_mac=bytes.fromhex("02000000bb02")),
+    "everybody": replace(request(), destination_mac=bytes([255] * 6)),
     "another VLAN": replace(request(), vlans=(7,)),
     "not the last segment": request(segments=(PATH[0], REFLECTOR), segments_left=1),
     "SID of another": replace(request(), outer=Outer(PATH[3], PATH[4])),
@@ -291,6 +295,18 @@ def test_redirect_where_the_other_end_sleeps(bench: Bench) -> None:
     assert run.data.hex() == bench.expect_reply(asked).encode().hex()
 
 
+def test_srh_where_the_kernel_takes_none(bench: Bench) -> None:
+    routed, plain = FORMS["SRH"], FORMS["encapsulated, SRH"]
+    assert bench.run(routed.encode()).action == XDP_TX
+    bench.tables.set_interfaces({(1, 0, 0): replace(DEVICE, takes_srh=False)})
+    try:
+        assert bench.run(routed.encode()).action == XDP_PASS
+        # The SRH of the outer header is the SID's affair.
+        assert bench.run(plain.encode()).action == XDP_TX
+    finally:
+        bench.tables.set_interfaces(VLANS)
+
+
 def test_one_address(bench: Bench) -> None:
     bench.serve(Reflector(sessions=SESSIONS, source_address=REFLECTOR))
     assert bench.run(request().encode()).action == XDP_TX
@@ -350,6 +366,7 @@ def judged_rightly(bench: Bench, data: bytes) -> int:
         return run.action
     asked = reference.decode(data)
     assert asked.datagram.destination == REFLECTOR
+    assert asked.destination_mac == HERE_MAC
     assert asked.outer is None or asked.outer.destination == SID
     assert (1, *(*(tag & 0xFFF for tag in asked.vlans), 0, 0)[:2]) in VLANS
     if run.action == XDP_TX:

@@ -1,0 +1,103 @@
+"""Many received packets at once: a column for each thing that is known about them."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from dataplane.engines.common.transport import Datagram, Transport
+
+BATCH = 512
+"""Packets of a batch at most. Larger ones bear the constant cost of array operations
+more easily, and let whoever waits for its turn wait longer: a millisecond and a half."""
+
+ROW = 128
+"""Bytes of each packet that are kept in `Batch.data`; the base packets fit twice."""
+
+SMALL = 8
+"""Batches below this are served packet by packet, which is faster then."""
+
+UNKNOWN_HOP_LIMIT = -1
+
+
+class Batch:
+    """Room for `capacity` packets. What a transport has put in is in the first `count` rows.
+
+    Columns are plain arrays, valid until the next batch is received.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.count = 0
+        self.data: npt.NDArray[np.uint8] = np.zeros((capacity, ROW), np.uint8)
+        """The first bytes of the UDP payloads; what is beyond `length` is undefined."""
+
+        self.length: npt.NDArray[Any] = np.zeros(capacity, np.int64)
+        self.source: npt.NDArray[np.uint64] = np.zeros((capacity, 2), np.uint64)
+        """IPv6 addresses as they are in memory, in two words."""
+
+        self.source_port: npt.NDArray[Any] = np.zeros(capacity, np.uint16)
+        self.scope_id: npt.NDArray[Any] = np.zeros(capacity, np.uint32)
+        self.destination: npt.NDArray[np.uint64] = np.zeros((capacity, 2), np.uint64)
+        self.interface: npt.NDArray[Any] = np.zeros(capacity, np.uint32)
+        self.hop_limit: npt.NDArray[Any] = np.zeros(capacity, np.int32)
+        """`UNKNOWN_HOP_LIMIT` where it cannot be read."""
+
+        self.traffic_class: npt.NDArray[Any] = np.zeros(capacity, np.int32)
+        self.received_ns: npt.NDArray[np.int64] = np.zeros(capacity, np.int64)
+        """CLOCK_REALTIME, as in `Datagram`."""
+
+        self.kernel_stamped: npt.NDArray[np.bool_] = np.zeros(capacity, np.bool_)
+        self.long: dict[int, bytes] = {}
+        """Whole payloads, by row, of packets that are longer than `ROW`."""
+
+    def datagram(self, row: int) -> Datagram:
+        """One of them by itself."""
+        size = int(self.length[row])
+        hop_limit = int(self.hop_limit[row])
+        return Datagram(
+            self.long[row] if size > ROW else self.data[row, :size].tobytes(),
+            socket.inet_ntop(socket.AF_INET6, self.source[row].tobytes()),
+            int(self.source_port[row]),
+            int(self.scope_id[row]),
+            None if hop_limit == UNKNOWN_HOP_LIMIT else hop_limit,
+            int(self.traffic_class[row]),
+            self.destination[row].tobytes(),
+            int(self.interface[row]),
+            int(self.received_ns[row]),
+            bool(self.kernel_stamped[row]),
+        )
+
+
+@runtime_checkable
+class BatchTransport(Transport, Protocol):
+    """A transport that receives and answers many packets at once."""
+
+    @property
+    def limitation(self) -> str | None:
+        """What this transport has found that it cannot do here, for the operator."""
+
+    def receive_batch(self, batch: Batch) -> None:
+        """Fill `batch` with what has arrived: nothing, or up to its capacity."""
+
+    def answer_burst(
+        self,
+        payloads: npt.NDArray[np.uint8],
+        source: bytes,
+        destination: bytes,
+        port: int,
+        scope_id: int,
+    ) -> int:
+        """Transmit payloads of equal length, a row each, dressed as `dress` said.
+
+        At most `BURST` rows, in contiguous memory. `source` and `destination` are
+        packed addresses. Returns how many left, from the first on; raises OSError
+        where not even one did.
+        """
+
+
+BURST = 64
+"""Packets that a transport sends at once; the kernel takes no more in one burst."""

@@ -1,0 +1,101 @@
+"""Replies in batches, for the sessions that share a port."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from dataplane.clock import monotonic_ns, wall_ns
+from dataplane.engines.common.batch import BATCH, SMALL, Batch, BatchTransport
+from dataplane.engines.common.interfaces import InterfaceFilter
+from dataplane.engines.common.run import SenderRun
+from dataplane.engines.common.transport import Datagram
+from dataplane.stamp.collector_batch import BatchCollector, Replies
+
+
+class Port(Protocol):
+    """What the sessions of a port have in common."""
+
+    filter: InterfaceFilter
+    runs: dict[int, SenderRun]
+    emptied_ns: int
+    """CLOCK_MONOTONIC before which nothing that is still to be read has arrived."""
+
+
+class BatchCollection:
+    """The batches of one transport."""
+
+    def __init__(self, transport: BatchTransport, port: Port) -> None:
+        self.latest_ns = 0
+        """CLOCK_REALTIME at which the last packet received arrived."""
+
+        self._transport = transport
+        self._port = port
+        self._batch = Batch(BATCH)
+        self._collector = BatchCollector()
+        self._changed = True
+
+    def changed(self) -> None:
+        """The sessions of the port, or their collectors, are no longer the same."""
+        self._changed = True
+
+    def serve(self, single: Callable[[Datagram], None]) -> bool:
+        """Receive once; `single` takes in one packet. Whether there may be more."""
+        batch = self._batch
+        before_ns = monotonic_ns()
+        self._transport.receive_batch(batch)
+        count = batch.count
+        if count:
+            self._take_in(batch, single)
+        if count < batch.capacity:
+            self._port.emptied_ns = before_ns
+        return count == batch.capacity
+
+    def _take_in(self, batch: Batch, single: Callable[[Datagram], None]) -> None:
+        count = batch.count
+        self.latest_ns = int(batch.received_ns[count - 1])
+        if count < SMALL:
+            for row in range(count):
+                single(batch.datagram(row))
+        else:
+            self._collect(batch, lambda row: single(batch.datagram(row)))
+
+    def _collect(self, batch: Batch, single: Callable[[int], None]) -> None:
+        runs = self._port.runs
+        if self._changed:
+            self._changed = False
+            self._collector.serve(
+                run.collector for run in runs.values() if run.collector is not None
+            )
+        rows = slice(0, batch.count)
+        now_ns, received_ns = monotonic_ns(), batch.received_ns[rows]
+        waited_ns = np.maximum(wall_ns() - received_ns, 0)
+        touched = self._collector.receive(
+            Replies(
+                batch.data[rows],
+                batch.length[rows],
+                batch.source[rows],
+                batch.source_port[rows],
+                _admitted(self._port.filter, batch.interface[rows]),
+                received_ns,
+                np.maximum(now_ns - waited_ns, self._port.emptied_ns),
+                batch.kernel_stamped[rows],
+            ),
+            single,
+        )
+        for collector in touched:
+            run = runs.get(collector.config.ssid)
+            if run is not None:
+                run.received_run(now_ns)
+
+
+def _admitted(
+    admitting: InterfaceFilter, interfaces: npt.NDArray[np.uint32]
+) -> npt.NDArray[np.bool_]:
+    indices = admitting.indices
+    if indices is None:
+        return np.ones(len(interfaces), np.bool_)
+    return np.isin(interfaces, list(indices))

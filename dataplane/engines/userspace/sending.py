@@ -1,0 +1,140 @@
+"""Bursts of payloads of equal length to one peer, with one passage through the kernel.
+
+UDP segmentation offload (udp(7), UDP_SEGMENT): the kernel routes one large packet
+with one set of headers, SRH included, and cuts it up where it leaves. What that
+costs is shared by the whole burst. See docs/userspace-io.md for what it is worth.
+
+Where the kernel or a device cannot do it, the payloads are sent one by one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import socket
+import struct
+
+import numpy as np
+import numpy.typing as npt
+
+IPV6_PKTINFO = 50
+UDP_SEGMENT = 103
+
+_PKTINFO = struct.Struct("=Qii16sI4x")
+_SEGMENT = struct.Struct("=QiiH6x")
+_NAME = struct.Struct("=HH4x16sI")
+_HEADER = 16
+_UNSUPPORTED = (errno.EINVAL, errno.EIO, errno.EMSGSIZE, errno.EOPNOTSUPP, errno.ENOPROTOOPT)
+
+
+class _Vector(ctypes.Structure):
+    """struct iovec."""
+
+    _fields_ = (("base", ctypes.c_uint64), ("length", ctypes.c_uint64))
+
+
+class _Message(ctypes.Structure):
+    """struct msghdr, of a 64-bit machine."""
+
+    _fields_ = (
+        ("name", ctypes.c_uint64),
+        ("name_length", ctypes.c_uint32),
+        ("vector", ctypes.c_uint64),
+        ("vector_length", ctypes.c_uint64),
+        ("control", ctypes.c_uint64),
+        ("control_length", ctypes.c_uint64),
+        ("flags", ctypes.c_int32),
+    )
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.sendmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
+_libc.sendmsg.restype = ctypes.c_ssize_t
+
+
+class BurstSender:
+    """The message that bursts are sent with; it belongs to one socket."""
+
+    def __init__(self, fd: int) -> None:
+        self.limitation: str | None = None
+        """Why bursts are sent one by one, once the kernel has refused to cut them up."""
+        self._fd = fd
+        self._name = ctypes.create_string_buffer(_NAME.size)
+        self._control = ctypes.create_string_buffer(_PKTINFO.size + _SEGMENT.size)
+        self._vector = _Vector()
+        self._message = _Message(
+            name=ctypes.addressof(self._name),
+            name_length=_NAME.size,
+            vector=ctypes.addressof(self._vector),
+            vector_length=1,
+            control=ctypes.addressof(self._control),
+        )
+        self._pointer = ctypes.addressof(self._message)
+        self._peer: tuple[bytes, bytes, int, int] | None = None
+        self._size = 0
+
+    def send(
+        self,
+        payloads: npt.NDArray[np.uint8],
+        source: bytes | None,
+        destination: bytes,
+        port: int,
+        scope_id: int,
+    ) -> int:
+        """See `BatchTransport.answer_burst`; a `source` of None is the bound address."""
+        self._address(source or bytes(16), destination, port, scope_id)
+        count, size = len(payloads), payloads.shape[1]
+        number = 0
+        if count > 1 and self.limitation is None:
+            self._segment(size)
+            self._message.control_length = _PKTINFO.size + _SEGMENT.size
+            number = self._send(payloads, count * size)
+            if not number:
+                return count
+            if number not in _UNSUPPORTED:
+                raise OSError(number, os.strerror(number))
+        return self._send_singly(payloads, number)
+
+    def _send_singly(self, payloads: npt.NDArray[np.uint8], refusal: int) -> int:
+        count, size = len(payloads), payloads.shape[1]
+        self._message.control_length = _PKTINFO.size
+        for row in range(count):
+            number = self._send(payloads[row], size)
+            if number and not row:
+                raise OSError(number, os.strerror(number))
+            if number:
+                return row
+        if refusal:
+            self.limitation = (
+                "packets are sent one by one: "
+                f"UDP segmentation offload is refused: {os.strerror(refusal)}"
+            )
+        return count
+
+    def _send(self, payloads: npt.NDArray[np.uint8], size: int) -> int:
+        """The error number, 0 where there is none."""
+        self._vector.base = payloads.ctypes.data
+        self._vector.length = size
+        if _libc.sendmsg(self._fd, self._pointer, 0) < 0:
+            return ctypes.get_errno()
+        return 0
+
+    def _address(self, source: bytes, destination: bytes, port: int, scope_id: int) -> None:
+        peer = source, destination, port, scope_id
+        if peer != self._peer:
+            self._peer = peer
+            _NAME.pack_into(
+                self._name, 0, socket.AF_INET6, socket.htons(port), destination, scope_id
+            )
+            length = _PKTINFO.size - 4
+            _PKTINFO.pack_into(
+                self._control, 0, length, socket.IPPROTO_IPV6, IPV6_PKTINFO, source, 0
+            )
+
+    def _segment(self, size: int) -> None:
+        if size != self._size:
+            self._size = size
+            _SEGMENT.pack_into(
+                self._control, _PKTINFO.size, _HEADER + 2, socket.IPPROTO_UDP, UDP_SEGMENT, size
+            )

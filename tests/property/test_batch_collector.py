@@ -1,0 +1,267 @@
+"""Replies in batches are collected as if each had come by itself."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dataplane.config import DelayMode, ReflectorMode, SenderSession
+from dataplane.histogram import bucket_of, buckets_of
+from dataplane.measurement import RECORD, RECORD_DTYPE, Record, RecordRing, TimestampMethod
+from dataplane.session_state import SessionSnapshot
+from dataplane.stamp.collector import Collector
+from dataplane.stamp.collector_batch import BatchCollector, Replies
+from dataplane.stamp.timestamp import ErrorEstimate, TimestampFormat, encode_timestamp
+from dataplane.statistics import DelaySummary
+from dataplane.store import SessionStore
+from tests.unit.stamp.network import MS, REFLECTOR, UNIX_NS, S, reply, session
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrival:
+    ssid: int
+    data: bytes
+    at_ns: int
+    port: int = 862
+    stamped: bool = True
+
+
+class Side:
+    """Sessions 1 and 2 with their stores, fed one way or the other."""
+
+    def __init__(self, folder: Path, configs: list[SenderSession]) -> None:
+        self.stores = [SessionStore.create(folder / str(c.ssid), c) for c in configs]
+        self.collectors = {
+            config.ssid: Collector(config, store, now_ns=0)
+            for config, store in zip(configs, self.stores, strict=True)
+        }
+        for collector in self.collectors.values():
+            collector.start(0, UNIX_NS)
+        self.batch = BatchCollector()
+        self.batch.serve(self.collectors.values())
+        self.runs = 0
+
+    def single(self, arrival: Arrival) -> None:
+        self.collectors[arrival.ssid].receive(
+            arrival.data,
+            source=REFLECTOR,
+            source_port=arrival.port,
+            t4_ns=UNIX_NS + arrival.at_ns,
+            now_ns=arrival.at_ns,
+            t4_method=(
+                TimestampMethod.KERNEL_SOFTWARE if arrival.stamped else TimestampMethod.USERSPACE
+            ),
+        )
+
+    def together(self, arrivals: list[Arrival]) -> None:
+        count = len(arrivals)
+        data = np.full((count, 128), 0xAA, np.uint8)
+        for row, arrival in enumerate(arrivals):
+            data[row, : len(arrival.data)] = np.frombuffer(arrival.data, np.uint8)
+        at_ns = np.array([arrival.at_ns for arrival in arrivals], np.int64)
+        replies = Replies(
+            data,
+            np.array([len(arrival.data) for arrival in arrivals]),
+            np.tile(np.frombuffer(REFLECTOR.packed, np.uint64), (count, 1)),
+            np.array([arrival.port for arrival in arrivals], np.uint16),
+            np.ones(count, np.bool_),
+            UNIX_NS + at_ns,
+            at_ns,
+            np.array([arrival.stamped for arrival in arrivals]),
+        )
+        seen: list[int] = []
+
+        def single(row: int) -> None:
+            seen.append(row)
+            self.single(arrivals[row])
+
+        self.batch.receive(replies, single)
+        self.runs += count - len(seen)
+
+    def snapshots(self) -> list[SessionSnapshot]:
+        return [store.snapshot(10_000) for store in self.stores]
+
+
+TOTAL = [0, 0]
+events = st.lists(
+    st.tuples(
+        st.sampled_from([1, 2]),
+        # How far the sequence numbers jump, and how far the counter is off.
+        st.sampled_from([0] * 20 + [1, 9, 9, -1, -12, -15, 10_000]),
+        st.sampled_from([0] * 20 + [1, 9, 9, -1]),
+        st.integers(-3 * S, 3 * S),
+        st.sampled_from([0, MS, 7 * MS + 13, 100 * MS]),
+        st.sampled_from(["fine"] * 12 + ["port", "short", "long", "ntp", "zero"]),
+        st.integers(1, 20),
+    ),
+    max_size=40,
+)
+
+
+def traffic(drawn: Any) -> list[Arrival]:
+    """Mostly runs in order, with some of everything in between."""
+    now_ns = 1 * MS
+    following = {1: 0, 2: 0}
+    counters = {1: 2**32 - 10, 2: 5}
+    found = []
+    for ssid, step, slip, offset_ns, gap_ns, kind, repeat in drawn:
+        counters[ssid] += slip
+        sequence = max(-1, following[ssid] + step - 1)
+        for _ in range(repeat):
+            sequence += 1
+            now_ns += gap_ns
+            t1_ns = UNIX_NS + now_ns - 3 * MS
+            t2_ns = t1_ns + offset_ns + gap_ns * sequence % 1_001
+            changes: dict[str, Any] = {"ssid": ssid}
+            if kind == "ntp":
+                estimate = ErrorEstimate(sequence % 2 == 0, TimestampFormat.NTP, 3, 9)
+                changes |= {
+                    "error_estimate": estimate,
+                    "timestamp": encode_timestamp(t2_ns + 99, TimestampFormat.NTP),
+                    "receive_timestamp": encode_timestamp(t2_ns, TimestampFormat.NTP),
+                }
+            data = reply(sequence, counters[ssid], t1_ns, t2_ns, t2_ns + 10_000, **changes)
+            if kind == "short":
+                data = data[:43]
+            elif kind == "long":
+                data += bytes(8)
+            elif kind == "zero":
+                data = data[:13] + b"\0" + data[14:]
+            port = 863 if kind == "port" else 862
+            found.append(Arrival(ssid, data, now_ns, port, stamped=sequence % 5 != 0))
+            if step < 10_000:
+                following[ssid] = max(following[ssid], sequence + 1)
+            counters[ssid] += 1
+    return found
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    events,
+    st.sampled_from(ReflectorMode),
+    st.sampled_from(DelayMode),
+    st.sampled_from([0, 37]),
+    st.lists(st.integers(0, 300), max_size=20),
+    st.sampled_from([2_700, 20_000]),
+)
+def test_batches_are_collected_as_single_replies_are(
+    drawn: Any,
+    mode: ReflectorMode,
+    delay_mode: DelayMode,
+    tai_offset_s: int,
+    refined: list[int],
+    loss_timeout_ms: int,
+) -> None:
+    arrivals = traffic(drawn)
+    configs = [
+        session(
+            ssid=ssid,
+            reflector_mode=mode,
+            delay_mode=delay_mode,
+            loss_timeout_ms=loss_timeout_ms,
+            result_depth=50,
+        )
+        for ssid in (1, 2)
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        sides = []
+        for name in ("one", "many"):
+            path = Path(folder) / name
+            path.mkdir()
+            side = Side(path, configs)
+            sides.append(side)
+            for collector in side.collectors.values():
+                collector.tai_offset_s = tai_offset_s
+                for _ in range(2):
+                    collector.announce(400, UNIX_NS, 0)
+                for sequence in refined:
+                    collector.refine_t1(sequence, UNIX_NS + sequence)
+        one, many = sides
+        for start in range(0, len(arrivals), 97):
+            part = arrivals[start : start + 97]
+            for arrival in part:
+                one.single(arrival)
+            many.together(part)
+            for side in sides:
+                for collector in side.collectors.values():
+                    collector.expire(part[-1].at_ns)
+        compare(one, many)
+        TOTAL[0] += len(arrivals)
+        TOTAL[1] += many.runs
+        # What is left is settled alike.
+        for side in sides:
+            for collector in side.collectors.values():
+                collector.expire(30 * S)
+        compare(one, many)
+
+
+def compare(one: Side, many: Side) -> None:
+    for expected, found in zip(one.snapshots(), many.snapshots(), strict=True):
+        plain = {"forward": DelaySummary(), "backward": None, "round_trip": None, "intervals": []}
+        assert dataclasses.replace(found, **plain) == dataclasses.replace(expected, **plain)
+        for ours, theirs in zip(found.intervals, expected.intervals, strict=True):
+            without = {"forward": None, "backward": None, "round_trip": None}
+            assert dataclasses.replace(ours, **without) == dataclasses.replace(theirs, **without)
+        for ours, theirs in zip(
+            [found, *found.intervals], [expected, *expected.intervals], strict=True
+        ):
+            for name in ("forward", "backward", "round_trip"):
+                assert alike(getattr(ours, name), getattr(theirs, name))
+
+
+def alike(one: DelaySummary | None, other: DelaySummary | None) -> bool:
+    """The same but for the last bit of a float64."""
+    if one is None or other is None:
+        return one is other
+    rounded = {"mean_ns": None, "stddev_ns": None}
+    same = dataclasses.replace(one, **rounded) == dataclasses.replace(other, **rounded)
+    pairs = ((one.mean_ns, other.mean_ns), (one.stddev_ns, other.stddev_ns))
+    return same and all(
+        a == b if a is None or b is None else math.isclose(a, b, rel_tol=1e-9, abs_tol=2)
+        for a, b in pairs
+    )
+
+
+@settings(deadline=None)
+@given(st.integers(1, 12), st.lists(st.integers(0, 40), max_size=10), st.integers(0, 50))
+def test_records_appended_at_once(capacity: int, sizes: list[int], fetched: int) -> None:
+    rings = []
+    for _ in range(2):
+        buffer = memoryview(bytearray(RecordRing.size_of(capacity)))
+        rings.append(RecordRing.format(buffer, capacity))
+    one, many = rings
+    sequence = 0
+    for size in sizes:
+        records = np.zeros(size, RECORD_DTYPE)
+        records["sequence"] = np.arange(sequence, sequence + size)
+        records["sender_ttl"] = 7
+        sequence += size
+        for record in RECORD.iter_unpack(records.tobytes()):
+            one.append(Record._make(record))
+        many.extend(records)
+        assert (many.pending, many.dropped) == (one.pending, one.dropped)
+        assert many.latest(5) == one.latest(5)
+        assert many.fetch(fetched) == one.fetch(fetched)
+    assert (many.head, many.dropped, many.pending) == (one.head, one.dropped, one.pending)
+
+
+@given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1))
+def test_buckets(values: list[int]) -> None:
+    values += [2**k + d for k in range(62) for d in (-1, 0, 1)]
+    assert buckets_of(np.array(values, np.int64)).tolist() == list(map(bucket_of, values))
+
+
+def test_record_layouts_agree() -> None:
+    assert RECORD_DTYPE.itemsize == RECORD.size
+    record = Record(2**40, -1, -2, -3, -4, 2**32 - 1, 255, 1, 2, 3)
+    array = np.frombuffer(RECORD.pack(*record), RECORD_DTYPE)
+    assert array.tolist() == [tuple(record)]
+    assert ctypes.sizeof(ctypes.c_uint64) == array["sequence"].itemsize
