@@ -237,11 +237,9 @@ def _sequences(flows: list[Flow], which: Integers, counts: Integers, data: Bytes
     states = {id(flow.state) for flow in flows if flow.stateful}
     if len(states) < sum(flow.stateful for flow in flows):
         return _shared_sequences(flows, which, data)
-    first = np.array([flow.state.next_sequence if flow.stateful else 0 for flow in flows])
+    taken = zip(flows, counts.tolist(), strict=True)
+    first = np.array([flow.state.take(count) if flow.stateful else 0 for flow, count in taken])
     numbers = (first[which] + rank & _SEQUENCE).astype(">u4").view(np.uint8).reshape(-1, 4)
-    for flow, count in zip(flows, counts.tolist(), strict=True):
-        if flow.stateful:
-            flow.state.next_sequence = flow.state.next_sequence + count & _SEQUENCE
     stateful = np.array([flow.stateful for flow in flows])[which]
     result: Bytes = np.where(stateful[:, None], numbers, data[:, 0:4])
     return result
@@ -252,9 +250,8 @@ def _shared_sequences(flows: list[Flow], which: Integers, data: Bytes) -> Bytes:
     for row, index in enumerate(which.tolist()):
         flow = flows[index]
         if flow.stateful:
-            number = flow.state.next_sequence
+            number = flow.state.take(1)
             numbers[row] = np.frombuffer(number.to_bytes(4, "big"), np.uint8)
-            flow.state.next_sequence = number + 1 & _SEQUENCE
     return numbers
 
 

@@ -204,6 +204,20 @@ def test_both_paths_share_one_counter(run: Callable[[], Running], asking: socket
     assert counted.driver_answered >= 3
 
 
+def test_no_number_is_given_twice(run: Callable[[], Running], asking: socket.socket) -> None:
+    reflector = run()
+    reflector.serve(SERVED)
+    reflector.becomes(OperState.RUNNING)
+    ask(asking, 5, BASE)
+    numbers = []
+    for _ in range(20):
+        asked = [BASE if number % 3 else BASE[:16] for number in range(30)]
+        for payload in asked:
+            asking.sendto(payload[:14] + b"\0\5" + payload[16:], (str(REFLECTOR), 862))
+        numbers += [struct.unpack_from("!I", asking.recv(4_096))[0] for _ in asked]
+    assert sorted(numbers) == list(range(1, 601))
+
+
 def test_discards_of_both_paths(run: Callable[[], Running], asking: socket.socket) -> None:
     reflector = run()
     reflector.serve(SERVED)
