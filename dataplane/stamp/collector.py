@@ -494,6 +494,9 @@ class Collector:
             self._end_write()
         return self._intervals.take_closed()
 
+    def close(self) -> None:
+        """Let go of what is not in the store."""
+
     def next_timer_ns(self) -> int | None:
         """When `expire` has something to do next; None for never."""
         due = self._intervals.end_ns

@@ -36,6 +36,9 @@ from dataplane.stamp.packet import ReflectorPacket
 from dataplane.stamp.timestamp import ErrorEstimate, decode_timestamp
 from dataplane.store import SessionStore
 
+DRAIN_NS = 200_000_000
+"""How old what the store says about replies may be."""
+
 ONE_BY_ONE = 64
 """Records that are looked at one by one; more at once are first tried as a whole."""
 
@@ -66,6 +69,7 @@ class DriverCollector(Collector):
         self._newest_seen = (-1, 0)
         self._unobserved = False
         self._arrived_ns = 0
+        self._fresh_ns = now_ns
         super().__init__(config, store, now_ns=now_ns, resumed=resumed, tai_offset_s=tai_offset_s)
 
     def _make_intervals(self) -> Intervals:
@@ -104,6 +108,8 @@ class DriverCollector(Collector):
         now_ns: int,
         t1_method: TimestampMethod = TimestampMethod.USERSPACE,
     ) -> None:
+        if not self.in_flight:
+            self._fresh_ns = now_ns
         super().sent(sequence, t1_ns, now_ns, t1_method)
         self._maps.sent(sequence, now_ns)
 
@@ -189,7 +195,14 @@ class DriverCollector(Collector):
     def expire(self, now_ns: int) -> list[int]:
         if not self.fresh:
             self.drain(now_ns)
+        self._fresh_ns = now_ns
         return super().expire(now_ns)
+
+    def next_timer_ns(self) -> int | None:
+        due = super().next_timer_ns()
+        if due is None or (self.fresh and not self.in_flight):
+            return due
+        return min(due, self._fresh_ns + DRAIN_NS)
 
     def _record(
         self, packet: ReflectorPacket, sequence: int, t4_ns: int, t4_method: TimestampMethod
