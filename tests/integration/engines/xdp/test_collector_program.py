@@ -6,8 +6,10 @@ slow path, as it would through the socket.
 
 from __future__ import annotations
 
+import os
 import random
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import IPv6Address
@@ -19,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dataplane.bpf.program import BpfModule
-from dataplane.bpf.syscall import XDP_DROP, XDP_PASS
+from dataplane.bpf.syscall import XDP_DROP, XDP_PASS, run_program
 from dataplane.config import SENDER_PORT, DelayMode, ReflectorMode
 from dataplane.engines.xdp.collector_layouts import ORDER_MAX, CollectorUp
 from dataplane.frames import Frame, Outer
@@ -32,6 +34,7 @@ from tests.property.test_collector import anything, in_order, overtaking
 from tests.unit.stamp.network import (
     FINE,
     MS,
+    REFLECTOR,
     SENDER,
     UNIX_NS,
     Fate,
@@ -472,3 +475,59 @@ def reply_inside(twins: Twins, data: bytes, now_ns: int) -> None:
         t4_ns=UNIX_NS + now_ns, now_ns=now_ns, t4_method=KERNEL,
     )  # fmt: skip
     assert not isinstance(result, DiscardReason)
+
+
+def test_two_cpus_and_a_drain_at_once(node: Node, tmp_path: Path) -> None:
+    """Replies of one session arrive on two CPUs while user space drains: each is counted
+    once, by whichever path it takes."""
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs two CPUs")
+    config = session(interval_us=1_000, loss_timeout_ms=60_000, computation_interval_s=3_600)
+    twins = Twins(node, config, tmp_path)
+    driver, store = twins.driver, twins.stores[1]
+    count, now_ns = 6_000, 5 * MS
+    driver.start(0, UNIX_NS)
+    driver.announce(count, UNIX_NS, 0)
+    node.tables.fix_clock(UNIX_NS + now_ns)
+    frames = [frame(twins, payload(n, n)) for n in range(count)]
+    handed_up: list[Frame] = []
+
+    def arrive(cpu: int) -> None:
+        os.sched_setaffinity(0, {cpu})
+        # Every frame comes twice, once on each CPU.
+        for packet in frames:
+            if run_program(node.program, packet.encode()).action == XDP_PASS:
+                handed_up.append(packet)
+
+    cpus = sorted(os.sched_getaffinity(0))[:2]
+    before = node.tables.counts()
+    threads = [threading.Thread(target=arrive, args=(cpu,)) for cpu in cpus]
+    try:
+        for thread in threads:
+            thread.start()
+        drains = 0
+        while any(thread.is_alive() for thread in threads):
+            driver.drain(now_ns)
+            snapshot = store.snapshot()
+            assert snapshot.forward.samples == snapshot.received
+            drains += 1
+        for thread in threads:
+            thread.join()
+        for packet in handed_up:
+            driver.receive(
+                packet.datagram.payload, source=REFLECTOR, source_port=862,
+                t4_ns=UNIX_NS + now_ns, now_ns=now_ns,
+            )  # fmt: skip
+        driver.drain(now_ns)
+        after = node.tables.counts()
+        snapshot = store.snapshot(count)
+        assert drains > 1
+        assert (snapshot.received, snapshot.duplicates, snapshot.late) == (count, count, 0)
+        here = (after.collected, after.duplicates)
+        assert sum(here) - before.collected - before.duplicates == 2 * count - len(handed_up)
+        assert sorted(r.sequence for r in store.snapshot(count).records) == sorted(
+            {r.sequence for r in snapshot.records}
+        )
+        assert snapshot.loss.round_trip == 0
+    finally:
+        twins.close()
