@@ -20,7 +20,7 @@
 #define SSIDS 65536
 #define PORT_WORDS 1024			/* UDP ports, 64 to a word */
 #define COLLECTOR_INTERFACES 4096	/* indices; what arrives elsewhere is handed up */
-#define ORDER_MAX 4096			/* records that wait to be drained; a power of two */
+#define ORDER_MAX 1024			/* records that are found by order; a power of two */
 
 #define DIRECTIONS 3			/* forward, backward, round-trip */
 #define BUCKETS 1920			/* dataplane/histogram.py */

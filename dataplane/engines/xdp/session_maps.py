@@ -56,7 +56,11 @@ class SessionMaps:
         self._control = module.load("control")
         self._outer = module.map_fd("collections"), module.map_fd("collection_slots")
         self._collection = ArrayMap(COLLECTION, 1)
-        self._slots = ArrayMap(SLOT, window, F_INNER_MAP)
+        try:
+            self._slots = ArrayMap(SLOT, window, F_INNER_MAP)
+        except OSError:
+            self._collection.close()
+            raise
         self._words = self._collection.memory.cast("Q")
         self.state: npt.NDArray[Any] = self._collection.values[0]
         """`struct collection`, shared with the programs."""

@@ -394,7 +394,7 @@ def test_thousands_at_once_as_the_core(
     try:
         for burst in range(2):
             first = twins.next_sequence
-            twins.announce(ORDER_MAX + 500, UNIX_NS + now_ns, now_ns)
+            twins.announce(3 * ORDER_MAX, UNIX_NS + now_ns, now_ns)
             for sequence in range(first, twins.next_sequence):
                 now_ns += MS // 10
                 if disturbance == "lost" and rng.random() < 0.02:
