@@ -74,10 +74,10 @@ def percentiles(
     total = int(cumulative[-1]) if len(cumulative) else 0
     if not total:
         return {}
+    wanted = tuple(percents)
+    ranks = [min(max(1, -int(-percent * total // 100)), total) for percent in wanted]
     found = {}
-    for percent in percents:
-        rank = max(1, -int(-percent * total // 100))
-        index = int(np.searchsorted(cumulative, min(rank, total)))
+    for percent, index in zip(wanted, cumulative.searchsorted(ranks).tolist(), strict=True):
         low, high = bucket_bounds(first_bucket + index)
         found[percent] = min(max((low + high) // 2, min_ns), max_ns)
     return found

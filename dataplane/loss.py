@@ -24,9 +24,6 @@ path as well. The two look like one backward loss.
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
-
 _HALF = 1 << 31
 _WRAP = 1 << 32
 
@@ -136,20 +133,19 @@ class LossAttribution:
             self._missing -= 1
         return number
 
-    def numbers_of(self, counters: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """What `observe` would return for replies that arrive in this order: as many,
-        from the first on, as only count up and need no more than being added."""
-        if self._latest is None:
-            return np.zeros(0, np.int64)
-        before = np.concatenate(([self._latest], counters[:-1]))
-        distances = (counters - before + _HALF) % _WRAP - _HALF
-        room = max(0, 2 * self._window - len(self._ahead))
-        back = np.flatnonzero(distances <= 0)
-        length = min(room, int(back[0]) if len(back) else len(counters))
-        return self._latest + np.cumsum(distances[:length])
+    @property
+    def latest(self) -> int:
+        """The highest number so far, unwrapped; 0 before the first."""
+        return self._latest or 0
+
+    @property
+    def room(self) -> int:
+        """How many replies `observe_run` and `settle_run` can take in now."""
+        return 0 if self._latest is None else max(0, 2 * self._window - len(self._ahead))
 
     def observe_run(self, numbers: list[int], t3_ns: int) -> None:
-        """Replies with these numbers, from `numbers_of`, arrived; `t3_ns` is of the last."""
+        """Replies with these numbers, unwrapped, arrived: `room` of them at most, which
+        ascend from above `latest`; `t3_ns` is of the last."""
         self._latest, self._latest_t3_ns = numbers[-1], t3_ns
         self._ahead.update(numbers)
 

@@ -30,6 +30,7 @@ class MappedFile:
                 # file, yet writable memory, which ctypes overlays insist on.
                 access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_COPY
                 self._map = mmap.mmap(descriptor, 0, access=access)
+                self._inode = os.fstat(descriptor).st_ino
             finally:
                 os.close(descriptor)
         except (OSError, ValueError) as error:
@@ -38,18 +39,20 @@ class MappedFile:
         self.view = memoryview(self._map)
 
     @staticmethod
-    def create(path: Path, content: bytes, size: int) -> None:
+    def create(path: Path, content: bytes, size: int, allocate: int | None = None) -> None:
         """Put a file of `size` bytes in place at once, zeros after `content`.
 
         Its memory is allocated here: a file system that is full shows as a
-        `StoreError`, not as a process killed by a later write.
+        `StoreError`, not as a process killed by a later write. Where `allocate` is
+        given, this is true for so many bytes; what follows needs `reserve`.
         """
         temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
             descriptor = os.open(temporary, flags, 0o600)
             try:
-                os.posix_fallocate(descriptor, 0, size)
+                os.posix_fallocate(descriptor, 0, size if allocate is None else allocate)
+                os.truncate(descriptor, size)
                 os.pwrite(descriptor, content, 0)
             finally:
                 os.close(descriptor)
@@ -58,6 +61,19 @@ class MappedFile:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise StoreError(f"{path}: cannot be created: {error.strerror}") from error
+
+    def reserve(self, end: int) -> None:
+        """Allocate the memory of the file's first `end` bytes. Raises `StoreError`."""
+        try:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                if os.fstat(descriptor).st_ino != self._inode:
+                    raise StoreError(f"{self.path}: has been replaced")
+                os.posix_fallocate(descriptor, 0, end)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise StoreError(f"{self.path}: cannot grow: {error.strerror}") from error
 
     def close(self) -> None:
         """Let go of the mapping; overlays that are still in use keep it alive."""

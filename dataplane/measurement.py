@@ -35,10 +35,8 @@ class TimestampMethod(enum.Enum):
     HARDWARE = "hardware"
     """By the network interface."""
 
-    @property
-    def code(self) -> int:
-        """The small integer that stands for it in binary layouts."""
-        return _METHOD_CODES[self]
+    code: int
+    """The small integer that stands for it in binary layouts."""
 
     @classmethod
     def from_code(cls, code: int) -> TimestampMethod:
@@ -49,7 +47,8 @@ class TimestampMethod(enum.Enum):
 
 
 _METHODS = tuple(TimestampMethod)
-_METHOD_CODES = {method: code for code, method in enumerate(_METHODS)}
+for _code, _method in enumerate(_METHODS):
+    _method.code = _code
 
 
 class RecordFlag(enum.IntFlag):

@@ -22,7 +22,6 @@ import struct
 from dataclasses import dataclass
 from enum import Enum
 
-from dataplane.histogram import BUCKETS
 from dataplane.measurement import Record, TimestampMethod
 from dataplane.stamp.errors import DiscardReason
 from dataplane.statistics import DelayState, DelaySummary, LossSummary
@@ -107,7 +106,6 @@ class IntervalState(ctypes.Structure):
         ("backward_lost", ctypes.c_int64),
         ("at_start", Counters),
         ("delay", DelayState * DIRECTIONS),
-        ("histogram", (ctypes.c_uint32 * BUCKETS) * DIRECTIONS),
     )
 
     start_ns: int
@@ -123,19 +121,14 @@ class IntervalState(ctypes.Structure):
     backward_lost: int
     at_start: Counters
     delay: ctypes.Array[DelayState]
-    histogram: ctypes.Array[ctypes.Array[ctypes.c_uint32]]
 
 
 class TotalState(ctypes.Structure):
     """All closed intervals together."""
 
-    _fields_ = (
-        ("delay", DelayState * DIRECTIONS),
-        ("histogram", (ctypes.c_uint64 * BUCKETS) * DIRECTIONS),
-    )
+    _fields_ = (("delay", DelayState * DIRECTIONS),)
 
     delay: ctypes.Array[DelayState]
-    histogram: ctypes.Array[ctypes.Array[ctypes.c_uint64]]
 
 
 class SessionHead(ctypes.Structure):

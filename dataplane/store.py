@@ -5,7 +5,7 @@ host that was killed is followed by one that goes on from the file. Only the
 fetch cursor is written by the reader.
 
 Layout: `StoreHeader`, percentiles (float64), `SessionState`, ring of closed
-intervals, ring of records.
+intervals, ring of records, `HistogramStore`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ import struct
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dataplane.config import DelayMode, ReflectorMode, SenderSession
-from dataplane.histogram import BUCKETS, bucket_of, percentiles
+from dataplane.histogram import percentiles
+from dataplane.histogram_store import AT_FIRST as HISTOGRAMS_AT_FIRST
+from dataplane.histogram_store import SIZE as HISTOGRAMS_SIZE
+from dataplane.histogram_store import HistogramStore
 from dataplane.mapped_file import MappedFile, StoreError
-from dataplane.measurement import Record, RecordRing, TimestampMethod
+from dataplane.measurement import Record, RecordRing, RingHeader, TimestampMethod
 from dataplane.session_state import (
     BACKWARD,
     DIRECTIONS,
@@ -105,16 +108,18 @@ class SessionStore:
         self.one_way = bool(header.one_way)
         self.stateful = bool(header.stateful)
         self._codec = IntervalCodec(self.percentiles, self.one_way, self.stateful)
-        self._state_at, self._intervals_at, self._records_at, size = _offsets(
+        self._state_at, self._intervals_at, self._records_at, self._histograms_at, size = _offsets(
             count, header.history_depth, header.result_depth, self._codec.size
         )
         if header.size != size:
             raise StoreError(f"{file.path}: {header.size} bytes do not fit its depths, {size} do")
         self.state = SessionState.from_buffer(file.view, self._state_at)
-        self.records = RecordRing(file.view[self._records_at :])
+        self.records = RecordRing(file.view[self._records_at : self._histograms_at])
         self._interval_cache: dict[int, IntervalSummary] = {}
-        self._totals = self._histograms("total", TotalState, np.uint64)
-        self._currents = self._histograms("interval", IntervalState, np.uint32)
+        self.histograms = HistogramStore(
+            file.view[self._histograms_at :],
+            lambda size: file.reserve(self._histograms_at + size),
+        )
 
     @classmethod
     def create(cls, path: Path, config: SenderSession) -> SessionStore:
@@ -123,7 +128,9 @@ class SessionStore:
         one_way = config.delay_mode is DelayMode.ONE_WAY
         stateful = config.reflector_mode is ReflectorMode.STATEFUL
         codec = IntervalCodec(config.percentiles, one_way, stateful)
-        size = _offsets(count, config.history_depth, config.result_depth, codec.size)[3]
+        _, _, records_at, histograms_at, size = _offsets(
+            count, config.history_depth, config.result_depth, codec.size
+        )
         header = StoreHeader(
             magic=MAGIC,
             layout_version=LAYOUT_VERSION,
@@ -136,13 +143,12 @@ class SessionStore:
             one_way=one_way,
             stateful=stateful,
         )
-        ring = bytearray(RecordRing.size_of(config.result_depth))
-        RecordRing.format(memoryview(ring), config.result_depth)
-        content = bytearray(size)
+        ring = RingHeader(capacity=config.result_depth)
+        content = bytearray(records_at + ctypes.sizeof(ring))
         content[: ctypes.sizeof(header)] = bytes(header)
         struct.pack_into(f"={count}d", content, ctypes.sizeof(header), *config.percentiles)
-        content[size - len(ring) :] = ring
-        MappedFile.create(path, bytes(content), size)
+        content[records_at:] = bytes(ring)
+        MappedFile.create(path, bytes(content), size, histograms_at + HISTOGRAMS_AT_FIRST)
         return cls.open(path, writable=True)
 
     @classmethod
@@ -188,27 +194,13 @@ class SessionStore:
 
     def close(self) -> None:
         """Let go of the file; neither the store nor anything taken from it may be used then."""
-        for name in ("state", "records", "_totals", "_currents", "_header"):
+        for name in ("state", "records", "histograms", "_header"):
             self.__dict__.pop(name, None)
         self._file.close()
 
     def unlink(self) -> None:
         """Remove the file, if it is still there."""
         self._file.unlink()
-
-    def counts(self, parity: int) -> list[memoryview]:
-        """Writer: histograms of `state.interval[parity]`, by direction, as uint32."""
-        at = (
-            self._state_at
-            + _offset_of(SessionState, "interval")
-            + _offset_of(IntervalState, "histogram")
-        )
-        at += parity * ctypes.sizeof(IntervalState)
-        size = BUCKETS * ctypes.sizeof(ctypes.c_uint32)
-        return [
-            self._file.view[at + i * size : at + (i + 1) * size].cast("I")
-            for i in range(DIRECTIONS)
-        ]
 
     def fetch(self, maximum: int) -> list[Record]:
         """Take at most `maximum` records that were not fetched before, oldest first.
@@ -244,12 +236,8 @@ class SessionStore:
             closing, total = state.interval[old].delay[direction], state.total[new].delay[direction]
             total.assign(state.total[old].delay[direction])
             total.merge(closing)
-            part = _extent(total)
-            self._totals[new][direction][part] = (
-                self._totals[old][direction][part] + self._currents[old][direction][part]
-            )
+            self.histograms.close(old, direction)
             stale = state.interval[new].delay[direction]
-            self._currents[new][direction][_extent(stale)] = 0
             stale.reset()
             stale.continue_from(closing)
         following = state.interval[new]
@@ -278,6 +266,7 @@ class SessionStore:
         ctypes.memset(ctypes.addressof(self.state.total), 0, ctypes.sizeof(self.state.total))
         ctypes.memset(ctypes.addressof(head.counters), 0, ctypes.sizeof(head.counters))
         ctypes.memset(ctypes.addressof(head.discards), 0, ctypes.sizeof(head.discards))
+        self.histograms.clear()
         head.torn_writes = 0
         head.interval_base = head.closed
         self.records.clear()
@@ -308,9 +297,7 @@ class SessionStore:
             for direction in self.directions:
                 delay = total[direction]
                 delay.merge(current[direction])
-                part = _extent(delay)
-                counts = self._totals[parity][direction][part].copy()
-                counts += self._currents[parity][direction][part]
+                counts = self.histograms.total(parity, direction)
                 delays[direction] = delay.summary(self._percentiles(counts, delay))
             intervals = self._read_intervals(head.closed, head.interval_base)
             live = self.state.head
@@ -397,7 +384,7 @@ class SessionStore:
         delays: list[DelaySummary | None] = [None] * DIRECTIONS
         for direction in self.directions:
             delay = interval.delay[direction]
-            counts = self._currents[(number - 1) % 2][direction][_extent(delay)]
+            counts = self.histograms.interval((number - 1) % 2, direction)
             delays[direction] = delay.summary(self._percentiles(counts, delay))
         return IntervalSummary(
             number=number,
@@ -421,50 +408,24 @@ class SessionStore:
             round_trip=delays[ROUND_TRIP],
         )
 
-    def _percentiles(self, counts: Any, delay: DelayState) -> dict[float, int]:
+    def _percentiles(
+        self, stretch: tuple[int, npt.NDArray[np.uint64]], delay: DelayState
+    ) -> dict[float, int]:
         if not delay.samples:
             return {}
-        first = bucket_of(delay.min_ns)
+        first, counts = stretch
         return percentiles(counts, first, self.percentiles, delay.min_ns, delay.max_ns)
-
-    def _at(
-        self, part: str, kind: type[IntervalState] | type[TotalState], field: str, parity: int
-    ) -> int:
-        """Where in the file `state.<part>[parity].<field>` starts."""
-        at = self._state_at + _offset_of(SessionState, part) + _offset_of(kind, field)
-        return at + parity * ctypes.sizeof(kind)
-
-    def _histograms(
-        self, name: str, kind: type[IntervalState] | type[TotalState], dtype: Any
-    ) -> list[list[Any]]:
-        at = self._at(name, kind, "histogram", 0)
-        size = BUCKETS * np.dtype(dtype).itemsize
-        return [
-            [
-                np.frombuffer(
-                    self._file.view, dtype, BUCKETS, at + parity * ctypes.sizeof(kind) + i * size
-                )
-                for i in range(DIRECTIONS)
-            ]
-            for parity in range(2)
-        ]
-
-
-def _extent(delay: DelayState) -> slice:
-    """The stretch of a histogram that holds all samples."""
-    if not delay.samples:
-        return slice(0, 0)
-    return slice(bucket_of(delay.min_ns), bucket_of(delay.max_ns) + 1)
 
 
 def _offsets(
     percentile_count: int, history_depth: int, result_depth: int, entry_size: int
-) -> tuple[int, int, int, int]:
-    """Where state, intervals and records start, and the size of the file."""
+) -> tuple[int, int, int, int, int]:
+    """Where state, intervals, records and histograms start, and the size of the file."""
     state_at = ctypes.sizeof(StoreHeader) + 8 * percentile_count
     intervals_at = _aligned(state_at + ctypes.sizeof(SessionState))
     records_at = _aligned(intervals_at + (history_depth + 1) * entry_size)
-    return state_at, intervals_at, records_at, records_at + RecordRing.size_of(result_depth)
+    histograms_at = _aligned(records_at + RecordRing.size_of(result_depth))
+    return state_at, intervals_at, records_at, histograms_at, histograms_at + HISTOGRAMS_SIZE
 
 
 def _checked_header(file: MappedFile) -> StoreHeader:

@@ -24,7 +24,7 @@ from __future__ import annotations
 import enum
 from array import array
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +44,7 @@ _HALF = 1 << 31
 _NS_PER_S = 1_000_000_000
 
 _WINDOW_MARGIN = 64
+_USERSPACE = TimestampMethod.USERSPACE.code
 UNUSED, UNDER_WAY, RECEIVED, LOST, UNRESOLVED = range(5)
 """Fates of a packet."""
 
@@ -70,6 +71,59 @@ class Run:
 
     numbers: npt.NDArray[np.int64] | None
     """The Session-Reflector's, unwrapped; None where it is stateless."""
+
+
+class Outlook(NamedTuple):
+    """Replies make a run where they are to packets that are under way and not yet
+    forgotten, in order, in time and before the end of the computation interval."""
+
+    newest: int
+    """Sequence number of the packet sent last."""
+
+    first: int
+    """Of the first one that this Collector knows of."""
+
+    window: int
+    """Packets that are remembered."""
+
+    mask: int
+    highest: int
+    """Sequence number above which replies are in order."""
+
+    end_ns: int
+    """From when on a reply belongs to the next interval."""
+
+    timeout_ns: int
+    stateful: bool
+    latest: int
+    """The Session-Reflector's latest number, unwrapped, where it is stateful."""
+
+    room: int
+    """Replies that a run may have."""
+
+
+class Reply(NamedTuple):
+    """What is in a Session-Reflector packet, decoded; nanoseconds since 1970 UTC."""
+
+    sender_sequence: int
+    """32 bits."""
+
+    sequence: int
+    """The Session-Reflector's, 32 bits."""
+
+    t1_ns: int
+    t2_ns: int
+    t3_ns: int
+    t4_ns: int
+    t4_method: int
+    """`TimestampMethod.code`."""
+
+    sender_ttl: int
+    flags: int
+    """`RecordFlag` bits."""
+
+    estimate: int
+    """The Session-Reflector's Error Estimate as a 16-bit wire value."""
 
 
 class Collector:
@@ -110,7 +164,7 @@ class Collector:
         if self._intervals.loss is not None:
             self._number = array("q", bytes(8 * self.window))
         self._arrays: tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]] | None = None
-        self._reflector_estimate: ErrorEstimate | None = None
+        self._reflector_estimate: int | None = None
         self._highest: int | None = None
         self._next = self._first = self._settled = self._head.next_sequence
         self._take_up(now_ns, resumed)
@@ -341,61 +395,77 @@ class Collector:
             self.ssid_zero_seen = True
             if config.on_ssid_zero is SsidZeroAction.STOP:
                 return self.discard(DiscardReason.SSID_MISMATCH)
+        return self.take(self._decoded(packet, t4_ns, t4_method), now_ns)
+
+    def take(self, reply: Reply, arrived_ns: int) -> Record | Ignored | DiscardReason:
+        """`receive` for a packet that is this session's and well-formed."""
         newest = self._next - 1
-        age = (newest - packet.sender_sequence) % _WRAP
+        age = (newest - reply.sender_sequence) % _WRAP
         sequence = newest - age
         if age >= _HALF or sequence < 0:
             return self.discard(DiscardReason.UNEXPECTED_SEQUENCE)
         self._begin_write()
         try:
-            if now_ns >= self._intervals.end_ns:
-                self._expire(now_ns)
+            if arrived_ns >= self._intervals.end_ns:
+                self._expire(arrived_ns)
             slot = sequence & self._mask
             forgotten = sequence < self._first or age >= self.window
             fate = UNRESOLVED if forgotten else self._fate[slot]
-            if fate == UNDER_WAY and now_ns > self._sent_ns[slot] + self._timeout_ns:
-                self._expire(now_ns)
+            if fate == UNDER_WAY and arrived_ns > self._sent_ns[slot] + self._timeout_ns:
+                self._expire(arrived_ns)
                 fate = LOST
             if fate == UNDER_WAY:
-                return self._record(packet, sequence, t4_ns, t4_method)
+                return self._record(reply, sequence)
             if fate == RECEIVED:
                 self._counters.duplicates += 1
                 if self._intervals.loss is not None:
-                    self._observe_copy(packet, sequence, t4_ns)
+                    self._observe_copy(reply, sequence)
                 return Ignored.DUPLICATE
             self._counters.late += 1
             return Ignored.LATE
         finally:
             self._end_write()
 
-    def run_of(
-        self,
-        sequences: npt.NDArray[np.int64],
-        counters: npt.NDArray[np.int64],
-        arrived_ns: npt.NDArray[np.int64],
-    ) -> Run:
-        """As many of these replies, from the first on, as make a run.
+    def _decoded(self, packet: ReflectorPacket, t4_ns: int, t4_method: TimestampMethod) -> Reply:
+        tai_offset_s = self.tai_offset_s
+        sender, reflector = packet.sender_error_estimate, packet.error_estimate
+        return Reply(
+            packet.sender_sequence,
+            packet.sequence,
+            decode_timestamp(packet.sender_timestamp, sender.fmt, t4_ns, tai_offset_s),
+            decode_timestamp(packet.receive_timestamp, reflector.fmt, t4_ns, tai_offset_s),
+            decode_timestamp(packet.timestamp, reflector.fmt, t4_ns, tai_offset_s),
+            t4_ns,
+            t4_method.code,
+            packet.sender_ttl,
+            (RecordFlag.SENDER_SYNCHRONIZED.value if sender.synchronized else 0)
+            | (RecordFlag.REFLECTOR_SYNCHRONIZED.value if reflector.synchronized else 0),
+            reflector.encode(),
+        )
 
-        `sequences` are the Session-Sender's and `counters` the Session-Reflector's, 32
-        bits each; that the replies are this session's is for the caller to know.
-        """
-        newest = self._next - 1
-        ages = (newest - sequences) % _WRAP
-        unwrapped = newest - ages
+    def outlook(self) -> Outlook:
+        """What decides whether the next replies make a run."""
+        loss = self._intervals.loss
+        return Outlook(
+            self._next - 1,
+            self._first,
+            min(self.window, _HALF),
+            self._mask,
+            -1 if self._highest is None else self._highest,
+            self._intervals.end_ns,
+            self._timeout_ns,
+            loss is not None,
+            0 if loss is None else loss.latest,
+            self.window if loss is None else loss.room,
+        )
+
+    def packets(
+        self, slots: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
+        """Whether packets are under way, and when they were sent; `slots` are sequence
+        numbers under `Outlook.mask`."""
         fates, sent_ns = self._as_arrays()
-        slots = unwrapped & self._mask
-        fit = (ages < min(self.window, _HALF)) & (unwrapped >= self._first)
-        fit &= (fates[slots] == UNDER_WAY) & (arrived_ns < self._intervals.end_ns)
-        fit &= arrived_ns <= sent_ns[slots] + self._timeout_ns
-        highest = -1 if self._highest is None else self._highest
-        fit[0] &= unwrapped[0] > highest
-        fit[1:] &= unwrapped[1:] > unwrapped[:-1]
-        length = len(fit) if fit.all() else int(np.argmin(fit))
-        numbers = None
-        if self._intervals.loss is not None:
-            numbers = self._intervals.loss.numbers_of(counters[:length])
-            length = len(numbers)
-        return Run(unwrapped[:length], numbers)
+        return fates[slots] == UNDER_WAY, sent_ns[slots]
 
     def refine_records(self, run: Run, records: npt.NDArray[Any]) -> None:
         """Put a better T1 into the `records` of a run, where there is one."""
@@ -420,8 +490,8 @@ class Collector:
         *,
         estimate: int,
     ) -> None:
-        """What `receive` does for each of the replies of a `run`, which is the latest
-        thing that `run_of` said.
+        """What `receive` does for each of the replies of a `run`, which is in keeping
+        with the `outlook`.
 
         `records` are theirs, refined; `delays` and `buckets` as `Intervals.add_run`
         wants them; `estimate` is the Error Estimate of the last reply.
@@ -435,7 +505,7 @@ class Collector:
         head.last_received_ns = int(records["t4_ns"][-1])
         head.t1_method = int(records["t1_method"][-1])
         head.t4_method = int(records["t4_method"][-1])
-        self._know_reflector(ErrorEstimate.decode(estimate))
+        self._know_reflector(estimate)
         self._highest = last
         self._intervals.add_run(last, delays, buckets)
         fates, _ = self._as_arrays()
@@ -504,35 +574,21 @@ class Collector:
             due = min(due, self._sent_ns[self._settled & self._mask] + self._timeout_ns + 1)
         return None if due == INT64_MAX else due
 
-    def _record(
-        self, packet: ReflectorPacket, sequence: int, t4_ns: int, t4_method: TimestampMethod
-    ) -> Record | Ignored:
-        tai_offset_s = self.tai_offset_s
-        sender, reflector = packet.sender_error_estimate, packet.error_estimate
-        refined = self._refined.pop(sequence, None)
-        if refined is None:
-            t1_ns = decode_timestamp(packet.sender_timestamp, sender.fmt, t4_ns, tai_offset_s)
-            t1_method = TimestampMethod.USERSPACE.code
-        else:
-            t1_ns, t1_method = refined
-        fmt = reflector.fmt
-        t2_ns = decode_timestamp(packet.receive_timestamp, fmt, t4_ns, tai_offset_s)
-        t3_ns = decode_timestamp(packet.timestamp, fmt, t4_ns, tai_offset_s)
-        flags = (RecordFlag.SENDER_SYNCHRONIZED.value if sender.synchronized else 0) | (
-            RecordFlag.REFLECTOR_SYNCHRONIZED.value if reflector.synchronized else 0
-        )
-        method = t4_method.code
+    def _record(self, reply: Reply, sequence: int) -> Record | Ignored:
+        t1_ns, t1_method = reply.t1_ns, _USERSPACE
+        if self._refined:
+            t1_ns, t1_method = self._refined.pop(sequence, (t1_ns, t1_method))
+        _, counter, _, t2_ns, t3_ns, t4_ns, t4_method, ttl, flags, estimate = reply
         record = Record(
-            sequence, t1_ns, t2_ns, t3_ns, t4_ns,
-            packet.sequence, packet.sender_ttl, t1_method, method, flags,
-        )  # fmt: skip
+            sequence, t1_ns, t2_ns, t3_ns, t4_ns, counter, ttl, t1_method, t4_method, flags
+        )
         self._records.append(record)
         head, counters = self._head, self._counters
         counters.received += 1
         head.last_received_ns = t4_ns
         head.t1_method = t1_method
-        head.t4_method = method
-        self._know_reflector(reflector)
+        head.t4_method = t4_method
+        self._know_reflector(estimate)
         if self._highest is None or sequence > self._highest:
             self._highest = sequence
         else:
@@ -540,31 +596,30 @@ class Collector:
         self._intervals.add(sequence, t2_ns - t1_ns, t4_ns - t3_ns)
         self._fate[sequence & self._mask] = RECEIVED
         if self._intervals.loss is not None:
-            number = self._intervals.loss.observe(packet.sequence, t3_ns)
+            number = self._intervals.loss.observe(counter, t3_ns)
             self._number[sequence & self._mask] = number
         if sequence == self._settled:
             self._settle()
         return record
 
-    def _know_reflector(self, estimate: ErrorEstimate) -> None:
+    def _know_reflector(self, estimate: int) -> None:
+        """Take in an Error Estimate, a wire value."""
         if estimate != self._reflector_estimate:
             self._reflector_estimate = estimate
+            decoded = ErrorEstimate.decode(estimate)
             head = self._head
-            head.reflector_synchronization = Synchronization.of(estimate.synchronized).value
-            head.reflector_error_ns = min(estimate.error_ns, INT64_MAX)
+            head.reflector_synchronization = Synchronization.of(decoded.synchronized).value
+            head.reflector_error_ns = min(decoded.error_ns, INT64_MAX)
 
-    def _observe_copy(self, packet: ReflectorPacket, sequence: int, t4_ns: int) -> None:
+    def _observe_copy(self, reply: Reply, sequence: int) -> None:
         """A duplicate made on the forward path has a number of its own."""
         assert self._intervals.loss is not None
-        if packet.sequence == self._number[sequence & self._mask] % _WRAP:
+        if reply.sequence == self._number[sequence & self._mask] % _WRAP:
             return
         copies = self._copies.setdefault(sequence, set())
-        if packet.sequence not in copies:
-            copies.add(packet.sequence)
-            t3_ns = decode_timestamp(
-                packet.timestamp, packet.error_estimate.fmt, t4_ns, self.tai_offset_s
-            )
-            self._intervals.loss.observe(packet.sequence, t3_ns)
+        if reply.sequence not in copies:
+            copies.add(reply.sequence)
+            self._intervals.loss.observe(reply.sequence, reply.t3_ns)
 
     def _settle(self) -> None:
         """Settle packets in order of sending, up to the first that is under way."""

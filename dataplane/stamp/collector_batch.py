@@ -3,16 +3,16 @@
 Rules that hold here:
 
 - What is stored comes out as if every reply had been given to `Collector.receive`
-  in the order of the arrays; means and variances to the precision of a float64.
+  in the order of the arrays, for each session; means and variances to the precision
+  of a float64.
 - A run is replies of one session that arrived in time and in the order of their
   sequence numbers, each the first to its packet. Runs go through arrays, of all
-  sessions together; everything else is given back to be received by itself, in
-  its turn among the replies of its session.
+  sessions together; other replies of known sessions are decoded together and taken
+  one by one. What is not well-formed or of no session known here is given back.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv6Address
@@ -24,7 +24,7 @@ import numpy.typing as npt
 from dataplane.histogram import BUCKETS, buckets_of
 from dataplane.measurement import RECORD_DTYPE, TimestampMethod
 from dataplane.session_state import DIRECTIONS
-from dataplane.stamp.collector import Collector, Run
+from dataplane.stamp.collector import Collector, Reply, Run
 from dataplane.stamp.packet import OPEN
 from dataplane.stamp.timestamp_arrays import decode_timestamps
 from dataplane.statistics import DelayRun
@@ -32,7 +32,13 @@ from dataplane.statistics import DelayRun
 RUN_MIN = 4
 """Replies that are worth being a run."""
 
+STUMBLE = 16
+"""Replies that are taken one by one where a run breaks off."""
+
 SSIDS = 1 << 16
+
+_WRAP = 1 << 32
+_HALF = 1 << 31
 
 Bytes = npt.NDArray[np.uint8]
 Int64 = npt.NDArray[np.int64]
@@ -109,7 +115,7 @@ class BatchCollector:
     def receive(self, replies: Replies, single: Callable[[int], None]) -> list[Collector]:
         """Take in all replies; `single` receives the one of a row by itself.
 
-        Returns the sessions that had runs.
+        Returns the sessions that had any which were not given to `single`.
         """
         wire = np.ascontiguousarray(replies.data[:, : OPEN.length]).view(_WIRE)[:, 0]
         index = self._index[wire["ssid"]]
@@ -125,7 +131,7 @@ class BatchCollector:
         for end in [*np.flatnonzero(~orderly).tolist(), count]:
             if end > start:
                 part = _Part(replies, wire, index)
-                self._receive_orderly(part, np.arange(start, end), single, touched)
+                self._receive_orderly(part, np.arange(start, end), touched)
             if end < count:
                 single(end)
             start = end + 1
@@ -135,40 +141,63 @@ class BatchCollector:
         self,
         part: _Part,
         rows: Integers,
-        single: Callable[[int], None],
         touched: dict[int, Collector],
     ) -> None:
         """Those of known sessions, by session, as far as they make runs."""
-        groups = _by_session(part.index[rows], rows)
-        runs: list[tuple[Collector, Integers, Run]] = []
-        rest: list[Integers] = []
-        for index, mine in groups:
-            collector = self._collectors[index]
-            run = None
-            if len(mine) >= RUN_MIN:
-                run = collector.run_of(
-                    part.wire["sender_sequence"][mine].astype(np.int64),
-                    part.wire["sequence"][mine].astype(np.int64),
-                    part.replies.arrived_ns[mine],
-                )
-            length = 0 if run is None else len(run.sequences)
-            if run is not None and length >= RUN_MIN:
-                runs.append((collector, mine[:length], run))
-                touched[index] = collector
-            else:
+        index = part.index[rows]
+        if not (index == index[0]).all():
+            order = np.argsort(index, kind="stable")
+            index, rows = index[order], rows[order]
+        ends = [*(np.flatnonzero(index[1:] != index[:-1]) + 1).tolist(), len(index)]
+        starts = [0, *ends[:-1]]
+        owners = index[starts].tolist()
+        touched |= {owner: self._collectors[owner] for owner in owners}
+        counts = [end - start for start, end in zip(starts, ends, strict=True)]
+        if max(counts) < RUN_MIN:
+            self._take(part, rows)
+            return
+        candidates = _Candidates(part, rows, starts, counts, [touched[each] for each in owners])
+        runs, rest = [], []
+        for number, length in enumerate(candidates.lengths()):
+            start = starts[number]
+            if length < RUN_MIN:
                 length = 0
-            if length < len(mine):
-                rest.append(mine[length:])
+            else:
+                runs.append(candidates.run(number, length))
+            if length < counts[number]:
+                rest.append(rows[start + length : start + counts[number]])
         if runs:
             _collect(part, runs)
         for mine in rest:
             # The first of them makes no run with those behind it.
-            single(int(mine[0]))
-            if len(mine) > RUN_MIN:
-                self._receive_orderly(part, mine[1:], single, touched)
-            else:
-                for row in mine[1:].tolist():
-                    single(row)
+            self._take(part, mine[:STUMBLE])
+            if len(mine) > STUMBLE:
+                self._receive_orderly(part, mine[STUMBLE:], touched)
+
+    def _take(self, part: _Part, rows: Integers) -> None:
+        """One by one, but decoded all at once."""
+        collectors = [self._collectors[index] for index in part.index[rows].tolist()]
+        offsets = {collector.tai_offset_s for collector in collectors}
+        if len(offsets) > 1:
+            for row in rows.tolist():
+                self._take(part, np.array([row]))
+            return
+        wire = part.wire[rows]
+        records = _decoded(part, rows, wire, part.replies.t4_ns[rows], offsets.pop())
+        replies = zip(
+            wire["sender_sequence"].tolist(),
+            wire["sequence"].tolist(),
+            *(records[name].tolist() for name in _TAKEN),
+            wire["estimate"].tolist(),
+            strict=True,
+        )
+        arrived_ns = part.replies.arrived_ns[rows].tolist()
+        for collector, reply, at_ns in zip(collectors, replies, arrived_ns, strict=True):
+            collector.take(Reply._make(reply), at_ns)
+
+
+_TAKEN = ("t1_ns", "t2_ns", "t3_ns", "t4_ns", "t4_method", "sender_ttl", "flags")
+"""Columns of records, in the order of `Reply`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,14 +207,74 @@ class _Part:
     index: Integers
 
 
-def _by_session(index: Integers, rows: Integers) -> list[tuple[int, Integers]]:
-    """Rows of each session, in their order."""
-    if (index == index[0]).all():
-        return [(int(index[0]), rows)]
-    order = np.argsort(index, kind="stable")
-    index, rows = index[order], rows[order]
-    starts = [0, *(np.flatnonzero(np.diff(index)) + 1).tolist(), len(index)]
-    return [(int(index[start]), rows[start:end]) for start, end in itertools.pairwise(starts)]
+class _Candidates:
+    """Replies that may make runs, by session."""
+
+    def __init__(
+        self,
+        part: _Part,
+        rows: Integers,
+        starts: list[int],
+        counts: list[int],
+        collectors: list[Collector],
+    ) -> None:
+        self._rows, self._starts, self._counts = rows, starts, counts
+        self._collectors = collectors
+        self._outlooks = [collector.outlook() for collector in collectors]
+        columns = np.repeat(np.array(self._outlooks, np.int64).T, counts, axis=1)
+        newest, first, window, mask, highest, end_ns, timeout_ns, stateful, latest, _ = columns
+        ages = (newest - part.wire["sender_sequence"][rows]) % _WRAP
+        self._sequences = newest - ages
+        under_way, sent_ns = self._packets(self._sequences & mask)
+        arrived_ns = part.replies.arrived_ns[rows]
+        fit = under_way & (ages < window) & (self._sequences >= first)
+        fit &= (arrived_ns < end_ns) & (arrived_ns <= sent_ns + timeout_ns)
+        fit &= self._sequences > _shifted(self._sequences, starts, highest)
+        self._numbers: Int64 | None = None
+        if stateful.any():
+            counters = part.wire["sequence"][rows].astype(np.int64)
+            distances = (counters - _shifted(counters, starts, latest) + _HALF) % _WRAP - _HALF
+            fit &= (distances > 0) | (stateful == 0)
+            sums = np.cumsum(distances)
+            self._numbers = latest + sums - np.repeat((sums - distances)[starts], counts)
+        self._fit = fit
+
+    def _packets(self, slots: Int64) -> tuple[Mask, Int64]:
+        under_way, sent_ns = np.empty(len(slots), np.bool_), np.empty(len(slots), np.int64)
+        for collector, start, count in zip(
+            self._collectors, self._starts, self._counts, strict=True
+        ):
+            mine = slice(start, start + count)
+            under_way[mine], sent_ns[mine] = collector.packets(slots[mine])
+        return under_way, sent_ns
+
+    def lengths(self) -> list[int]:
+        """For each session how many replies, from the first on, make a run."""
+        lengths = list(self._counts)
+        if not self._fit.all():
+            for number, (start, count) in enumerate(zip(self._starts, lengths, strict=True)):
+                mine = self._fit[start : start + count]
+                lengths[number] = count if mine.all() else int(np.argmin(mine))
+        return [
+            min(length, outlook.room)
+            for length, outlook in zip(lengths, self._outlooks, strict=True)
+        ]
+
+    def run(self, number: int, length: int) -> tuple[Collector, Integers, Run]:
+        mine = slice(self._starts[number], self._starts[number] + length)
+        numbers = None
+        if self._outlooks[number].stateful:
+            assert self._numbers is not None
+            numbers = self._numbers[mine]
+        return self._collectors[number], self._rows[mine], Run(self._sequences[mine], numbers)
+
+
+def _shifted(values: Int64, starts: list[int], first: Int64) -> Int64:
+    """Of each value the one before it in its group; `first` has that of each first one."""
+    before = np.empty_like(values)
+    before[1:] = values[:-1]
+    before[starts] = first[starts]
+    return before
 
 
 def _collect(part: _Part, runs: list[tuple[Collector, Integers, Run]]) -> None:
@@ -226,12 +315,22 @@ def _records(
             for one in runs
         ]
         return np.concatenate(parts)
-    tai_offset_s = offsets.pop()
-    records = np.empty(len(rows), RECORD_DTYPE)
+    records = _decoded(part, rows, wire, t4_ns, offsets.pop())
+    records["sequence"] = np.concatenate([run.sequences for _, _, run in runs])
+    start = 0
+    for collector, mine, run in runs:
+        end = start + len(mine)
+        collector.refine_records(run, records[start:end])
+        start = end
+    return records
+
+
+def _decoded(part: _Part, rows: Integers, wire: Any, t4_ns: Int64, tai_offset_s: int) -> Any:
+    """Records without sequence numbers."""
+    records = np.zeros(len(rows), RECORD_DTYPE)
     estimate = wire["estimate"].astype(np.uint16)
     sender_estimate = wire["sender_estimate"].astype(np.uint16)
     ptp = estimate & _PTP != 0
-    records["sequence"] = np.concatenate([run.sequences for _, _, run in runs])
     records["t1_ns"] = decode_timestamps(
         wire["t1"].astype(np.uint64), sender_estimate & _PTP != 0, t4_ns, tai_offset_s
     )
@@ -249,11 +348,6 @@ def _records(
     records["flags"] = (sender_estimate & _SYNCHRONIZED != 0).astype(np.uint8) | (
         estimate & _SYNCHRONIZED != 0
     ).astype(np.uint8) << 1
-    start = 0
-    for collector, mine, run in runs:
-        end = start + len(mine)
-        collector.refine_records(run, records[start:end])
-        start = end
     return records
 
 

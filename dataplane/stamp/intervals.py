@@ -27,23 +27,23 @@ class Intervals:
         self._head = store.state.head
         self._counters = self._head.counters
         self.length_ns = length_ns
-        self._histograms = [store.counts(parity) for parity in range(2)]
+        self._histograms = store.histograms
         self._carried_agreement = 0
         self._closed: list[int] = []
         self._bind()
 
     def add(self, sequence: int, forward_ns: int, backward_ns: int) -> None:
         """Count the delays of one packet."""
-        delays, counts = self.delays, self.counts
+        delays, count, parity = self.delays, self._histograms.add, self._parity
         delays[FORWARD].update(forward_ns, sequence)
-        counts[FORWARD][bucket_of(forward_ns)] += 1
+        count(parity, FORWARD, bucket_of(forward_ns))
         if self._store.one_way:
             return
         delays[BACKWARD].update(backward_ns, sequence)
-        counts[BACKWARD][bucket_of(backward_ns)] += 1
+        count(parity, BACKWARD, bucket_of(backward_ns))
         round_trip_ns = forward_ns + backward_ns
         delays[ROUND_TRIP].update(round_trip_ns, sequence)
-        counts[ROUND_TRIP][bucket_of(round_trip_ns)] += 1
+        count(parity, ROUND_TRIP, bucket_of(round_trip_ns))
 
     def add_run(
         self, last_sequence: int, delays: list[DelayRun], buckets: list[list[tuple[int, int]]]
@@ -52,9 +52,8 @@ class Intervals:
         `buckets` says how many of them each bucket is to count."""
         for direction in self._store.directions:
             self.delays[direction].extend(delays[direction], last_sequence)
-            counts = self.counts[direction]
             for bucket, number in buckets[direction]:
-                counts[bucket] += number
+                self._histograms.add(self._parity, direction, bucket, number)
 
     def attribute(self, loss: LossAttribution) -> None:
         """Bring directional counts up to date with `loss`, in the total and the interval.
@@ -119,7 +118,7 @@ class Intervals:
         parity = self._head.closed % 2
         self.current = self._store.state.interval[parity]
         self.delays = list(self.current.delay)
-        self.counts = self._histograms[parity]
+        self._parity = parity
 
     def take_up(self, now_ns: int, resumed: bool) -> None:
         """Go on with the open run of an earlier process if `resumed`, else end it."""

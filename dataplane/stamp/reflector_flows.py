@@ -26,7 +26,7 @@ from dataplane.stamp.session_reflector import UNKNOWN_HOP_LIMIT, Reply, SessionS
 from dataplane.stamp.timestamp import ErrorEstimate, TimestampFormat, encode_timestamp
 from dataplane.stamp.timestamp_arrays import encode_timestamps
 
-SETS = 2_048
+SETS = 16_384
 WAYS = 2
 """Flows that are remembered: `WAYS` of each of `SETS` groups that a hash tells apart.
 One flow more replaces one that is then judged anew."""

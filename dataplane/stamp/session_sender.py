@@ -88,20 +88,31 @@ class SessionSender:
         ``now_ns`` is monotonic; ``t1_ns`` is wall time since 1970, read as late
         as possible. RuntimeError once complete.
         """
+        self.send_into(self._template, 0, now_ns, t1_ns, error)
+        return bytes(self._template)
+
+    def send_into(
+        self,
+        buffer: bytearray | memoryview,
+        offset: int,
+        now_ns: int,
+        t1_ns: int,
+        error: ErrorEstimate,
+    ) -> None:
+        """As ``send``, into a place of 44 bytes."""
         if self.complete:
             raise RuntimeError(f"run of session {self.config.ssid} is complete")
         self._advance(now_ns)
         fmt = self.config.timestamp_format
         OPEN.sender.pack_into(
-            self._template,
-            0,
+            buffer,
+            offset,
             self.sequence & _SEQUENCE,
             encode_timestamp(t1_ns, fmt, self.tai_offset_s),
             error.in_format(fmt).encode(),
             self.config.ssid,
         )
         self.sequence += 1
-        return bytes(self._template)
 
     def _advance(self, now_ns: int) -> None:
         """Use up the slot that ``now_ns`` lies in, and skip those before it."""

@@ -69,7 +69,7 @@ class Wire:
         peer = socket.inet_pton(socket.AF_INET6, request.source)
         self._put(bytes(payload), request.destination, peer, request.source_port, request.scope_id)
 
-    def answer_burst(
+    def send_burst(
         self,
         payloads: npt.NDArray[np.uint8],
         source: bytes,

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from dataplane.config import SenderSession
+from dataplane.histogram import BUCKETS, SUB_BUCKETS
 from dataplane.measurement import Record
 from dataplane.reflector_store import ReflectorStore
 from dataplane.session_state import SessionState
@@ -266,3 +267,18 @@ def test_snapshots_beside_a_busy_writer(tmp_path: Path, config: SenderSession) -
         received = snapshot.received
     assert (received, store.snapshot().intervals[-1].number) == (8_000, 79)
     assert moments > 1
+
+
+def test_memory_grows_with_the_range_of_the_delays(tmp_path: Path) -> None:
+    config = make_session(result_depth=1, history_depth=1)
+    store = SessionStore.create(tmp_path / "store", config)
+    before = (tmp_path / "store").stat().st_blocks
+    assert before * 512 <= 8_192
+    for bucket in range(0, BUCKETS, SUB_BUCKETS):
+        store.histograms.add(0, 0, bucket)
+    after = (tmp_path / "store").stat().st_blocks
+    assert (after - before) * 512 >= 30_000
+    reader = SessionStore.open(tmp_path / "store", writable=False)
+    assert int(reader.histograms.total(0, 0)[1].sum()) == BUCKETS // SUB_BUCKETS
+    reader.close()
+    store.close()

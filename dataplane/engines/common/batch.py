@@ -10,9 +10,10 @@ import numpy.typing as npt
 
 from dataplane.engines.common.transport import Datagram, Transport
 
-BATCH = 512
-"""Packets of a batch at most. Larger ones bear the constant cost of array operations
-more easily, and let whoever waits for its turn wait longer: a millisecond and a half."""
+BATCH = 1_024
+"""Packets of a batch at most, as many as the kernel hands over at once. Larger ones bear
+the constant cost of array operations more easily; a full one takes some two milliseconds,
+for which timers wait."""
 
 ROW = 128
 """Bytes of each packet that are kept in `Batch.data`; the base packets fit twice."""
@@ -74,7 +75,7 @@ class Batch:
 
 @runtime_checkable
 class BatchTransport(Transport, Protocol):
-    """A transport that receives and answers many packets at once."""
+    """A transport that receives and sends many packets at once."""
 
     @property
     def limitation(self) -> str | None:
@@ -83,7 +84,7 @@ class BatchTransport(Transport, Protocol):
     def receive_batch(self, batch: Batch) -> None:
         """Fill `batch` with what has arrived: nothing, or up to its capacity."""
 
-    def answer_burst(
+    def send_burst(
         self,
         payloads: npt.NDArray[np.uint8],
         source: bytes,
@@ -94,10 +95,14 @@ class BatchTransport(Transport, Protocol):
         """Transmit payloads of equal length, a row each, dressed as `dress` said.
 
         At most `BURST` rows, in contiguous memory. `source` and `destination` are
-        packed addresses. Returns how many left, from the first on; raises OSError
-        where not even one did.
+        packed addresses. There are no transmit timestamps for these packets.
+        Returns how many left, from the first on; raises OSError where not even one did.
         """
 
+
+BURST_MIN = 8
+"""Test packets that are due at once from which on they are sent as a burst. Fewer are
+sent one by one, each with a transmit timestamp of the kernel's."""
 
 BURST = 64
 """Packets that a transport sends at once; the kernel takes no more in one burst."""

@@ -33,7 +33,7 @@ LANES_MAX = 4_096
 """Ways to dress and address replies that are remembered; beyond, all flows are
 judged anew."""
 
-LEARNT_MAX = 64
+LEARNT_MAX = 8
 """Flows of one batch after which its remaining requests are looked up once more."""
 
 _DSCP_BITS = 6
@@ -174,7 +174,7 @@ class BatchReflection:
         transport.dress(lane.rthdr, traffic_class, HOP_LIMIT)
         error = self._clock.error_estimate(TimestampFormat.NTP)
         stamp(replies, rows, wall_ns(), error, tai_offset_s)
-        return transport.answer_burst(replies.payloads[rows], *lane[1:])
+        return transport.send_burst(replies.payloads[rows], *lane[1:])
 
 
 def _requests(batch: Batch, start: int, end: int) -> Requests:

@@ -2,7 +2,9 @@
 
 Deadlines are absolute CLOCK_MONOTONIC nanoseconds in a heap. A timerfd wakes
 the thread `SPIN_NS` early, because epoll's own time-out counts in whole
-milliseconds, and the rest is waited out by reading the clock. A reader is
+milliseconds, and the rest is waited out by reading the clock. A timer that may
+be late by some slack is served together with others: the heap is ordered by when
+each must be served at the latest, and whoever is due by then goes along. A reader is
 called again and again for as long as it says that there is more; deadlines
 that pass meanwhile are served between the calls, so that neither starves.
 """
@@ -79,19 +81,20 @@ class Timer:
         self._callback = callback
         self._deadline_ns: int | None = None
 
-    def at(self, deadline_ns: int | None) -> None:
-        """Due at `deadline_ns` and at no other time; None: never."""
+    def at(self, deadline_ns: int | None, slack_ns: int = 0) -> None:
+        """Due at `deadline_ns`, or up to `slack_ns` later, and at no other time;
+        None: never."""
         if deadline_ns != self._deadline_ns:
             self._deadline_ns = deadline_ns
             if deadline_ns is not None:
-                self._loop.push(deadline_ns, self)
+                self._loop.push(deadline_ns, slack_ns, self)
 
-    def no_later_than(self, deadline_ns: int | None) -> None:
+    def no_later_than(self, deadline_ns: int | None, slack_ns: int = 0) -> None:
         """Due at `deadline_ns` unless it is due earlier."""
         if deadline_ns is not None and (
             self._deadline_ns is None or deadline_ns < self._deadline_ns
         ):
-            self.at(deadline_ns)
+            self.at(deadline_ns, slack_ns)
 
     def fire(self, deadline_ns: int, now_ns: int) -> None:
         """Called by the loop; an entry of the heap that was superseded does nothing."""
@@ -112,7 +115,8 @@ class Loop:
         self._timerfd = _TimerFd()
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._readers: dict[int, Reader] = {}
-        self._heap: list[tuple[int, int, Timer]] = []
+        self._heap: list[tuple[int, int, int, Timer]] = []
+        self._soon: list[Callable[[], None]] = []
         self._count = itertools.count()
         self._posted: deque[Callable[[], None]] = deque()
         self._closing = False
@@ -161,8 +165,13 @@ class Loop:
         del self._readers[fd]
         self._epoll.unregister(fd)
 
-    def push(self, deadline_ns: int, timer: Timer) -> None:
-        heapq.heappush(self._heap, (deadline_ns, next(self._count), timer))
+    def push(self, deadline_ns: int, slack_ns: int, timer: Timer) -> None:
+        entry = deadline_ns + slack_ns, next(self._count), deadline_ns, timer
+        heapq.heappush(self._heap, entry)
+
+    def soon(self, function: Callable[[], None]) -> None:
+        """To be called by a timer: `function` is called when all that are due were."""
+        self._soon.append(function)
 
     def timer(self, callback: Callable[[int], None]) -> Timer:
         return Timer(self, callback)
@@ -193,9 +202,9 @@ class Loop:
         if not self._heap:
             self._timerfd.arm(0)
             return self._epoll.poll()
-        deadline_ns = self._heap[0][0]
-        if deadline_ns - monotonic_ns() > SPIN_NS:
-            self._timerfd.arm(deadline_ns - SPIN_NS)
+        latest_ns, _, deadline_ns, _ = self._heap[0]
+        if latest_ns - monotonic_ns() > SPIN_NS:
+            self._timerfd.arm(latest_ns - SPIN_NS)
             events = self._epoll.poll()
             if any(fd != self._timerfd.fd for fd, _ in events):
                 return events
@@ -209,13 +218,18 @@ class Loop:
         heap = self._heap
         now_ns = monotonic_ns()
         due = []
-        while heap and heap[0][0] <= now_ns:
+        while heap and heap[0][2] <= now_ns:
             due.append(heapq.heappop(heap))
-        for deadline_ns, _, timer in due:
+        for _, _, deadline_ns, timer in due:
             try:
                 timer.fire(deadline_ns, monotonic_ns())
             except Exception:
                 log.exception("a timer of the event loop failed")
+        while self._soon:
+            try:
+                self._soon.pop()()
+            except Exception:
+                log.exception("what timers led to failed")
 
     def _serve_posted(self) -> None:
         os.eventfd_read(self._wakeup)

@@ -38,8 +38,17 @@ PHASE_MAX_NS = 1_000_000_000
 """Sessions that start by themselves are spread over their interval, or over
 this much of it, so that a thousand of them do not send at the same moment."""
 
-LATE_NS = 10_000_000
-"""A send timer that fires so late says that this process was held up."""
+SLACK = 200
+"""Where many sessions share a port, a packet may leave later than it is due by this part
+of its interval, so that others go along with it."""
+
+SLACK_MAX_NS = 5_000_000
+
+EXPIRY_SLACK = 20
+"""A loss, or the end of an interval, may be told later by this part of the loss timeout.
+What is counted does not depend on it."""
+
+EXPIRY_SLACK_MAX_NS = 100_000_000
 
 _GOLDEN = 0x9E3779B1
 _NS_PER_US = 1_000
@@ -53,11 +62,21 @@ class Transmitter(Protocol):
     @property
     def t1_method(self) -> TimestampMethod: ...
 
+    emptied_ns: int
+    """CLOCK_MONOTONIC before which no reply has arrived that has not been taken in."""
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so many sessions share the port that their packets should share wakeups."""
+
     def problem(self) -> str | None:
         """What keeps sessions from running now; tried anew with each call."""
 
     def dress(self, run: SenderRun) -> OSError | None:
         """Set what goes with the session's packets; what failed, if anything."""
+
+    def enqueue(self, run: SenderRun) -> None:
+        """Have `run.send`, or `run.prepare` and `run.sent`, called at once."""
 
     def transmit(self, run: SenderRun, sequence: int, payload: bytes, t1_ns: int) -> OSError | None:
         """Send; what failed, if anything."""
@@ -103,7 +122,12 @@ class SenderRun:
         self._duration_s: int | None = None
         self._first_start_ns: int | None = None
         self._slots_before = 0
-        self._send_timer = loop.timer(self._send)
+        self._slack_ns = min(config.interval_us * _NS_PER_US // SLACK, SLACK_MAX_NS)
+        self._expiry_slack_ns = min(
+            config.loss_timeout_ms * 1_000_000 // EXPIRY_SLACK, EXPIRY_SLACK_MAX_NS
+        )
+        self._skipped = 0
+        self._send_timer = loop.timer(lambda _now_ns: port.enqueue(self))
         self._collect_timer = loop.timer(self._collect)
 
     @property
@@ -187,7 +211,7 @@ class SenderRun:
         if self._collector is None:
             raise EngineError(f"session {self.config.ssid} has no store: {self.status.last_error}")
         self._collector.clear(now_ns)
-        self._collect_timer.at(self._collector.next_timer_ns())
+        self._collect_timer.at(self._collector.next_timer_ns(), self._expiry_slack_ns)
 
     def announce(self, packets: int, now_ns: int) -> int:
         """See `Engine.announce`. Raises EngineError."""
@@ -197,7 +221,7 @@ class SenderRun:
         first = sender.sequence
         collector.announce(packets, wall_ns(), now_ns, self.port.t1_method)
         sender.sequence = first + packets
-        self._collect_timer.no_later_than(collector.next_timer_ns())
+        self._collect_timer.no_later_than(collector.next_timer_ns(), self._expiry_slack_ns)
         return first
 
     def remove(self) -> None:
@@ -238,8 +262,8 @@ class SenderRun:
             start_ns = max(now_ns, self._first_start_ns or 0)
             self._start_sender(start_ns, collector.next_sequence, now_ns)
         assert self._sender is not None
-        self._send_timer.at(self._sender.next_send_ns())
-        self._collect_timer.at(collector.next_timer_ns())
+        self._send_timer.at(self._sender.next_send_ns(), self._send_slack_ns)
+        self._collect_timer.at(collector.next_timer_ns(), self._expiry_slack_ns)
         self._enter(OperState.RUNNING, reason)
         self._complete(now_ns)
 
@@ -357,14 +381,26 @@ class SenderRun:
         last_sent_ns = self._store.state.head.last_sent_ns - wall_ns() + now_ns
         return max(0, (last_sent_ns - start_ns) // (self.config.interval_us * _NS_PER_US) + 1)
 
-    def _send(self, now_ns: int) -> None:
+    @property
+    def tai_offset_s(self) -> int:
+        """TAI minus UTC, as it is put into packets."""
+        return 0 if self._sender is None else self._sender.tai_offset_s
+
+    @property
+    def _send_slack_ns(self) -> int:
+        return self._slack_ns if self.port.crowded else 0
+
+    @property
+    def due_ns(self) -> int | None:
+        """When the next packet is due; None where none is."""
+        return None if self._sender is None else self._sender.next_send_ns()
+
+    def send(self, now_ns: int) -> None:
+        """Send the packet that is due, by itself."""
         sender, collector, port = self._sender, self._collector, self.port
         if sender is None or collector is None:
             return
-        due_ns = sender.next_send_ns()
-        if due_ns is not None and now_ns - due_ns > LATE_NS:
-            self.port.drain()
-        sequence, skipped = sender.sequence, sender.skipped
+        sequence, self._skipped = sender.sequence, sender.skipped
         collector.sent(sequence, wall_ns(), now_ns, port.t1_method)
         failure = port.dress(self)
         error = self._clock.error_estimate(self.config.timestamp_format)
@@ -372,14 +408,35 @@ class SenderRun:
         payload = sender.send(now_ns, t1_ns, error)
         if failure is None:
             failure = port.transmit(self, sequence, payload, t1_ns)
+        self.sent(failure)
+
+    def prepare(self, buffer: memoryview, offset: int, now_ns: int, t1_ns: int) -> bool:
+        """Put the packet that is due into its place in a burst; False if none is.
+
+        `sent` is to be called then. `t1_ns` is for the time being.
+        """
+        sender, collector = self._sender, self._collector
+        if sender is None or collector is None:
+            return False
+        self._skipped = sender.skipped
+        collector.sent(sender.sequence, t1_ns, now_ns)
+        error = self._clock.error_estimate(self.config.timestamp_format)
+        sender.send_into(buffer, offset, now_ns, t1_ns, error)
+        return True
+
+    def sent(self, failure: OSError | None) -> None:
+        """The packet has left, or has failed to."""
+        sender, collector = self._sender, self._collector
         if failure is not None:
             self._send_failed(failure)
-        skipped = sender.skipped - skipped - self._slots_before
+        if sender is None or collector is None:
+            return
+        skipped = sender.skipped - self._skipped - self._slots_before
         self._slots_before = 0
         if skipped > 0:
             collector.skipped(skipped)
-        self._send_timer.at(sender.next_send_ns())
-        self._collect_timer.no_later_than(collector.next_timer_ns())
+        self._send_timer.at(sender.next_send_ns(), self._send_slack_ns)
+        self._collect_timer.no_later_than(collector.next_timer_ns(), self._expiry_slack_ns)
 
     def _send_failed(self, failure: OSError) -> None:
         """The sequence number stays used up: what cannot be sent, because the
@@ -395,12 +452,15 @@ class SenderRun:
         collector = self._collector
         if collector is None:
             return
-        self.port.drain()
-        closed = collector.expire(now_ns)
+        due_ns, as_of_ns = collector.next_timer_ns(), self.port.emptied_ns
+        if due_ns is None or as_of_ns < due_ns:
+            self.port.drain()
+            as_of_ns = now_ns
+        closed = collector.expire(as_of_ns)
         if closed:
             self._know_clock()
             self._closed(closed)
-        self._collect_timer.at(collector.next_timer_ns())
+        self._collect_timer.at(collector.next_timer_ns(), self._expiry_slack_ns)
         self._complete(now_ns)
 
     def _complete(self, now_ns: int) -> None:

@@ -26,12 +26,13 @@ from dataplane.engines.base import (
     SenderDiscards,
     SenderStatusReport,
 )
-from dataplane.engines.common.batch import BatchTransport
+from dataplane.engines.common.batch import BURST_MIN, BatchTransport
 from dataplane.engines.common.batch_collection import BatchCollection
 from dataplane.engines.common.collecting import Collecting
 from dataplane.engines.common.interfaces import InterfaceFilter
 from dataplane.engines.common.loop import Loop
 from dataplane.engines.common.run import SenderRun
+from dataplane.engines.common.sender_bursts import SenderBursts
 from dataplane.engines.common.transport import (
     Datagram,
     OpenTransport,
@@ -46,6 +47,13 @@ from dataplane.stamp.packet import OPEN
 
 BATCH = 64
 """Replies that are taken in before others get their turn."""
+
+CROWD = 64
+"""Sessions of a port from which on each gives up some punctuality for the others' sake."""
+
+LATE_NS = 10_000_000
+"""A send timer that fires so late says that this process was held up: the replies that
+wait are taken in before packets are given up."""
 
 AWAITED_MAX = 4_096
 """Packets whose transmit timestamps are awaited; beyond, the oldest are given up."""
@@ -94,6 +102,8 @@ class SenderPort:
         self._problem: str | None = None
         self._problem_ns = 0
         self._awaited: dict[int, tuple[SenderRun, int, int]] = {}
+        self._due: list[SenderRun] = []
+        self._bursts = SenderBursts(address)
         self._by_peer: dict[tuple[IPAddress, int], dict[int, SenderRun]] = {}
         self._dropped = 0
 
@@ -117,6 +127,10 @@ class SenderPort:
         """A session has come, gone or got another store."""
         if self._batches is not None:
             self._batches.changed()
+
+    @property
+    def crowded(self) -> bool:
+        return len(self.runs) >= CROWD
 
     def problem(self) -> str | None:
         """What keeps sessions from running now; opens the port where it is closed."""
@@ -165,6 +179,24 @@ class SenderPort:
             del self._awaited[next(iter(self._awaited))]
         return None
 
+    def enqueue(self, run: SenderRun) -> None:
+        if not self._due:
+            self._loop.soon(self._flush)
+        self._due.append(run)
+
+    def _flush(self) -> None:
+        """Send what is due."""
+        due, self._due = self._due, []
+        due_ns = due[0].due_ns
+        if due_ns is not None and monotonic_ns() - due_ns > LATE_NS:
+            self.drain()
+        transport = self._transport
+        if len(due) < BURST_MIN or not isinstance(transport, BatchTransport):
+            for run in due:
+                run.send(monotonic_ns())
+        else:
+            self._bursts.send(transport, due)
+
     def read(self, events: int = _READ) -> bool:
         """Transmit timestamps first: they are older than the replies."""
         if self._transport is None:
@@ -205,7 +237,7 @@ class SenderPort:
     def _refine(self) -> None:
         """Take in the transmit timestamps that have come."""
         transport = self._transport
-        if transport is None:
+        if transport is None or not self._awaited:
             return
         for identifier, sent_ns in transport.transmitted():
             awaited = self._awaited.pop(identifier, None)

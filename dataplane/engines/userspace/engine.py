@@ -22,6 +22,9 @@ def create(context: EngineContext, collecting: Collecting | None = None) -> Loop
     receiver = Receiver(BATCH)
 
     def open_socket(role: Role, address: IPv6Address | None, port: int) -> UdpSocket:
-        return UdpSocket(address, port, transmit_timestamps=role is Role.SENDER, receiver=receiver)
+        sender = role is Role.SENDER
+        return UdpSocket(
+            address, port, transmit_timestamps=sender, headers=not sender, receiver=receiver
+        )
 
     return LoopEngine(NAME, CAPABILITIES, context, Clock(), open_socket, collecting)

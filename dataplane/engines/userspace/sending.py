@@ -19,10 +19,16 @@ import numpy as np
 import numpy.typing as npt
 
 IPV6_PKTINFO = 50
+SO_TIMESTAMPING = 37
 UDP_SEGMENT = 103
 
 _PKTINFO = struct.Struct("=Qii16sI4x")
+_UNSTAMPED = struct.Struct("=QiiI4x")
 _SEGMENT = struct.Struct("=QiiH6x")
+_ALWAYS = _PKTINFO.size + _UNSTAMPED.size
+"""Bytes of control messages without segmentation: the local address, and that no
+transmit timestamp is wanted, which would be one for a whole burst."""
+
 _NAME = struct.Struct("=HH4x16sI")
 _HEADER = 16
 _UNSUPPORTED = (errno.EINVAL, errno.EIO, errno.EMSGSIZE, errno.EOPNOTSUPP, errno.ENOPROTOOPT)
@@ -61,7 +67,15 @@ class BurstSender:
         """Why bursts are sent one by one, once the kernel has refused to cut them up."""
         self._fd = fd
         self._name = ctypes.create_string_buffer(_NAME.size)
-        self._control = ctypes.create_string_buffer(_PKTINFO.size + _SEGMENT.size)
+        self._control = ctypes.create_string_buffer(_ALWAYS + _SEGMENT.size)
+        _UNSTAMPED.pack_into(
+            self._control,
+            _PKTINFO.size,
+            _UNSTAMPED.size - 4,
+            socket.SOL_SOCKET,
+            SO_TIMESTAMPING,
+            0,
+        )
         self._vector = _Vector()
         self._message = _Message(
             name=ctypes.addressof(self._name),
@@ -82,13 +96,13 @@ class BurstSender:
         port: int,
         scope_id: int,
     ) -> int:
-        """See `BatchTransport.answer_burst`; a `source` of None is the bound address."""
+        """See `BatchTransport.send_burst`; a `source` of None is the bound address."""
         self._address(source or bytes(16), destination, port, scope_id)
         count, size = len(payloads), payloads.shape[1]
         number = 0
         if count > 1 and self.limitation is None:
             self._segment(size)
-            self._message.control_length = _PKTINFO.size + _SEGMENT.size
+            self._message.control_length = _ALWAYS + _SEGMENT.size
             number = self._send(payloads, count * size)
             if not number:
                 return count
@@ -98,7 +112,7 @@ class BurstSender:
 
     def _send_singly(self, payloads: npt.NDArray[np.uint8], refusal: int) -> int:
         count, size = len(payloads), payloads.shape[1]
-        self._message.control_length = _PKTINFO.size
+        self._message.control_length = _ALWAYS
         for row in range(count):
             number = self._send(payloads[row], size)
             if number and not row:
@@ -136,5 +150,5 @@ class BurstSender:
         if size != self._size:
             self._size = size
             _SEGMENT.pack_into(
-                self._control, _PKTINFO.size, _HEADER + 2, socket.IPPROTO_UDP, UDP_SEGMENT, size
+                self._control, _ALWAYS, _HEADER + 2, socket.IPPROTO_UDP, UDP_SEGMENT, size
             )

@@ -44,6 +44,7 @@ IPV6_RECVPKTINFO = 49
 IPV6_RECVHOPLIMIT = 51
 IPV6_RTHDR = 57
 IPV6_RECVTCLASS = 66
+SO_SNDBUFFORCE = 32
 SO_RCVBUFFORCE = 33
 SO_MEMINFO = 55
 
@@ -53,8 +54,12 @@ _TX_SOFTWARE = 1 << 1
 _OPT_ID = 1 << 7
 _OPT_TSONLY = 1 << 11
 
-RECEIVE_BUFFER = 4 << 20
-"""Bytes asked for with SO_RCVBUFFORCE: some thousand packets that wait their turn."""
+RECEIVE_BUFFER = 32 << 20
+"""Bytes asked for with SO_RCVBUFFORCE: some thousand packets that wait their turn. The
+kernel counts a whole page and more for each that arrives in a page of its own."""
+
+SEND_BUFFER = 4 << 20
+"""Bytes asked for with SO_SNDBUFFORCE: bursts that wait for the interface."""
 
 _ANCILLARY = 512
 _MEMINFO_DROPS = 8
@@ -81,9 +86,12 @@ class UdpSocket:
         port: int,
         *,
         transmit_timestamps: bool = False,
+        headers: bool = True,
         receiver: Receiver | None = None,
     ) -> None:
-        """`receiver`, which sockets of one thread may share, is what batches need."""
+        """`receiver`, which sockets of one thread may share, is what batches need.
+        Without `headers` there is neither Hop Limit nor Traffic Class with a packet,
+        which costs a little less."""
         host = "::" if address is None else str(address)
         self._socket = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self._dress: tuple[bytes, int, int] = (b"", 0, -1)
@@ -94,21 +102,27 @@ class UdpSocket:
         self._receiver = receiver
         self._bursts = BurstSender(self._socket.fileno())
         try:
-            self._configure()
+            self._configure(headers)
             self._socket.bind((host, port))
         except OSError:
             self._socket.close()
             raise
 
-    def _configure(self) -> None:
+    def _configure(self, headers: bool) -> None:
         sock = self._socket
         sock.setsockopt(socket.IPPROTO_IPV6, IPV6_V6ONLY, 1)
-        for option in (IPV6_RECVPKTINFO, IPV6_RECVHOPLIMIT, IPV6_RECVTCLASS):
-            sock.setsockopt(socket.IPPROTO_IPV6, option, 1)
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
-        except PermissionError:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVPKTINFO, 1)
+        if headers:
+            sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVHOPLIMIT, 1)
+            sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVTCLASS, 1)
+        for force, ask, size in (
+            (SO_RCVBUFFORCE, socket.SO_RCVBUF, RECEIVE_BUFFER),
+            (SO_SNDBUFFORCE, socket.SO_SNDBUF, SEND_BUFFER),
+        ):
+            try:
+                sock.setsockopt(socket.SOL_SOCKET, force, size)
+            except PermissionError:
+                sock.setsockopt(socket.SOL_SOCKET, ask, size)
         self._enable_timestamps()
 
     def _enable_timestamps(self) -> None:
@@ -212,7 +226,7 @@ class UdpSocket:
         """See `BatchTransport`."""
         return self._bursts.limitation
 
-    def answer_burst(
+    def send_burst(
         self,
         payloads: npt.NDArray[np.uint8],
         source: bytes,

@@ -24,16 +24,14 @@ import numpy as np
 import numpy.typing as npt
 
 from dataplane.bpf.program import BpfModule
-from dataplane.config import IPAddress, SenderSession
+from dataplane.config import SenderSession
 from dataplane.engines.xdp.collector_layouts import ORDER_MAX, Command, Outcome, SlotFlag
 from dataplane.engines.xdp.driver_intervals import DriverIntervals
 from dataplane.engines.xdp.session_maps import SessionMaps
 from dataplane.measurement import RECORD_DTYPE, Record, RecordFlag, TimestampMethod
-from dataplane.stamp.collector import RECEIVED, UNDER_WAY, Collector, Ignored, Run, window_of
+from dataplane.stamp.collector import RECEIVED, UNDER_WAY, Collector, Ignored, Reply, window_of
 from dataplane.stamp.errors import DiscardReason
 from dataplane.stamp.intervals import Intervals
-from dataplane.stamp.packet import ReflectorPacket
-from dataplane.stamp.timestamp import ErrorEstimate, decode_timestamp
 from dataplane.store import SessionStore
 
 DRAIN_NS = 200_000_000
@@ -158,39 +156,18 @@ class DriverCollector(Collector):
             return False
         return self._maps.refine_t1(sequence, t1_ns)
 
-    def receive(
-        self,
-        data: bytes | memoryview,
-        *,
-        source: IPAddress,
-        source_port: int,
-        t4_ns: int,
-        now_ns: int,
-        arrived_ns: int | None = None,
-        t4_method: TimestampMethod = TimestampMethod.USERSPACE,
-    ) -> Record | Ignored | DiscardReason:
-        self._arrived_ns = now_ns if arrived_ns is None else arrived_ns
+    def take(self, reply: Reply, arrived_ns: int) -> Record | Ignored | DiscardReason:
+        self._arrived_ns = arrived_ns
         self._begin_write()
-        self._expire(self._arrived_ns)
+        self._expire(arrived_ns)
         self._end_write()
-        return super().receive(
-            data,
-            source=source,
-            source_port=source_port,
-            t4_ns=t4_ns,
-            now_ns=now_ns,
-            arrived_ns=arrived_ns,
-            t4_method=t4_method,
-        )
+        return super().take(reply, arrived_ns)
 
-    def run_of(
-        self,
-        sequences: npt.NDArray[np.int64],
-        counters: npt.NDArray[np.int64],
-        arrived_ns: npt.NDArray[np.int64],
-    ) -> Run:
-        """None of them: what comes by the socket is taken in one by one."""
-        return Run(sequences[:0], None)
+    def packets(
+        self, slots: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
+        """None that could make a run: what comes by the socket is taken in one by one."""
+        return np.zeros(len(slots), np.bool_), np.zeros(len(slots), np.int64)
 
     def expire(self, now_ns: int) -> list[int]:
         if not self.fresh:
@@ -204,30 +181,20 @@ class DriverCollector(Collector):
             return due
         return min(due, self._fresh_ns + DRAIN_NS)
 
-    def _record(
-        self, packet: ReflectorPacket, sequence: int, t4_ns: int, t4_method: TimestampMethod
-    ) -> Record | Ignored:
-        sender, reflector = packet.sender_error_estimate, packet.error_estimate
-        fmt, tai_offset_s = reflector.fmt, self.tai_offset_s
-        flags = SlotFlag(0)
-        if sender.synchronized:
-            flags |= SlotFlag.SENDER_SYNCHRONIZED
-        if reflector.synchronized:
-            flags |= SlotFlag.REFLECTOR_SYNCHRONIZED
-        if t4_method is not TimestampMethod.KERNEL_SOFTWARE:
-            flags |= SlotFlag.T4_USER
+    def _record(self, reply: Reply, sequence: int) -> Record | Ignored:
+        by_user = reply.t4_method != TimestampMethod.KERNEL_SOFTWARE.code
         outcome = self._maps.command(
             Command.RECORD,
             now_ns=self._arrived_ns,
             sequence=sequence,
-            t1_ns=decode_timestamp(packet.sender_timestamp, sender.fmt, t4_ns, tai_offset_s),
-            t2_ns=decode_timestamp(packet.receive_timestamp, fmt, t4_ns, tai_offset_s),
-            t3_ns=decode_timestamp(packet.timestamp, fmt, t4_ns, tai_offset_s),
-            t4_ns=t4_ns,
-            reflector_sequence=packet.sequence,
-            error_estimate=reflector.encode(),
-            sender_ttl=packet.sender_ttl,
-            record_flags=int(flags),
+            t1_ns=reply.t1_ns,
+            t2_ns=reply.t2_ns,
+            t3_ns=reply.t3_ns,
+            t4_ns=reply.t4_ns,
+            reflector_sequence=reply.sequence,
+            error_estimate=reply.estimate,
+            sender_ttl=reply.sender_ttl,
+            record_flags=reply.flags | (SlotFlag.T4_USER if by_user else 0),
         )
         self._expire(self._arrived_ns)
         if outcome is Outcome.RECORDED:
@@ -235,7 +202,7 @@ class DriverCollector(Collector):
             return Record._make(_records_of(found)[0].item())
         if outcome is Outcome.COPY:
             self._counters.duplicates += 1
-            self._observe_copy(packet, sequence, t4_ns)
+            self._observe_copy(reply, sequence)
         return Ignored.LATE if outcome is Outcome.LATE else Ignored.DUPLICATE
 
     def _expire(self, now_ns: int) -> None:
@@ -333,7 +300,7 @@ class DriverCollector(Collector):
         head.last_received_ns = int(last["t4_ns"])
         head.t1_method = int(last["t1_method"])
         head.t4_method = int(last["t4_method"])
-        self._know_reflector(ErrorEstimate.decode(int(found[-1]["error_estimate"])))
+        self._know_reflector(int(found[-1]["error_estimate"]))
 
     def _observe(self, found: _Slots, sequences: npt.NDArray[np.uint64]) -> None:
         """Feed what tells forward from backward loss.
@@ -386,13 +353,13 @@ class DriverCollector(Collector):
             found = self._maps.slots[part][received]
             self._observe_each(found, found["tag"] >> _ONE)
 
-    def _observe_copy(self, packet: ReflectorPacket, sequence: int, t4_ns: int) -> None:
+    def _observe_copy(self, reply: Reply, sequence: int) -> None:
         self._observe_waiting()
         counter = int(self._maps.slots[sequence & self._mask]["reflector_sequence"])
         if self._number[sequence & self._mask] % _WRAP != counter:
             # It was settled in a run, without having been observed by itself.
             self._number[sequence & self._mask] = counter
-        super()._observe_copy(packet, sequence, t4_ns)
+        super()._observe_copy(reply, sequence)
 
     def _settle(self) -> None:
         loss = self._intervals.loss

@@ -67,7 +67,9 @@ def costed_collectors() -> Iterator[Sequence[CostedCollector]]:
     try:
         with tempfile.TemporaryDirectory(prefix="stamp-cost-") as folder:
             bench = Bench(module, Path(folder))
-            yield [CostedCollector("collector", "fed_collector", count, bench) for count in SEGMENTS]
+            yield [
+                CostedCollector("collector", "fed_collector", count, bench) for count in SEGMENTS
+            ]
             bench.close()
     finally:
         module.close()

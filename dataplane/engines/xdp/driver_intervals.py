@@ -9,9 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from dataplane.engines.xdp.collector_layouts import INTERVAL_SUMS, Command
+from dataplane.engines.xdp.collector_layouts import BUCKETS, DIRECTIONS, INTERVAL_SUMS, Command
 from dataplane.engines.xdp.session_maps import SessionMaps
 from dataplane.engines.xdp.sums import delay_state
 from dataplane.histogram import bucket_of
@@ -30,12 +29,8 @@ class DriverIntervals(Intervals):
         self._maps = maps
         self._folded = np.zeros(2, INTERVAL_SUMS)
         self._earlier: list[DelayState] | None = None
-        self._earlier_counts: npt.NDArray[np.uint32] | None = None
+        self._counted = np.zeros((DIRECTIONS, BUCKETS), np.uint32)
         super().__init__(store, length_ns, window)
-        self._stored = [
-            [np.frombuffer(counts, np.uint32) for counts in store.counts(parity)]
-            for parity in range(2)
-        ]
 
     @property
     def parity(self) -> int:
@@ -58,18 +53,23 @@ class DriverIntervals(Intervals):
         self._folded[parity] = sums
 
     def _fold_delays(self, sums: Any, running: Any) -> None:
-        parity = self.parity
         for direction in self._store.directions:
             found, delay = delay_state(sums, direction, running), self.delays[direction]
-            part = slice(bucket_of(found.min_ns), bucket_of(found.max_ns) + 1)
-            counts = self._maps.state["histogram"][parity][direction][part]
-            if self._earlier is None or self._earlier_counts is None:
+            if self._earlier is None:
                 delay.assign(found)
             else:
                 delay.assign(self._earlier[direction])
                 delay.merge(found)
-                counts = counts + self._earlier_counts[direction][part]
-            self._stored[parity][direction][part] = counts
+            self._fold_counts(direction, bucket_of(found.min_ns), bucket_of(found.max_ns) + 1)
+
+    def _fold_counts(self, direction: int, first: int, end: int) -> None:
+        """The program may have counted some that its sums do not have yet."""
+        counts = self._maps.state["histogram"][self.parity][direction][first:end].copy()
+        before = self._counted[direction][first:end]
+        grown = counts - before
+        before[:] = counts
+        for index in np.flatnonzero(grown).tolist():
+            self._histograms.add(self.parity, direction, first + index, int(grown[index]))
 
     def close(self, end_ns: int, next_start_ns: int, next_end_ns: int, *, suspect: bool) -> None:
         closing = self.parity
@@ -92,7 +92,6 @@ class DriverIntervals(Intervals):
         super().take_up(now_ns, resumed)
         if any(delay.samples for delay in self.delays):
             self._earlier = [DelayState.from_buffer_copy(delay) for delay in self.delays]
-            self._earlier_counts = np.array(self._stored[self.parity])
         self._publish_end()
 
     def interrupt(self) -> None:
@@ -102,12 +101,15 @@ class DriverIntervals(Intervals):
     def reset(self) -> None:
         """Fold in what there is, and have the program count from 0."""
         self._maps.command(Command.COPY | Command.RESET, parity=self.parity)
+        # There is nothing in the program's histogram that was not counted yet.
+        self._counted[:] = 0
         self.fold()
         self._forget(self.parity)
 
     def _forget(self, parity: int) -> None:
         self._folded[parity] = np.zeros((), INTERVAL_SUMS)
-        self._earlier = self._earlier_counts = None
+        self._counted[:] = 0
+        self._earlier = None
 
     def _publish_end(self) -> None:
         self._maps.command(Command.BOUNDARY, boundary=self.end_ns << 1 | self.parity)

@@ -78,6 +78,14 @@ class Hook:
         ]
         return tuple(sorted(found, key=lambda one: one.interface))
 
+    def generic(self, role: Role) -> frozenset[int]:
+        """Indices of the interfaces where `role` is served in generic mode."""
+        found: frozenset[int] = frozenset()
+        for roles, attachments in self._attachments.items():
+            if role in roles:
+                found |= frozenset(attachments.generic)
+        return found
+
     def leave(self, role: Role) -> None:
         """`role` has no program any more."""
         self.refresh(role, ())
@@ -102,6 +110,10 @@ class Share:
     @property
     def attachments(self) -> tuple[Attachment, ...]:
         return self._hook.attachments(self._role)
+
+    @property
+    def generic(self) -> frozenset[int]:
+        return self._hook.generic(self._role)
 
     def refresh(self, wanted: Iterable[Interface]) -> str | None:
         return self._hook.refresh(self._role, wanted)

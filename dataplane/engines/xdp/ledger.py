@@ -4,6 +4,11 @@ The plugin reads one `ReflectorStore`. Here it is kept: what earlier processes h
 counted, what the program in the driver counts, and what the userspace engine behind
 it counts in a store of its own. Sequence numbers are the driver's alone, since both
 paths take them from there.
+
+The driver's counter dies with the process. While a session is busy the store is
+therefore ahead of it, by what two folds take at its rate, so that a process that takes
+over gives no number again. It leaves out a few instead, beside the many requests that
+nobody answers meanwhile.
 """
 
 from __future__ import annotations
@@ -29,6 +34,8 @@ from dataplane.reflector_store import (
 )
 from dataplane.session_state import DISCARD_INDEX
 from dataplane.stamp.session_reflector import SessionKey
+
+FOLDS_AHEAD = 2
 
 CAPACITY_MIN = 64
 """Sessions that the store has room for at least; it grows where that is not enough."""
@@ -83,6 +90,8 @@ class Ledger:
         self._states: npt.NDArray[Any] | None = None
         self._rows: npt.NDArray[Any] | None = None
         self._row_of: dict[SessionKey, int] = {}
+        self._numbers: dict[SessionKey, int] = {}
+        self._ahead: set[SessionKey] = set()
 
     def _open(self) -> ReflectorStore:
         if self._path.exists():
@@ -105,6 +114,8 @@ class Ledger:
         for key in stale:
             self._store.free(*key)
             self._earlier.pop(key, None)
+            self._numbers.pop(key, None)
+            self._ahead.discard(key)
         if len(config.sessions) > self._store.capacity:
             self._grow(2 * len(config.sessions))
         for key in config.sessions:
@@ -125,12 +136,13 @@ class Ledger:
         earlier = self._earlier.get(key)
         return 0 if earlier is None else earlier.next_sequence
 
-    def fold(self, tables: ReflectorTables) -> None:
-        """Bring the store up to date. Costs little where little has changed."""
+    def fold(self, tables: ReflectorTables, *, last: bool = False) -> None:
+        """Bring the store up to date. Costs little where little has changed. `last`:
+        nothing more comes from this process."""
         slow = self._slow.current()
         self._fold_role(tables, slow)
-        for key in self._changed(tables, slow):
-            self._fold_session(key, tables)
+        for key in self._changed(tables, slow) | (self._ahead & self._sessions.keys()):
+            self._fold_session(key, tables, last)
 
     def _changed(self, tables: ReflectorTables, slow: ReflectorStore | None) -> set[SessionKey]:
         states, rows = tables.states(), None if slow is None else slow.rows()
@@ -156,7 +168,7 @@ class Ledger:
                 keys.add(key)
         return keys
 
-    def _fold_session(self, key: SessionKey, tables: ReflectorTables) -> None:
+    def _fold_session(self, key: SessionKey, tables: ReflectorTables, last: bool) -> None:
         earlier = self._earlier.get(key) or _Earlier()
         driver = tables.session_counts(key)
         slot = self._store.allocate(*key)
@@ -172,7 +184,15 @@ class Ledger:
         slot.last_received_ns = max(
             earlier.last_received_ns, driver.last_received_ns, behind.last_received_ns
         )
-        slot.next_sequence = driver.next_sequence & 0xFFFFFFFF
+        number = driver.next_sequence
+        taken = number - self._numbers.get(key, number)
+        self._numbers[key] = number
+        ahead = 0 if last else FOLDS_AHEAD * max(0, taken)
+        slot.next_sequence = number + ahead & 0xFFFFFFFF
+        if ahead:
+            self._ahead.add(key)
+        else:
+            self._ahead.discard(key)
 
     def _fold_role(self, tables: ReflectorTables, slow: ReflectorStore | None) -> None:
         earlier, role = self._role, self._store.role

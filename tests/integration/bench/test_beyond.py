@@ -18,7 +18,6 @@ from tools.bench.beyond.capture import Capture
 from tools.bench.beyond.packets import select
 from tools.bench.beyond.pair import DEVICE, REFERENCE_ENGINE, End, Pair
 from tools.bench.beyond.schedule import Case
-from tools.bench.beyond.schedule_fit import EARLY_NS
 from tools.bench.errors import BenchError
 from tools.bench.extras import TimestampError, quantile_ns
 from tools.bench.namespace import inside
@@ -185,7 +184,7 @@ def test_errors_of_the_schedule() -> None:
         # However busy the machine is, each slot is used or skipped.
         assert error.count + error.skipped == error.rate_pps
         assert error.count > 0
-        assert (quantile_ns(error.quantiles, 0.0) or 0) >= -EARLY_NS
+        assert (quantile_ns(error.quantiles, 0.0) or 0) > 0
         assert error.drift_ppb is not None or error.skipped
 
 
@@ -199,8 +198,8 @@ def test_footprint_of_sessions_that_are_answered() -> None:
         assert (found.rss_bytes or 0) > 1 << 20
         assert found.cpu_percent is not None
         assert 0 <= found.cpu_percent <= 100
-    assert one.store_bytes is not None
-    assert five.store_bytes == 5 * one.store_bytes
+    # How much a store takes depends on the delays that it has seen.
+    assert 0 < 3 * (one.store_bytes or 0) < (five.store_bytes or 0)
 
 
 def test_control_plane() -> None:
@@ -256,7 +255,7 @@ def interrupt(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("step", ["_cpu_percent", "_check_answers"])
+@pytest.mark.parametrize("step", ["_cpu_percent", "_check_all_answered"])
 def test_an_interrupt_in_the_middle_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:

@@ -40,12 +40,12 @@ def test_packets_of_a_burst_on_the_wire(network: Network) -> None:
         theirs = UdpSocket(SENDER, 49_862)
     rows = np.arange(20 * 44, dtype=np.uint8).reshape(20, 44)
     ours.dress(rthdr_for_socket((BACK, SENDER)), 46 << 2, 255)
-    assert ours.answer_burst(rows, REFLECTOR.packed, SENDER.packed, 49_862, 0) == 20
+    assert ours.send_burst(rows, REFLECTOR.packed, SENDER.packed, 49_862, 0) == 20
     received = [theirs.receive() for _ in range(20)]
     # A router that works on a packet does so on the captured one, too.
     ip("-n", network.router, "-6", "route", "delete", f"{BACK}/128")
     capture = Capture(network.router, "rb")
-    assert ours.answer_burst(rows, REFLECTOR.packed, SENDER.packed, 49_862, 0) == 20
+    assert ours.send_burst(rows, REFLECTOR.packed, SENDER.packed, 49_862, 0) == 20
     frames = [frame for frame in capture.frames() if frame[ETHERNET + 6] == ROUTING]
     ours.close()
     theirs.close()

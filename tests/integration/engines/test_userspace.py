@@ -16,6 +16,7 @@ from dataplane.config import (
     IPAddress,
     Node,
     Reflector,
+    ReflectorMode,
     ReflectorSession,
     Sender,
     SenderSession,
@@ -32,10 +33,20 @@ from dataplane.engines.base import (
     session_store_path,
 )
 from dataplane.engines.userspace.engine import create
+from dataplane.measurement import TimestampMethod
 from dataplane.reflector_store import ReflectorStore
 from dataplane.stamp.errors import DiscardReason
+from dataplane.stamp.timestamp import TimestampFormat
 from dataplane.store import SessionStore
-from tests.integration.engines.network import REFLECTOR, SENDER, Network, eventually, inside
+from tests.integration.engines.network import (
+    BACK,
+    FORTH,
+    REFLECTOR,
+    SENDER,
+    Network,
+    eventually,
+    inside,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -209,3 +220,51 @@ def test_announced_packets_are_awaited(network: Network, run: Callable[[str], Ru
     with pytest.raises(EngineError, match="session 5 is not running"):
         sender.engine.announce(5, 1)
     peer.close()
+
+
+def test_many_sessions_share_bursts(network: Network, run: Callable[[str], Running]) -> None:
+    """A hundred sessions over two paths, and every packet is where it belongs."""
+    reflector, sender = run(network.reflector), run(network.sender)
+    paths = ((), (FORTH,))
+    ssids = range(1, 101)
+    served: Sessions = {
+        (ssid, SENDER): ReflectorSession(
+            ssid, SENDER, segments=(BACK,) if ssid % 2 else (), mode=ReflectorMode.STATEFUL
+        )
+        for ssid in ssids
+    }
+    reflector.engine.configure(Node(reflector=Reflector(sessions=served)))
+    sessions = {
+        ssid: SenderSession(
+            ssid,
+            REFLECTOR,
+            SENDER,
+            segments=paths[ssid % 2],
+            interval_us=50_000,
+            packet_count=20,
+            reflector_mode=ReflectorMode.STATEFUL,
+            timestamp_format=tuple(TimestampFormat)[ssid % 3 % 2],
+            autostart=False,
+        )
+        for ssid in ssids
+    }
+    sender.engine.configure(Node(sender=Sender(sessions=sessions)))
+    for ssid in ssids:
+        sender.engine.start(ssid, None)
+    eventually(
+        lambda: all(sender.states(ssid)[-1] is OperState.COMPLETED for ssid in ssids),
+        "all runs are complete",
+    )
+    methods = set()
+    for ssid in ssids:
+        store = sender.store(ssid)
+        snapshot = store.snapshot(100)
+        store.close()
+        assert (snapshot.sent, snapshot.received, snapshot.loss.round_trip) == (20, 20, 0)
+        assert [record.sequence for record in snapshot.records] == list(range(20))
+        assert [record.reflector_sequence for record in snapshot.records] == list(range(20))
+        methods |= {record.t1_method for record in snapshot.records}
+        for record in snapshot.records:
+            assert record.t1_ns < record.t2_ns < record.t3_ns < record.t4_ns
+            assert record.sender_ttl == 254
+    assert TimestampMethod.USERSPACE.code in methods

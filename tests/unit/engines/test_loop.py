@@ -44,6 +44,29 @@ def test_timers_fire_in_order_and_never_early(loop: Loop) -> None:
     assert all(at_ns >= due[name] for name, at_ns in fired)
 
 
+def test_timers_that_may_be_late_go_along_with_others(loop: Loop) -> None:
+    fired: list[str] = []
+    done = threading.Event()
+    now_ns = monotonic_ns()
+
+    def then() -> None:
+        fired.append("then")
+        done.set()
+
+    def patient(_at_ns: int) -> None:
+        fired.append("patient")
+        loop.soon(then)
+
+    def arm() -> None:
+        loop.timer(patient).at(now_ns + 5 * MS, 10_000 * MS)
+        loop.timer(lambda _: fired.append("strict")).at(now_ns + 20 * MS)
+        loop.timer(lambda _: fired.append("early")).at(now_ns + 20_000 * MS, 1)
+
+    loop.call(arm)
+    assert done.wait(5)
+    assert fired == ["strict", "patient", "then"]
+
+
 def test_only_the_latest_deadline_of_a_timer_counts(loop: Loop) -> None:
     fired: list[int] = []
     done = threading.Event()

@@ -163,7 +163,7 @@ def test_burst(pair: tuple[UdpSocket, UdpSocket], limitation: str | None) -> Non
     second._bursts.limitation = limitation
     rows = np.arange(64 * 44, dtype=np.uint8).reshape(64, 44)
     second.dress(b"", 46 << 2, 77)
-    sent = second.answer_burst(rows, LOCAL.packed, LOCAL.packed, PORT_A, 0)
+    sent = second.send_burst(rows, LOCAL.packed, LOCAL.packed, PORT_A, 0)
     assert sent == 64
     received = [read(first) for _ in range(64)]
     assert [each.data for each in received] == [row.tobytes() for row in rows]
@@ -179,7 +179,7 @@ def test_burst_that_cannot_be_sent(pair: tuple[UdpSocket, UdpSocket]) -> None:
     rows = np.zeros((3, 44), np.uint8)
     foreign = IPv6Address("2001:db8::1").packed
     with pytest.raises(OSError, match="Invalid argument"):
-        second.answer_burst(rows, foreign, LOCAL.packed, PORT_A, 0)
+        second.send_burst(rows, foreign, LOCAL.packed, PORT_A, 0)
     assert second.limitation is None
 
 
@@ -188,7 +188,7 @@ def test_segmentation_that_is_refused_is_told(pair: tuple[UdpSocket, UdpSocket])
     rows = np.zeros((3, 20_000), np.uint8)
     option = socket.socket(fileno=os.dup(second.fileno()))
     option.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU, 1_400)
-    assert second.answer_burst(rows, LOCAL.packed, LOCAL.packed, PORT_A, 0) == 3
+    assert second.send_burst(rows, LOCAL.packed, LOCAL.packed, PORT_A, 0) == 3
     assert [len(read(first).data) for _ in range(3)] == [20_000] * 3
     assert second.limitation is not None
     assert second.limitation.startswith(

@@ -13,9 +13,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-EARLY_NS = 50_000
-"""A packet that leaves this little before a slot belongs to it."""
-
 DRIFT_PARTS = 10
 """Stretches of a run that the drift is fitted to."""
 
@@ -55,12 +52,12 @@ def slots_of(
     """The slot of each packet of one session's run, given in the order of sending.
 
     Without skipped slots that is the packet's number, however late or early it left.
-    With them it is the slot that had begun, or begins within `EARLY_NS`;
-    a packet that left so late that the next slot had begun is told by those behind
-    it, which leave that slot to one of them. At most `skipped` are left out.
+    With them it is the latest slot that had begun, as `SessionSender` has it; a packet
+    that left so late that yet another had begun is told by those behind it, which
+    leave that slot to one of them. At most `skipped` are left out.
     """
     numbers = np.arange(len(departures_ns), dtype=np.int64)
-    reached = (departures_ns - start_ns + EARLY_NS) // interval_ns - numbers
+    reached = (departures_ns - start_ns) // interval_ns - numbers
     left_out = np.minimum.accumulate(reached[::-1])[::-1]
     slots: npt.NDArray[np.int64] = numbers + np.clip(left_out, 0, skipped)
     return slots

@@ -177,9 +177,6 @@ class Stand:
         # What is captured is to have its checksum, as on a wire.
         with inside(self.node):
             run("ethtool", "-K", link.device, "tx", "off")
-        # A veth takes frames of a program at the other end only with this.
-        with inside(self.peer):
-            run("ethtool", "-K", link.far, "gro", "on")
         self.restore(link)
         self._captures[link.far] = Capture(self.peer, link.far)
 
@@ -279,7 +276,7 @@ class Running:
             known = self.reflector_states()
             return bool(known) and known[-1][0] is state
 
-        eventually(reached, f"Session-Reflector {state.value}")
+        eventually(reached, f"Session-Reflector {state.value}", timeout_s=60)
         return self.reflector_states()[-1][1]
 
     def close(self) -> None:

@@ -1,0 +1,143 @@
+"""The histograms of a session, in memory that grows with the range of its delays.
+
+A session has a histogram for each delay: of the current computation interval and
+of all closed ones, each twice, see `dataplane.session_state`. Most buckets stay
+empty for ever: the delays of a path lie within a few octaves. So buckets come in
+blocks of one octave, taken from a pool in the order in which octaves are first
+needed. A directory says where an octave's block is; its four histograms share it.
+
+Layout: number of blocks in use (uint64); a directory for each delay, `OCTAVES`
+uint16, 0 or one more than the number of the block; then `BLOCKS_MAX` blocks, of
+which only those in use, and a few more, have memory.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from dataplane.histogram import BUCKETS, SUB_BUCKETS
+from dataplane.mapped_file import StoreError
+
+OCTAVES = BUCKETS // SUB_BUCKETS
+DELAYS = 3
+BLOCKS_MAX = DELAYS * OCTAVES
+
+BLOCK = np.dtype(
+    [
+        ("current", np.uint32, (2, SUB_BUCKETS)),
+        ("total", np.uint64, (2, SUB_BUCKETS)),
+    ]
+)
+"""Counts of one octave of one delay; the first index is the parity of the interval."""
+
+_DIRECTORY_AT = 8
+_BLOCKS_AT = _DIRECTORY_AT + 2 * BLOCKS_MAX
+SIZE = _BLOCKS_AT + BLOCKS_MAX * BLOCK.itemsize
+"""Bytes of the whole, with or without memory."""
+
+AT_FIRST = _BLOCKS_AT + 6 * BLOCK.itemsize
+"""Bytes that need memory from the beginning."""
+
+_OCTAVE_BITS = SUB_BUCKETS.bit_length() - 1
+_WORDS = BLOCK.itemsize // 4
+
+log = logging.getLogger(__name__)
+
+Counts = npt.NDArray[np.uint64]
+
+
+class HistogramStore:
+    """Over a writable buffer of `SIZE` bytes, zeros at first."""
+
+    __slots__ = ("_arrays", "_directory", "_reserve", "_used", "_view", "_words")
+
+    def __init__(self, view: memoryview, reserve: Callable[[int], None]) -> None:
+        """`reserve` gives memory to that many bytes of `view`; it may raise StoreError."""
+        self._view = view
+        self._reserve = reserve
+        self._used = view[:_DIRECTORY_AT].cast("Q")
+        self._directory = view[_DIRECTORY_AT:_BLOCKS_AT].cast("H")
+        self._words = view[_BLOCKS_AT:].cast("I")
+        self._arrays: npt.NDArray[np.void] | None = None
+
+    def add(self, parity: int, delay: int, bucket: int, samples: int = 1) -> None:
+        """Writer: count samples in the current interval."""
+        entry = self._directory[delay * OCTAVES + (bucket >> _OCTAVE_BITS)]
+        if not entry:
+            entry, bucket = self._allocate(delay, bucket)
+            if not entry:
+                return
+        at = (entry - 1) * _WORDS + parity * SUB_BUCKETS + (bucket & SUB_BUCKETS - 1)
+        self._words[at] += samples
+
+    def close(self, old: int, delay: int) -> None:
+        """Writer: the total of the other parity is that of parity `old` with its interval
+        added; its own interval is empty."""
+        new, blocks = 1 - old, self._blocks()
+        mine = np.array(self._entries(delay), np.intp) - 1
+        if len(mine):
+            totals, currents = blocks["total"], blocks["current"]
+            totals[mine, new] = totals[mine, old] + currents[mine, old]
+            currents[mine, new] = 0
+
+    def clear(self) -> None:
+        """Writer: forget all samples. Memory that is in use stays so."""
+        self._blocks()[: self._used[0]] = np.zeros((), BLOCK)
+
+    def interval(self, parity: int, delay: int) -> tuple[int, Counts]:
+        """The current interval: the first bucket of a stretch that holds everything,
+        and its counts."""
+        return self._stretch(delay, parity, False)
+
+    def total(self, parity: int, delay: int) -> tuple[int, Counts]:
+        """All samples, those of the current interval among them; as `interval`."""
+        return self._stretch(delay, parity, True)
+
+    def _stretch(self, delay: int, parity: int, closed: bool) -> tuple[int, Counts]:
+        directory = self._directory[delay * OCTAVES : (delay + 1) * OCTAVES].tolist()
+        known = [octave for octave, entry in enumerate(directory) if entry]
+        if not known:
+            return 0, np.zeros(0, np.uint64)
+        first = known[0]
+        counts = np.zeros((known[-1] + 1 - first, SUB_BUCKETS), np.uint64)
+        where, mine = [octave - first for octave in known], [directory[o] - 1 for o in known]
+        blocks = self._blocks()
+        counts[where] = blocks["current"][mine, parity]
+        if closed:
+            counts[where] += blocks["total"][mine, parity]
+        return first << _OCTAVE_BITS, counts.reshape(-1)
+
+    def _entries(self, delay: int) -> list[int]:
+        directory = self._directory[delay * OCTAVES : (delay + 1) * OCTAVES]
+        return [entry for entry in directory.tolist() if entry]
+
+    def _blocks(self) -> npt.NDArray[np.void]:
+        if self._arrays is None:
+            self._arrays = np.frombuffer(self._view, BLOCK, BLOCKS_MAX, _BLOCKS_AT)
+        return self._arrays
+
+    def _allocate(self, delay: int, bucket: int) -> tuple[int, int]:
+        """A block for the octave of a bucket, and the bucket; where the file system is
+        full, the nearest ones that there are, or 0 for none."""
+        entry = self._used[0] + 1
+        try:
+            self._reserve(_BLOCKS_AT + entry * BLOCK.itemsize)
+        except StoreError as error:
+            log.warning("percentiles become inexact: %s", error)
+            return self._nearest(delay, bucket)
+        self._used[0] = entry
+        self._directory[delay * OCTAVES + (bucket >> _OCTAVE_BITS)] = entry
+        return entry, bucket
+
+    def _nearest(self, delay: int, bucket: int) -> tuple[int, int]:
+        wanted = bucket >> _OCTAVE_BITS
+        start = delay * OCTAVES
+        known = [octave for octave in range(OCTAVES) if self._directory[start + octave]]
+        if not known:
+            return 0, bucket
+        octave = min(known, key=lambda octave: abs(octave - wanted))
+        return self._directory[start + octave], 0 if octave > wanted else SUB_BUCKETS - 1

@@ -1,0 +1,79 @@
+"""Histograms that grow by octaves hold what plain ones would."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dataplane.histogram import BUCKETS, SUB_BUCKETS
+from dataplane.histogram_store import AT_FIRST, BLOCK, SIZE, Counts, HistogramStore
+from dataplane.mapped_file import StoreError
+
+steps = st.one_of(
+    st.tuples(
+        st.just("add"), st.integers(0, 2), st.integers(0, BUCKETS - 1), st.integers(1, 1_000)
+    ),
+    st.tuples(st.just("add"), st.integers(0, 2), st.integers(960, 1_000), st.just(1)),
+    st.tuples(st.sampled_from(["close", "close", "clear"]), st.just(0), st.just(0), st.just(0)),
+)
+
+
+def plain(stretch: tuple[int, Counts]) -> Counter[int]:
+    first, counts = stretch
+    return Counter({first + at: n for at, n in enumerate(counts.tolist()) if n})
+
+
+@settings(deadline=None)
+@given(st.lists(steps, max_size=60))
+def test_samples_are_found_again(taken: list[tuple[str, int, int, int]]) -> None:
+    view = memoryview(bytearray(SIZE))
+    reserved = [AT_FIRST]
+    store = HistogramStore(view, reserved.append)
+    reader = HistogramStore(view, reserved.append)
+    interval = [Counter[int]() for _ in range(3)]
+    total = [Counter[int]() for _ in range(3)]
+    parity = 0
+    for what, delay, bucket, samples in taken:
+        if what == "add":
+            store.add(parity, delay, bucket, samples)
+            interval[delay][bucket] += samples
+        elif what == "close":
+            for each in range(3):
+                store.close(parity, each)
+                total[each] += interval[each]
+                interval[each].clear()
+            parity = 1 - parity
+        else:
+            store.clear()
+            interval = [Counter() for _ in range(3)]
+            total = [Counter() for _ in range(3)]
+        for each in range(3):
+            assert plain(reader.interval(parity, each)) == interval[each]
+            assert plain(reader.total(parity, each)) == total[each] + interval[each]
+    octaves = {(d, b // SUB_BUCKETS) for what, d, b, _ in taken if what == "add"}
+    assert max(reserved) <= max(AT_FIRST, AT_FIRST - 6 * BLOCK.itemsize + len(octaves) * 384)
+    # Nothing is written where no memory has been asked for.
+    assert not any(view[max(reserved) :])
+
+
+def test_no_room_for_another_octave() -> None:
+    def refuse(end: int) -> None:
+        if end > AT_FIRST:
+            raise StoreError("full")
+
+    store = HistogramStore(memoryview(bytearray(SIZE)), refuse)
+    for octave in range(60, 66):
+        store.add(0, 0, octave * SUB_BUCKETS + 3)
+    for bucket in (0, BUCKETS - 1):
+        store.add(0, 0, bucket, 5)
+    store.add(0, 1, 0)
+    assert plain(store.interval(0, 1)) == Counter()
+    first, counts = store.interval(0, 0)
+    assert first == 60 * SUB_BUCKETS
+    assert np.flatnonzero(counts).tolist() == sorted(
+        [0, 95, *(octave * SUB_BUCKETS + 3 for octave in range(6))]
+    )
+    assert int(counts.sum()) == 16
