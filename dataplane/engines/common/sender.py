@@ -28,7 +28,7 @@ from dataplane.engines.base import (
 )
 from dataplane.engines.common.batch import BURST_MIN, BatchTransport
 from dataplane.engines.common.batch_collection import BatchCollection
-from dataplane.engines.common.collecting import Collecting
+from dataplane.engines.common.collecting import Collecting, CollectingHere
 from dataplane.engines.common.interfaces import InterfaceFilter
 from dataplane.engines.common.loop import Loop
 from dataplane.engines.common.run import SenderRun
@@ -81,7 +81,7 @@ class SenderPort:
         loop: Loop,
         open_transport: OpenTransport,
         discards: Counter[DiscardReason],
-        collecting: Collecting,
+        collecting: Collecting | None = None,
     ) -> None:
         """`discards` counts packets that belong to no session."""
         self.address = address
@@ -96,7 +96,7 @@ class SenderPort:
 
         self._loop = loop
         self._open = open_transport
-        self._collecting = collecting
+        self._collecting = collecting or CollectingHere()
         self._transport: Transport | None = None
         self._batches: BatchCollection | None = None
         self._problem: str | None = None

@@ -99,8 +99,8 @@ class DriverIntervals(Intervals):
         self._maps.command(Command.BREAK_PAIRS)
 
     def reset(self) -> None:
-        """Fold in what there is, and have the program count from 0."""
-        self._maps.command(Command.COPY | Command.RESET, parity=self.parity)
+        """Fold in what there is, and have the program begin anew."""
+        self._maps.command(Command.BREAK_PAIRS | Command.COPY | Command.RESET, parity=self.parity)
         # There is nothing in the program's histogram that was not counted yet.
         self._counted[:] = 0
         self.fold()
