@@ -167,6 +167,29 @@ class LossAttribution:
         self._frontier = self._latest
         return self._agree()
 
+    @property
+    def clean(self) -> bool:
+        """Whether everything that was observed is settled, without a contradiction."""
+        return self._base is not None and not self._ahead and self._conflict_until is None
+
+    @property
+    def latest_counter(self) -> int | None:
+        """The 32-bit number of the latest reply in the Session-Reflector's order."""
+        return None if self._latest is None else self._latest % _WRAP
+
+    def settle_in_order(self, counter: int, t3_ns: int, packets: int) -> bool:
+        """As `observe` and `settle_received` for each of the next `packets` packets in
+        order of sending, the last of which has this 32-bit number.
+
+        For a `clean` comparison, where the numbers grow, from the latest one on, with
+        each packet that was received, and by no more than the sequence numbers do.
+        """
+        number = self._frontier + (counter - self._frontier) % _WRAP
+        self._latest, self._latest_t3_ns = number, t3_ns
+        self._missing += number - self._frontier - packets
+        self._frontier = number
+        return self._agree()
+
     def settle_lost(self) -> None:
         """The next packet in order of sending timed out."""
         if self._base is not None:

@@ -239,12 +239,18 @@ class RecordRing:
         RECORD.pack_into(self._view, head % self._slots * RECORD.size, *record)
         header.head = head + 1
 
-    def extend(self, records: npt.NDArray[Any]) -> None:
-        """Producer: add the newest records, in order, as an array of `RECORD_DTYPE`."""
+    def extend(self, records: npt.NDArray[Any], before: int = 0) -> None:
+        """Producer: add the newest records, in order, as an array of `RECORD_DTYPE`.
+
+        `before` more came before them, which have no place any more: ValueError where
+        `records` are fewer than are kept.
+        """
         header = self._header
-        head, count = header.head, len(records)
+        if before and len(records) < self.capacity:
+            raise ValueError(f"{before} records in front of {len(records)} still have a place")
+        head, count = header.head, before + len(records)
         header.claimed = head + count
-        kept = records[max(0, count - self.capacity) :].tobytes()
+        kept = records[max(0, len(records) - self.capacity) :].tobytes()
         first = (head + max(0, count - self.capacity)) % self._slots * RECORD.size
         room = min(len(kept), self._slots * RECORD.size - first)
         self._view[first : first + room] = kept[:room]

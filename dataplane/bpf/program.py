@@ -38,6 +38,7 @@ WARNINGS = (
 _INCLUDE = re.compile(r'\s*#include "([^"]+)"')
 
 _compiling = threading.Lock()
+"""What bcc makes and lets go of is not to be touched by two threads at once."""
 
 
 class BpfError(Exception):
@@ -71,7 +72,8 @@ class BpfModule:
 
     def free_compiler(self) -> None:
         """Give back the compiler's memory: nothing more can be loaded."""
-        self._bpf.free_bcc_memory()
+        with _compiling:
+            self._bpf.free_bcc_memory()
 
     def map_fd(self, name: str) -> int:
         """The descriptor of a map, which belongs to this object."""
@@ -103,7 +105,8 @@ class BpfModule:
             with contextlib.suppress(BufferError):
                 mapping.close()
         self._mappings.clear()
-        self._bpf.cleanup()
+        with _compiling:
+            self._bpf.cleanup()
 
 
 def _pages(size: int) -> int:

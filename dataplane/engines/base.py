@@ -329,7 +329,8 @@ class Engine(Protocol):
         """
 
     def ping(self) -> None:
-        """Return once the threads that do the work have shown that they run."""
+        """Return once the threads that do the work have shown that they run, and have
+        brought the stores up to date."""
 
     def close(self) -> None:
         """Stop everything and let go of sockets and threads; stores stay on disk."""

@@ -45,7 +45,8 @@ _NS_PER_S = 1_000_000_000
 
 _WINDOW_MARGIN = 64
 _USERSPACE = TimestampMethod.USERSPACE.code
-_UNUSED, _UNDER_WAY, _RECEIVED, _LOST, _UNRESOLVED = range(5)
+UNUSED, UNDER_WAY, RECEIVED, LOST, UNRESOLVED = range(5)
+"""Fates of a packet."""
 
 
 class Ignored(enum.Enum):
@@ -159,7 +160,7 @@ class Collector:
         self._refined: dict[int, tuple[int, int]] = {}
         self._copies: dict[int, set[int]] = {}
         self._timeout_ns = config.loss_timeout_ms * 1_000_000
-        self._intervals = Intervals(store, config.computation_interval_s * _NS_PER_S, self.window)
+        self._intervals = self._make_intervals()
         if self._intervals.loss is not None:
             self._number = array("q", bytes(8 * self.window))
         self._arrays: tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]] | None = None
@@ -167,6 +168,10 @@ class Collector:
         self._highest: int | None = None
         self._next = self._first = self._settled = self._head.next_sequence
         self._take_up(now_ns, resumed)
+
+    def _make_intervals(self) -> Intervals:
+        length_ns = self.config.computation_interval_s * _NS_PER_S
+        return Intervals(self._store, length_ns, self.window)
 
     @property
     def next_sequence(self) -> int:
@@ -264,7 +269,7 @@ class Collector:
             self._refined.pop(sequence - self.window, None)
         if self._copies:
             self._copies.pop(sequence - self.window, None)
-        self._fate[slot] = _UNDER_WAY
+        self._fate[slot] = UNDER_WAY
         self._sent_ns[slot] = now_ns
         self._next = sequence + 1
         head = self._head
@@ -292,7 +297,7 @@ class Collector:
             self._begin_write()
             fates, sent_ns = self._as_arrays()
             slots = np.arange(self._next, self._next + room) & self._mask
-            fates[slots] = _UNDER_WAY
+            fates[slots] = UNDER_WAY
             sent_ns[slots] = now_ns
             self._next += room
             self._head.next_sequence = self._next
@@ -311,10 +316,10 @@ class Collector:
         and under way.
         """
         slot = sequence & self._mask
-        if sequence != self._next - 1 or self._fate[slot] != _UNDER_WAY:
+        if sequence != self._next - 1 or self._fate[slot] != UNDER_WAY:
             raise ValueError(f"sequence {sequence} is not the last one sent")
         self._begin_write()
-        self._fate[slot] = _UNUSED
+        self._fate[slot] = UNUSED
         self._refined.pop(sequence, None)
         self._next = self._head.next_sequence = sequence
         self._counters.sent -= 1
@@ -339,7 +344,7 @@ class Collector:
         """
         if not self._first <= sequence < self._next or sequence < self._next - self.window:
             return False
-        if self._fate[sequence & self._mask] != _UNDER_WAY:
+        if self._fate[sequence & self._mask] != UNDER_WAY:
             return False
         self._refined[sequence] = t1_ns, t1_method.code
         return True
@@ -405,13 +410,13 @@ class Collector:
                 self._expire(arrived_ns)
             slot = sequence & self._mask
             forgotten = sequence < self._first or age >= self.window
-            fate = _UNRESOLVED if forgotten else self._fate[slot]
-            if fate == _UNDER_WAY and arrived_ns > self._sent_ns[slot] + self._timeout_ns:
+            fate = UNRESOLVED if forgotten else self._fate[slot]
+            if fate == UNDER_WAY and arrived_ns > self._sent_ns[slot] + self._timeout_ns:
                 self._expire(arrived_ns)
-                fate = _LOST
-            if fate == _UNDER_WAY:
+                fate = LOST
+            if fate == UNDER_WAY:
                 return self._record(reply, sequence)
-            if fate == _RECEIVED:
+            if fate == RECEIVED:
                 self._counters.duplicates += 1
                 if self._intervals.loss is not None:
                     self._observe_copy(reply, sequence)
@@ -460,7 +465,7 @@ class Collector:
         """Whether packets are under way, and when they were sent; `slots` are sequence
         numbers under `Outlook.mask`."""
         fates, sent_ns = self._as_arrays()
-        return fates[slots] == _UNDER_WAY, sent_ns[slots]
+        return fates[slots] == UNDER_WAY, sent_ns[slots]
 
     def refine_records(self, run: Run, records: npt.NDArray[Any]) -> None:
         """Put a better T1 into the `records` of a run, where there is one."""
@@ -505,7 +510,7 @@ class Collector:
         self._intervals.add_run(last, delays, buckets)
         fates, _ = self._as_arrays()
         slots = sequences & self._mask
-        fates[slots] = _RECEIVED
+        fates[slots] = RECEIVED
         t3_ns = int(records["t3_ns"][-1])
         consecutive = first == self._settled and last - first + 1 == count
         if run.numbers is None:
@@ -559,6 +564,9 @@ class Collector:
             self._end_write()
         return self._intervals.take_closed()
 
+    def close(self) -> None:
+        """Let go of what is not in the store."""
+
     def next_timer_ns(self) -> int | None:
         """When `expire` has something to do next; None for never."""
         due = self._intervals.end_ns
@@ -566,7 +574,7 @@ class Collector:
             due = min(due, self._sent_ns[self._settled & self._mask] + self._timeout_ns + 1)
         return None if due == INT64_MAX else due
 
-    def _record(self, reply: Reply, sequence: int) -> Record:
+    def _record(self, reply: Reply, sequence: int) -> Record | Ignored:
         t1_ns, t1_method = reply.t1_ns, _USERSPACE
         if self._refined:
             t1_ns, t1_method = self._refined.pop(sequence, (t1_ns, t1_method))
@@ -586,7 +594,7 @@ class Collector:
         else:
             counters.reordered += 1
         self._intervals.add(sequence, t2_ns - t1_ns, t4_ns - t3_ns)
-        self._fate[sequence & self._mask] = _RECEIVED
+        self._fate[sequence & self._mask] = RECEIVED
         if self._intervals.loss is not None:
             number = self._intervals.loss.observe(counter, t3_ns)
             self._number[sequence & self._mask] = number
@@ -616,10 +624,10 @@ class Collector:
     def _settle(self) -> None:
         """Settle packets in order of sending, up to the first that is under way."""
         sequence, mask, loss = self._settled, self._mask, self._intervals.loss
-        while sequence < self._next and self._fate[sequence & mask] != _UNDER_WAY:
+        while sequence < self._next and self._fate[sequence & mask] != UNDER_WAY:
             if (
                 loss is not None
-                and self._fate[sequence & mask] == _RECEIVED
+                and self._fate[sequence & mask] == RECEIVED
                 and loss.settle_received(self._number[sequence & mask], sequence, self._next - 1)
             ):
                 self._intervals.attribute(loss)
@@ -635,7 +643,7 @@ class Collector:
                 break
             if due_ns >= self._intervals.end_ns:
                 self._intervals.roll(due_ns)
-            self._fate[slot] = _LOST
+            self._fate[slot] = LOST
             self._counters.lost += 1
             if self._intervals.loss is not None:
                 self._intervals.loss.settle_lost()
@@ -649,7 +657,7 @@ class Collector:
         self._expire(now_ns)
         if self._next - self._settled < self.window:
             return
-        self._fate[self._settled & self._mask] = _UNRESOLVED
+        self._fate[self._settled & self._mask] = UNRESOLVED
         self._counters.unresolved += 1
         if self._intervals.loss is not None:
             self._intervals.loss.interrupt()
@@ -660,8 +668,8 @@ class Collector:
         """Everything under way becomes unresolved."""
         for sequence in range(self._settled, self._next):
             slot = sequence & self._mask
-            if self._fate[slot] == _UNDER_WAY:
-                self._fate[slot] = _UNRESOLVED
+            if self._fate[slot] == UNDER_WAY:
+                self._fate[slot] = UNRESOLVED
         self._counters.unresolved += max(0, self.in_flight)
         self._settled = self._next
         self._intervals.interrupt()

@@ -107,6 +107,9 @@ class Process:
                     for ssid in range(1, request["sessions"] + 1)
                 }
                 return {"firsts": sorted(firsts)}
+            case "ping":
+                self._engine.ping()
+                return {}
             case "usage":
                 used = resource.getrusage(resource.RUSAGE_SELF)
                 return {

@@ -233,6 +233,8 @@ class EngineSystem:
         return int(firsts[0])
 
     def collected(self) -> int:
+        # An engine that collects in the driver brings its stores up to date when asked.
+        self._ask(do="ping")
         return sum(store.state.head.counters.received for store in self._stores)
 
     def ran_ns(self) -> int:

@@ -10,6 +10,7 @@ from dataplane.clock import REFRESH_NS, Clock
 from dataplane.config import Node, Reflector, ReflectorSession, Sender, SenderSession
 from dataplane.engines import base
 from dataplane.engines.base import Capabilities, EngineContext, EngineError, Resume
+from dataplane.engines.common.collecting import Collecting, CollectingHere
 from dataplane.engines.common.loop import Loop
 from dataplane.engines.common.reflector import ReflectorRole
 from dataplane.engines.common.sender import SenderRole
@@ -30,12 +31,16 @@ class LoopEngine:
         context: EngineContext,
         clock: Clock,
         open_transport: OpenTransport,
+        collecting: Collecting | None = None,
     ) -> None:
+        """`collecting` is None for an engine that collects replies itself."""
         self._name = name
         self._capabilities = capabilities
         self._clock = clock
         self._loop = Loop(f"{name}-engine")
-        self._sender = SenderRole(name, self._loop, clock, context, open_transport)
+        self._sender = SenderRole(
+            *(name, self._loop, clock, context, open_transport), collecting or CollectingHere()
+        )
         self._reflector = ReflectorRole(name, self._loop, clock, context, open_transport)
         self._timer = self._loop.timer(self._tick)
         self._configured: Sender | None = None
@@ -88,7 +93,7 @@ class LoopEngine:
         return self._loop.call(lambda: self._sender.announce(ssid, packets))
 
     def ping(self) -> None:
-        self._loop.call(lambda: None)
+        self._loop.call(self._sender.freshen)
 
     def close(self) -> None:
         def let_go() -> None:

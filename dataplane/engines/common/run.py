@@ -24,6 +24,7 @@ from dataplane.engines.base import (
     SessionStatus,
     session_store_path,
 )
+from dataplane.engines.common.collecting import Collecting
 from dataplane.engines.common.loop import Loop
 from dataplane.engines.common.transport import Datagram
 from dataplane.measurement import TimestampMethod
@@ -98,8 +99,10 @@ class SenderRun:
         clock: Clock,
         context: EngineContext,
         port: Transmitter,
+        collecting: Collecting,
     ) -> None:
         self.config = config
+        self._collecting = collecting
         self.port = port
         self.rthdr = b""
         if config.segments:
@@ -231,7 +234,9 @@ class SenderRun:
         self._send_timer.at(None)
         self._collect_timer.at(None)
         self._sender = None
-        self._collector = None
+        if self._collector is not None:
+            self._collector.close()
+            self._collector = None
         if self._store is not None:
             self._store.close()
             self._store = None
@@ -306,6 +311,11 @@ class SenderRun:
         if self._collector is not None:
             self._received(now_ns)
 
+    def freshen(self, now_ns: int) -> None:
+        """Bring the store up to date."""
+        if self._collector is not None:
+            self._closed(self._collector.expire(now_ns))
+
     def discard(self, reason: DiscardReason) -> None:
         if self._collector is not None:
             self._collector.discard(reason)
@@ -322,6 +332,7 @@ class SenderRun:
 
     def _open_store(self, resume: Resume | None, now_ns: int) -> None:
         """Raises StoreError."""
+        self._collecting.prepare(resumed=resume is not None)
         store = None
         if resume is not None and self._path.exists():
             store = SessionStore.open(self._path, writable=True)
@@ -335,8 +346,12 @@ class SenderRun:
             and resume.oper_state in WANT_TO_RUN
             and resume.run_started_ns is not None
         )
+        try:
+            self._collector = self._collecting.collector(self.config, store, now_ns, resumed)
+        except StoreError:
+            store.close()
+            raise
         self._store = store
-        self._collector = Collector(self.config, store, now_ns=now_ns, resumed=resumed)
         self.port.changed()
         self._closed(self._collector.expire(now_ns))
 

@@ -28,6 +28,7 @@ from dataplane.engines.base import (
 )
 from dataplane.engines.common.batch import BURST_MIN, BatchTransport
 from dataplane.engines.common.batch_collection import BatchCollection
+from dataplane.engines.common.collecting import Collecting, CollectingHere
 from dataplane.engines.common.interfaces import InterfaceFilter
 from dataplane.engines.common.loop import Loop
 from dataplane.engines.common.run import SenderRun
@@ -80,6 +81,7 @@ class SenderPort:
         loop: Loop,
         open_transport: OpenTransport,
         discards: Counter[DiscardReason],
+        collecting: Collecting | None = None,
     ) -> None:
         """`discards` counts packets that belong to no session."""
         self.address = address
@@ -94,6 +96,7 @@ class SenderPort:
 
         self._loop = loop
         self._open = open_transport
+        self._collecting = collecting or CollectingHere()
         self._transport: Transport | None = None
         self._batches: BatchCollection | None = None
         self._problem: str | None = None
@@ -131,8 +134,9 @@ class SenderPort:
 
     def problem(self) -> str | None:
         """What keeps sessions from running now; opens the port where it is closed."""
-        if self.filter.missing is not None:
-            return self.filter.missing
+        problem = self.filter.missing or self._collecting.problem()
+        if problem is not None:
+            return problem
         if self._transport is not None:
             return None
         now_ns = monotonic_ns()
@@ -146,6 +150,7 @@ class SenderPort:
             return self._problem
         self._problem = None
         self._transport = transport
+        self._collecting.opened(self.port)
         if isinstance(transport, BatchTransport):
             self._batches = BatchCollection(transport, self)
         self._loop.register(transport.fileno(), self.read)
@@ -258,6 +263,7 @@ class SenderPort:
     def close(self) -> None:
         if self._transport is not None:
             self._loop.unregister(self._transport.fileno())
+            self._collecting.closed(self.port)
             self._transport.close()
             self._transport = None
             self._batches = None
@@ -299,10 +305,12 @@ class SenderRole:
         clock: Clock,
         context: EngineContext,
         open_transport: OpenTransport,
+        collecting: Collecting,
     ) -> None:
         self._name = name
         self._loop = loop
         self._open = open_transport
+        self._collecting = collecting
         self._clock = clock
         self._context = context
         self._config = Sender(enabled=False)
@@ -357,6 +365,12 @@ class SenderRole:
     def announce(self, ssid: int, packets: int) -> int:
         return self._run(ssid).announce(packets, monotonic_ns())
 
+    def freshen(self) -> None:
+        """Bring all stores up to date."""
+        now_ns = monotonic_ns()
+        for run in self._runs.values():
+            run.freshen(now_ns)
+
     def tick(self, now_ns: int) -> None:
         """Once a second: look after what may be missing, or may have come back."""
         lost = {
@@ -390,9 +404,14 @@ class SenderRole:
         key = address, session.sender_udp_port
         port = self._ports.get(key)
         if port is None:
-            port = self._ports[key] = SenderPort(*key, self._loop, self._open, self._discards)
+            port = self._ports[key] = SenderPort(
+                *key, self._loop, self._open, self._discards, self._collecting
+            )
             port.filter = self._filter
-        run = SenderRun(session, self._name, self._loop, self._clock, self._context, port)
+        run = SenderRun(
+            *(session, self._name, self._loop, self._clock, self._context, port),
+            self._collecting,
+        )
         self._runs[session.ssid] = run
         port.add(run)
         if resume is not None:

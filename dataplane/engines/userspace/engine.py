@@ -7,6 +7,7 @@ from ipaddress import IPv6Address
 from dataplane.clock import Clock
 from dataplane.engines.base import Capabilities, EngineContext, Role
 from dataplane.engines.common.batch import BATCH
+from dataplane.engines.common.collecting import Collecting
 from dataplane.engines.common.engine import LoopEngine
 from dataplane.engines.userspace.receiving import Receiver
 from dataplane.engines.userspace.sockets import UdpSocket
@@ -16,7 +17,8 @@ NAME = "userspace"
 CAPABILITIES = Capabilities(min_interval_us=1_000, max_segments=16)
 
 
-def create(context: EngineContext) -> LoopEngine:
+def create(context: EngineContext, collecting: Collecting | None = None) -> LoopEngine:
+    """`collecting` is where another engine collects the replies of this one's sessions."""
     receiver = Receiver(BATCH)
 
     def open_socket(role: Role, address: IPv6Address | None, port: int) -> UdpSocket:
@@ -25,4 +27,4 @@ def create(context: EngineContext) -> LoopEngine:
             address, port, transmit_timestamps=sender, headers=not sender, receiver=receiver
         )
 
-    return LoopEngine(NAME, CAPABILITIES, context, Clock(), open_socket)
+    return LoopEngine(NAME, CAPABILITIES, context, Clock(), open_socket, collecting)

@@ -20,6 +20,7 @@ from dataplane.bpf.program import BpfError, BpfModule
 from dataplane.bpf.syscall import XDP_PASS, XDP_TX, run_program
 from dataplane.clock import read_clock_status
 from dataplane.config import SENDER_PORT, STAMP_PORT, Reflector, ReflectorSession
+from dataplane.engines.xdp.collector_cost import CostedCollector, costed_collectors
 from dataplane.engines.xdp.interfaces import Device
 from dataplane.engines.xdp.layouts import LocalFlag, ReflectorFlag
 from dataplane.engines.xdp.tables import ReflectorTables
@@ -86,8 +87,14 @@ class CostedProgram:
 
 
 @contextlib.contextmanager
-def costed_programs() -> Iterator[Sequence[CostedProgram]]:
+def costed_programs() -> Iterator[Sequence[CostedProgram | CostedCollector]]:
     """Load the programs for the time of the context. Raises BpfError, LoadError and OSError."""
+    with _costed_reflector() as reflector, costed_collectors() as collector:
+        yield [*reflector, *collector]
+
+
+@contextlib.contextmanager
+def _costed_reflector() -> Iterator[Sequence[CostedProgram]]:
     module = BpfModule(Path(__file__).with_name("cost.c"))
     try:
         bench = _Bench(module)

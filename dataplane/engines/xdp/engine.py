@@ -1,7 +1,8 @@
 """The `xdp` engine as the host process sees it.
 
 The Session-Reflector is a program at the XDP hook with the userspace engine behind
-it (`reflector.py`). The Session-Sender is the userspace engine's.
+it (`reflector.py`). The Session-Sender is the userspace engine's, but that replies
+are collected by a program at the XDP hook (`collector.py`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from dataplane.engines.base import Capabilities, Engine, EngineContext, EngineEr
 from dataplane.engines.common.loop import Loop
 from dataplane.engines.userspace import engine as userspace
 from dataplane.engines.xdp.capabilities import CAPABILITIES, NAME
+from dataplane.engines.xdp.collector import CollectorRole
+from dataplane.engines.xdp.hook import Hook
 from dataplane.engines.xdp.reflector import ReflectorRole
 from dataplane.engines.xdp.renaming import renamed
 from dataplane.mapped_file import StoreError
@@ -28,8 +31,10 @@ class XdpEngine:
     def __init__(self, context: EngineContext) -> None:
         self._clock = Clock()
         self._loop = Loop("xdp-engine")
-        self._sender: Engine = userspace.create(renamed(context, NAME))
-        self._reflector = ReflectorRole(NAME, self._loop, self._clock, context)
+        hook = Hook()
+        self._collector = CollectorRole(self._loop, self._clock, hook)
+        self._sender: Engine = userspace.create(renamed(context, NAME), self._collector)
+        self._reflector = ReflectorRole(NAME, self._loop, self._clock, context, hook)
         self._timer = self._loop.timer(self._tick)
         self._loop.start()
         self._loop.call(lambda: self._timer.at(0))
@@ -60,6 +65,9 @@ class XdpEngine:
             except StoreError as error:
                 raise EngineError(str(error)) from error
 
+        self._loop.call(lambda: self._collector.configure(node.sender))
+        if node.sender is not None:
+            self._collector.wait()
         self._sender.configure(Node(sender=node.sender), resume)
         self._loop.call(reflect)
 
@@ -83,6 +91,7 @@ class XdpEngine:
         def let_go() -> None:
             self._timer.at(None)
             self._reflector.close()
+            self._collector.close()
 
         self._sender.close()
         self._loop.call(let_go)
@@ -92,6 +101,7 @@ class XdpEngine:
         self._timer.at(now_ns + REFRESH_NS)
         self._clock.refresh(now_ns)
         self._reflector.tick()
+        self._collector.tick()
 
 
 def create(context: EngineContext) -> XdpEngine:

@@ -30,9 +30,9 @@ from dataplane.engines.base import (
 )
 from dataplane.engines.common.loop import Loop
 from dataplane.engines.userspace import engine as userspace
-from dataplane.engines.xdp.attach import Attachments
 from dataplane.engines.xdp.doorbell import Doorbell
 from dataplane.engines.xdp.fib import FibAccess
+from dataplane.engines.xdp.hook import Hook, Share
 from dataplane.engines.xdp.interfaces import Devices, Kernel
 from dataplane.engines.xdp.layouts import ReflectorFlag
 from dataplane.engines.xdp.ledger import Ledger
@@ -56,7 +56,10 @@ _LOADING = "the XDP program is being loaded"
 class ReflectorRole:
     """Belongs to the thread of its loop."""
 
-    def __init__(self, name: str, loop: Loop, clock: Clock, context: EngineContext) -> None:
+    def __init__(
+        self, name: str, loop: Loop, clock: Clock, context: EngineContext, hook: Hook
+    ) -> None:
+        self._hook = hook
         self._name = name
         self._loop = loop
         self._clock = clock
@@ -66,7 +69,7 @@ class ReflectorRole:
         self._config: Reflector | None = None
         self._status: ReflectorStatus | None = None
         self._program: ReflectorProgram | None = None
-        self._attachments: Attachments | None = None
+        self._attachments: Share | None = None
         self._ledger: Ledger | None = None
         self._slow: Engine | None = None
         self._fib: FibAccess | None = None
@@ -194,7 +197,7 @@ class ReflectorRole:
             program.close()
             return
         self._program = program
-        self._attachments = Attachments(program.fd)
+        self._attachments = self._hook.reflector(program.fd)
         self._serve("the XDP program is loaded")
         self._folder.at(monotonic_ns() + FOLD_NS)
 

@@ -68,8 +68,8 @@ class ReflectorTables:
         self._config = module.array("reflector_configs", layouts.REFLECTOR_CONFIG)
         self._clock = module.array("clocks", layouts.CLOCK)
         self._states = module.array("session_states", layouts.SESSION_STATE)
-        self._locals = _Mirror(module.map_fd("locals"))
-        self._interfaces = _Mirror(module.map_fd("interfaces"))
+        self._locals = Mirror(module.map_fd("locals"))
+        self._interfaces = Mirror(module.map_fd("interfaces"))
         self._ssids = module.array("ssids", np.uint64)
         self._ssid_sessions: Counter[tuple[int, SsidFlag]] = Counter()
         self._slots: dict[SessionKey, int] = {}
@@ -99,18 +99,12 @@ class ReflectorTables:
         """Network devices by the index of the interface that has the program, and the
         VLAN identifiers on it, outermost first, 0 for none. `generic` are the
         interfaces that have the program in generic mode."""
-        entries = {}
-        for (ifindex, outer, inner), device in devices.items():
-            key = np.zeros((), layouts.INTERFACE_KEY)
-            key["ifindex"] = ifindex
-            key["vlan"] = outer, inner
-            value = np.zeros((), layouts.INTERFACE)
-            value["ifindex"] = device.index
-            flags = InterfaceFlag.SRV6 if device.takes_srh else InterfaceFlag(0)
-            value["flags"] = int(flags | (InterfaceFlag.GENERIC if ifindex in generic else 0))
-            value["mac"] = np.frombuffer(device.mac, np.uint8)
-            entries[key.tobytes()] = value.tobytes()
-        if self._interfaces.set(entries):
+        if self._interfaces.set(
+            {
+                interface_key(*place): interface_value(device, place[0] in generic)
+                for place, device in devices.items()
+            }
+        ):
             self.renew_next_hops()
 
     def renew_next_hops(self) -> None:
@@ -220,7 +214,7 @@ class ReflectorTables:
         self._clock["fixed_ns"] = t2_ns + offset_ns, t3_ns + offset_ns
 
 
-class _Mirror:
+class Mirror:
     """A hash map with a copy of what is in it."""
 
     def __init__(self, fd: int) -> None:
@@ -245,6 +239,24 @@ def packed(address: IPAddress | None) -> bytes:
     if address is None:
         return _NO_ADDRESS
     return address.packed if address.version == 6 else _MAPPED_IPV4 + address.packed
+
+
+def interface_key(ifindex: int, outer: int, inner: int) -> bytes:
+    """As a program looks a device up: interface and VLAN identifiers."""
+    key = np.zeros((), layouts.INTERFACE_KEY)
+    key["ifindex"] = ifindex
+    key["vlan"] = outer, inner
+    return key.tobytes()
+
+
+def interface_value(device: Device, generic: bool = False) -> bytes:
+    """What a program, in generic mode or not, knows of a device."""
+    flags = InterfaceFlag.SRV6 if device.takes_srh else InterfaceFlag(0)
+    value = np.zeros((), layouts.INTERFACE)
+    value["ifindex"] = device.index
+    value["flags"] = int(flags | (InterfaceFlag.GENERIC if generic else 0))
+    value["mac"] = np.frombuffer(device.mac, np.uint8)
+    return value.tobytes()
 
 
 def session_key(key: SessionKey) -> bytes:

@@ -26,6 +26,17 @@ def reflector_module() -> Iterator[BpfModule]:
     module.close()
 
 
+@pytest.fixture(scope="package")
+def collector_module() -> Iterator[BpfModule]:
+    """The collector with a clock that the tests set."""
+    module = BpfModule(SOURCES / "collector.c", {"FIXED_CLOCK": 1})
+    for program in ("collector", "control"):
+        module.load(program)
+    module.free_compiler()
+    yield module
+    module.close()
+
+
 @contextlib.contextmanager
 def in_own_namespace() -> Iterator[None]:
     """This thread is in a network namespace that has a loopback interface alone."""

@@ -1,0 +1,400 @@
+"""One sender session whose replies are collected in the driver.
+
+The program in the driver decides about replies and keeps their statistics; this side
+announces packets, times them out, tells forward loss from backward loss, closes
+intervals, and is the one writer of the session's store. The two share the session's
+maps, see collection.h.
+
+Rules that hold here:
+
+- Everything is as in `Collector`, which this is: a reply that the program has counted
+  is counted here when the session is drained, at the latest when anything depends on it.
+- Before packets are timed out or given up the program is told, under the session's
+  lock: it takes none of them in afterwards. So every packet has one fate.
+- No record is overwritten before it is drained: its place is that of its sequence
+  number, which is used again once the packet's fate is settled here.
+- A reply that comes by a socket is judged here, and taken in by the program.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dataplane.bpf.program import BpfModule
+from dataplane.config import SenderSession
+from dataplane.engines.xdp.collector_layouts import ORDER_MAX, Command, Outcome, SlotFlag
+from dataplane.engines.xdp.driver_intervals import DriverIntervals
+from dataplane.engines.xdp.session_maps import SessionMaps
+from dataplane.measurement import RECORD_DTYPE, Record, RecordFlag, TimestampMethod
+from dataplane.stamp.collector import RECEIVED, UNDER_WAY, Collector, Ignored, Reply, window_of
+from dataplane.stamp.errors import DiscardReason
+from dataplane.stamp.intervals import Intervals
+from dataplane.store import SessionStore
+
+DRAIN_NS = 200_000_000
+"""How old what the store says about replies may be."""
+
+ONE_BY_ONE = 64
+"""Records that are looked at one by one; more at once are first tried as a whole."""
+
+_ONE = np.uint64(1)
+_WRAP = 1 << 32
+_Slots = npt.NDArray[Any]
+
+
+class DriverCollector(Collector):
+    """A `Collector` of which the program is a part. Raises OSError where the kernel has
+    no memory for the session; belongs to one thread."""
+
+    def __init__(
+        self,
+        config: SenderSession,
+        store: SessionStore,
+        module: BpfModule,
+        *,
+        now_ns: int,
+        resumed: bool = False,
+        tai_offset_s: int = 0,
+    ) -> None:
+        window = window_of(config)
+        head = store.state.head
+        self._maps = SessionMaps(module, config, window, head.next_sequence, head.closed % 2)
+        self._drained = 0
+        self._reordered_seen = 0
+        self._newest_seen = (-1, 0)
+        self._unobserved = False
+        self._arrived_ns = 0
+        self._fresh_ns = now_ns
+        super().__init__(config, store, now_ns=now_ns, resumed=resumed, tai_offset_s=tai_offset_s)
+
+    def _make_intervals(self) -> Intervals:
+        length_ns = self.config.computation_interval_s * 1_000_000_000
+        self._driven = DriverIntervals(self._store, length_ns, self.window, self._maps)
+        return self._driven
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the program has taken in nothing that has not been drained."""
+        return self._maps.received == self._drained
+
+    def drain(self, now_ns: int) -> None:
+        """Bring the store up to date with what the program has done."""
+        self._begin_write()
+        self._expire(now_ns)
+        self._end_write()
+
+    def close(self) -> None:
+        """Take the session from the program; replies go up to the socket from here on."""
+        self._maps.close()
+
+    def clear(self, now_ns: int) -> None:
+        self._begin_write()
+        self._expire(now_ns)
+        self._driven.reset()
+        self._absorb(None)
+        self._driven.hold = True
+        super().clear(now_ns)
+        self._driven.hold = False
+
+    def sent(
+        self,
+        sequence: int,
+        t1_ns: int,
+        now_ns: int,
+        t1_method: TimestampMethod = TimestampMethod.USERSPACE,
+    ) -> None:
+        if not self.in_flight:
+            self._fresh_ns = now_ns
+        super().sent(sequence, t1_ns, now_ns, t1_method)
+        self._maps.sent(sequence, now_ns)
+
+    def announce(
+        self,
+        packets: int,
+        t1_ns: int,
+        now_ns: int,
+        t1_method: TimestampMethod = TimestampMethod.USERSPACE,
+    ) -> None:
+        first = self._next
+        self._begin_write()
+        self._expire(now_ns)
+        self._end_write()
+        self._intervals.unix_offset_ns = t1_ns - now_ns
+        if first + packets - self._settled > self.window or self._copies:
+            for sequence in range(first, first + packets):
+                self.sent(sequence, t1_ns, now_ns, t1_method)
+            return
+        if not packets:
+            return
+        self._begin_write()
+        fates, sent_ns = self._as_arrays()
+        for part in self._pieces(first, first + packets):
+            fates[part] = UNDER_WAY
+            sent_ns[part] = now_ns
+        self._maps.sent_many(first, packets, now_ns)
+        self._next = self._head.next_sequence = first + packets
+        self._counters.sent += packets
+        self._head.last_sent_ns = t1_ns
+        self._head.t1_method = t1_method.code
+        self._end_write()
+
+    def send_failed(self, sequence: int) -> None:
+        super().send_failed(sequence)
+        self._maps.take_back(sequence)
+
+    def refine_t1(
+        self,
+        sequence: int,
+        t1_ns: int,
+        t1_method: TimestampMethod = TimestampMethod.KERNEL_SOFTWARE,
+    ) -> bool:
+        """As in `Collector`, but that the method is always the kernel's."""
+        if not self._first <= sequence < self._next or sequence < self._next - self.window:
+            return False
+        return self._maps.refine_t1(sequence, t1_ns)
+
+    def take(self, reply: Reply, arrived_ns: int) -> Record | Ignored | DiscardReason:
+        self._arrived_ns = arrived_ns
+        self._begin_write()
+        self._expire(arrived_ns)
+        self._end_write()
+        return super().take(reply, arrived_ns)
+
+    def packets(
+        self, slots: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
+        """None that could make a run: what comes by the socket is taken in one by one."""
+        return np.zeros(len(slots), np.bool_), np.zeros(len(slots), np.int64)
+
+    def expire(self, now_ns: int) -> list[int]:
+        if not self.fresh:
+            self.drain(now_ns)
+        self._fresh_ns = now_ns
+        return super().expire(now_ns)
+
+    def next_timer_ns(self) -> int | None:
+        due = super().next_timer_ns()
+        if due is None or (self.fresh and not self.in_flight):
+            return due
+        return min(due, self._fresh_ns + DRAIN_NS)
+
+    def _record(self, reply: Reply, sequence: int) -> Record | Ignored:
+        by_user = reply.t4_method != TimestampMethod.KERNEL_SOFTWARE.code
+        outcome = self._maps.command(
+            Command.RECORD,
+            now_ns=self._arrived_ns,
+            sequence=sequence,
+            t1_ns=reply.t1_ns,
+            t2_ns=reply.t2_ns,
+            t3_ns=reply.t3_ns,
+            t4_ns=reply.t4_ns,
+            reflector_sequence=reply.sequence,
+            error_estimate=reply.estimate,
+            sender_ttl=reply.sender_ttl,
+            record_flags=reply.flags | (SlotFlag.T4_USER if by_user else 0),
+        )
+        self._expire(self._arrived_ns)
+        if outcome is Outcome.RECORDED:
+            found = self._maps.slots[sequence & self._mask : (sequence & self._mask) + 1]
+            return Record._make(_records_of(found)[0].item())
+        if outcome is Outcome.COPY:
+            self._counters.duplicates += 1
+            self._observe_copy(reply, sequence)
+        return Ignored.LATE if outcome is Outcome.LATE else Ignored.DUPLICATE
+
+    def _expire(self, now_ns: int) -> None:
+        intervals = self._driven
+        if intervals.hold:
+            super()._expire(now_ns)
+            return
+        self._maps.command(Command.COPY, now_ns=now_ns)
+        intervals.fold()
+        if now_ns >= intervals.end_ns:
+            self._absorb(self._head.closed % 2)
+            super()._expire(intervals.end_ns)
+        self._absorb(None)
+        super()._expire(now_ns)
+        intervals.fold()
+
+    def _make_room(self, now_ns: int) -> None:
+        self._expire(now_ns)
+        if self._next - self._settled >= self.window:
+            self._maps.command(Command.COPY, settled=self._settled + 1)
+            self._absorb(None)
+            self._observe_waiting()
+            super()._make_room(now_ns)
+
+    def _give_up(self) -> None:
+        self._maps.command(Command.COPY, settled=self._next)
+        self._driven.fold()
+        self._absorb(None)
+        self._observe_waiting()
+        super()._give_up()
+
+    def _absorb(self, parity: int | None) -> None:
+        """Take in the records that the program had made when it was last asked: those
+        that count in the interval of this parity, or all."""
+        running = self._maps.state["running_then"]
+        received, highest = int(running["received"]), int(running["highest"])
+        if received == self._drained:
+            return
+        if received - self._drained < ORDER_MAX // 2:
+            found = self._found_by_order(received)
+        else:
+            found = self._found_by_place(received, highest)
+        if parity is not None:
+            found = found[(found["flags"] & SlotFlag.PARITY != 0) == bool(parity)]
+        if not len(found):
+            return
+        self._drained += len(found)
+        self._keep(found)
+        sequences = found["tag"] >> _ONE
+        if self._intervals.loss is None:
+            self._as_arrays()[0][sequences & np.uint64(self._mask)] = RECEIVED
+            self._settle()
+        else:
+            self._observe(found, sequences)
+        newest = int(np.argmax(sequences))
+        if int(sequences[newest]) > self._newest_seen[0]:
+            self._newest_seen = int(sequences[newest]), int(found["reflector_sequence"][newest])
+
+    def _found_by_order(self, received: int) -> _Slots:
+        """Records from the last one drained on, of which there are not many."""
+        indices = np.arange(self._drained, received, dtype=np.uint64)
+        low = self._maps.state["order"][indices & np.uint64(ORDER_MAX - 1)]
+        found: _Slots = self._maps.slots[low & np.uint32(self._mask)]
+        return found
+
+    def _found_by_place(self, received: int, highest: int) -> _Slots:
+        """The same, among all packets whose reply may have come since."""
+        reordered = int(self._maps.state["running_then"]["reordered"])
+        first = self._settled
+        if reordered == self._reordered_seen:
+            first = max(first, self._newest_seen[0] + 1)
+        self._reordered_seen = reordered
+        slots = self._maps.slots
+        found = np.concatenate([slots[part] for part in self._pieces(first, highest)])
+        indices = found["index"]
+        new = (found["tag"] & _ONE != 0) & (indices >= self._drained) & (indices < received)
+        found = found[new]
+        ordered: _Slots = found[np.argsort(found["index"], kind="stable")]
+        return ordered
+
+    def _pieces(self, first: int, end: int) -> list[slice]:
+        """Places of the sequence numbers from `first` to before `end`."""
+        start, stop = first & self._mask, end & self._mask
+        if first >= end:
+            return [slice(0, 0)]
+        if start < stop:
+            return [slice(start, stop)]
+        return [slice(start, self.window), slice(0, stop)]
+
+    def _keep(self, found: _Slots) -> None:
+        kept = found[-self._records.capacity :]
+        records = _records_of(kept)
+        self._records.extend(records, len(found) - len(kept))
+        head, last = self._head, records[-1]
+        head.last_received_ns = int(last["t4_ns"])
+        head.t1_method = int(last["t1_method"])
+        head.t4_method = int(last["t4_method"])
+        self._know_reflector(int(found[-1]["error_estimate"]))
+
+    def _observe(self, found: _Slots, sequences: npt.NDArray[np.uint64]) -> None:
+        """Feed what tells forward from backward loss.
+
+        As long as no packet overtakes another, whole runs are settled at once, from
+        the records themselves; what waits for an earlier packet is `_unobserved`.
+        """
+        loss = self._intervals.loss
+        assert loss is not None
+        if len(found) > ONE_BY_ONE and not self._unobserved:
+            self._unobserved = (
+                loss.clean
+                and loss.latest_counter == self._newest_seen[1]
+                and self._settled > self._newest_seen[0]
+                and not self._copies
+            )
+        if self._unobserved and self._is_regular(found, sequences):
+            self._as_arrays()[0][sequences & np.uint64(self._mask)] = RECEIVED
+            self._settle()
+            return
+        self._observe_waiting()
+        self._observe_each(found, sequences)
+
+    def _is_regular(self, found: _Slots, sequences: npt.NDArray[np.uint64]) -> bool:
+        """Whether the packets follow those before in order, and their numbers grow as
+        they do where some packets are lost and nothing else happens."""
+        sequence, counter = self._newest_seen
+        passed = np.diff(sequences.astype(np.int64), prepend=sequence)
+        counters = found["reflector_sequence"]
+        counted = np.diff(counters, prepend=np.uint32(counter)).astype(np.int64)
+        return bool(np.all((counted >= 1) & (counted <= passed)))
+
+    def _observe_each(self, found: _Slots, sequences: npt.NDArray[np.uint64]) -> None:
+        loss, mask = self._intervals.loss, self._mask
+        assert loss is not None
+        counters, times = found["reflector_sequence"].tolist(), found["t3_ns"].tolist()
+        for sequence, counter, t3_ns in zip(sequences.tolist(), counters, times, strict=True):
+            self._fate[sequence & mask] = RECEIVED
+            self._number[sequence & mask] = loss.observe(counter, t3_ns)
+            if sequence == self._settled:
+                self._settle()
+
+    def _observe_waiting(self) -> None:
+        """From here on packets are observed as they come."""
+        if not self._unobserved:
+            return
+        self._unobserved = False
+        for part in self._pieces(self._settled, self._next):
+            received = self._as_arrays()[0][part] == RECEIVED
+            found = self._maps.slots[part][received]
+            self._observe_each(found, found["tag"] >> _ONE)
+
+    def _observe_copy(self, reply: Reply, sequence: int) -> None:
+        self._observe_waiting()
+        counter = int(self._maps.slots[sequence & self._mask]["reflector_sequence"])
+        if self._number[sequence & self._mask] % _WRAP != counter:
+            # It was settled in a run, without having been observed by itself.
+            self._number[sequence & self._mask] = counter
+        super()._observe_copy(reply, sequence)
+
+    def _settle(self) -> None:
+        loss = self._intervals.loss
+        if loss is not None and not self._unobserved:
+            super()._settle()
+            return
+        end = self._first_under_way()
+        packets = end - self._settled
+        if loss is not None and packets:
+            last = self._maps.slots[(end - 1) & self._mask]
+            loss.settle_in_order(int(last["reflector_sequence"]), int(last["t3_ns"]), packets)
+            self._intervals.attribute(loss)
+        self._settled = end
+
+    def _first_under_way(self) -> int:
+        """The sequence number, from the settled ones on; the next one if there is none."""
+        at = self._settled
+        for part in self._pieces(at, self._next):
+            start: int = part.start
+            found = self._fate.find(UNDER_WAY, start, part.stop)
+            if found >= 0:
+                return at + found - start
+            at += part.stop - start
+        return at
+
+
+def _records_of(found: _Slots) -> npt.NDArray[Any]:
+    """`RECORD_DTYPE` of each slot."""
+    records = np.empty(len(found), RECORD_DTYPE)
+    flags = found["flags"]
+    records["sequence"] = found["tag"] >> _ONE
+    for name in ("t1_ns", "t2_ns", "t3_ns", "t4_ns", "reflector_sequence", "sender_ttl"):
+        records[name] = found[name]
+    kernel, user = TimestampMethod.KERNEL_SOFTWARE.code, TimestampMethod.USERSPACE.code
+    records["t1_method"] = np.where(flags & SlotFlag.T1_KERNEL, kernel, user)
+    records["t4_method"] = np.where(flags & SlotFlag.T4_USER, user, kernel)
+    records["flags"] = flags & np.uint8(sum(RecordFlag))
+    return records

@@ -1,0 +1,215 @@
+"""The collecting side of the Session-Sender role: a program in the driver.
+
+The userspace engine sends, and takes in what the program hands up. Rules that hold here:
+
+- Sessions run when the program is loaded and attached to every configured interface;
+  short of that they fail, and `last_error` says why.
+- What concerns the program belongs to the thread of `loop`, what concerns sessions to
+  the userspace engine's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from dataplane.bpf.program import BpfError, BpfModule
+from dataplane.bpf.syscall import LoadError, update_element
+from dataplane.clock import Clock, monotonic_ns, wall_ns
+from dataplane.config import Sender, SenderSession
+from dataplane.engines.common.loop import Loop
+from dataplane.engines.xdp.collection import DriverCollector
+from dataplane.engines.xdp.collector_layouts import CollectorFlag
+from dataplane.engines.xdp.collector_tables import CollectorTables
+from dataplane.engines.xdp.doorbell import Doorbell
+from dataplane.engines.xdp.hook import Hook, Share
+from dataplane.engines.xdp.interfaces import Kernel
+from dataplane.mapped_file import StoreError
+from dataplane.stamp.collector import Collector
+from dataplane.stamp.timestamp import NS_PER_S
+from dataplane.store import SessionStore
+
+T = TypeVar("T")
+
+SOURCE = Path(__file__).with_name("collector.c")
+
+RELOAD_NS = 30 * NS_PER_S
+"""A program that the kernel has refused is tried again after this long."""
+
+LOAD_TIMEOUT_S = 20.0
+"""How long sessions wait for the program before they fail."""
+
+_LOADING = "the XDP program is being loaded"
+
+
+class CollectorProgram:
+    """Compiles for some two seconds when it is made. Raises BpfError and LoadError."""
+
+    def __init__(self) -> None:
+        self.module = BpfModule(SOURCE)
+        try:
+            self.fd = self.module.load("collector")
+            self.first = self.module.load("collector_first")
+            self.module.load("control")
+            self.module.free_compiler()
+            self.tables = CollectorTables(self.module)
+        except Exception:
+            self.module.close()
+            raise
+
+    def set_next(self, program: int) -> None:
+        """What `first` goes on with."""
+        key, value = (number.to_bytes(4, sys.byteorder) for number in (0, program))
+        update_element(self.module.map_fd("next_programs"), key, value)
+
+
+class CollectorRole:
+    """A `Collecting`; see there for what is called in which thread."""
+
+    def __init__(self, loop: Loop, clock: Clock, hook: Hook) -> None:
+        self._loop = loop
+        self._clock = clock
+        self._hook = hook
+        self._config: Sender | None = None
+        self._program: CollectorProgram | None = None
+        self._share: Share | None = None
+        self._problem: str | None = _LOADING
+        self._settled = threading.Event()
+        self._loading = False
+        self._failed_ns: int | None = None
+        self._closed = False
+        self._kernel = Kernel()
+        self._doorbell = Doorbell()
+        loop.register(self._doorbell.fileno(), self._rung)
+
+    def configure(self, config: Sender | None) -> None:
+        self._config = config
+        if self._program is not None:
+            self._attend()
+        elif config is not None:
+            self._load()
+
+    def tick(self) -> None:
+        """Once a second: look after what may be missing, or may have come back."""
+        if self._config is None:
+            return
+        if self._program is None:
+            if self._failed_ns is None or monotonic_ns() - self._failed_ns >= RELOAD_NS:
+                self._load()
+            return
+        self._set_clock(self._program)
+        self._attend()
+
+    def close(self) -> None:
+        """Detach and let go of everything; the sessions have been closed before."""
+        if self._share is not None:
+            self._share.close()
+        if self._program is not None:
+            self._program.module.close()
+        self._loop.unregister(self._doorbell.fileno())
+        self._doorbell.close()
+        self._kernel.close()
+        self._closed = True
+
+    def wait(self) -> None:
+        """Until the program is loaded or refused; not in the thread of a loop."""
+        self._settled.wait(LOAD_TIMEOUT_S)
+
+    def problem(self) -> str | None:
+        return self._problem
+
+    def prepare(self, resumed: bool) -> None:
+        if resumed:
+            self.wait()
+        if self._program is None:
+            raise StoreError(self._problem or _LOADING)
+
+    def collector(
+        self, config: SenderSession, store: SessionStore, now_ns: int, resumed: bool
+    ) -> Collector:
+        assert self._program is not None
+        try:
+            return DriverCollector(
+                config, store, self._program.module, now_ns=now_ns, resumed=resumed
+            )
+        except OSError as error:
+            text = os.strerror(error.errno or 0)
+            raise StoreError(f"no room for session {config.ssid} in the kernel: {text}") from error
+
+    def opened(self, port: int) -> None:
+        if self._program is not None:
+            self._program.tables.add_port(port)
+
+    def closed(self, port: int) -> None:
+        if self._program is not None:
+            self._program.tables.remove_port(port)
+
+    def _load(self) -> None:
+        """In a thread of its own: nobody else waits for the compiler."""
+        if self._loading:
+            return
+        self._loading = True
+
+        def load() -> None:
+            try:
+                program = CollectorProgram()
+            except LoadError as error:
+                self._post(self._not_loaded, f"the kernel refuses the XDP program: {error.reason}")
+            except (BpfError, OSError) as error:
+                self._post(self._not_loaded, f"the XDP program cannot be loaded: {error}")
+            else:
+                self._post(self._loaded, program)
+
+        threading.Thread(target=load, name="xdp-collector-load", daemon=True).start()
+
+    def _post(self, function: Callable[[T], None], argument: T) -> None:
+        # Once the loop has ended nobody waits for the program any more.
+        with contextlib.suppress(OSError):
+            self._loop.post(lambda: function(argument))
+
+    def _not_loaded(self, problem: str) -> None:
+        self._loading = False
+        self._problem = problem
+        self._failed_ns = monotonic_ns()
+        self._settled.set()
+
+    def _loaded(self, program: CollectorProgram) -> None:
+        self._loading = False
+        if self._closed:
+            program.module.close()
+            return
+        self._set_clock(program)
+        self._share = self._hook.collector(program.fd, program.first, program.set_next)
+        self._program = program
+        self._attend()
+        self._settled.set()
+
+    def _set_clock(self, program: CollectorProgram) -> None:
+        program.tables.set_clock(self._clock.status)
+        program.tables.set_monotonic_offset(monotonic_ns() - wall_ns())
+
+    def _rung(self, _events: int) -> bool:
+        if self._doorbell.rung() and self._program is not None:
+            self._attend()
+        return False
+
+    def _attend(self) -> None:
+        """Be attached where replies may arrive, or nowhere."""
+        program, share, config = self._program, self._share, self._config
+        assert program is not None
+        assert share is not None
+        if config is None or not config.enabled:
+            share.refresh(())
+            return
+        found = self._kernel.devices(config.interfaces)
+        tables = program.tables
+        tables.set_locals(self._kernel.locals())
+        tables.set_interfaces(found.devices)
+        partial = any(interface.kind == "veth" for interface in found.interfaces)
+        tables.set_flags(CollectorFlag.PARTIAL if partial else CollectorFlag(0))
+        self._problem = found.missing or share.refresh(found.interfaces)

@@ -1,0 +1,202 @@
+"""The structures of collection.h, as numpy sees them; a test compares, as for layouts.py."""
+
+from __future__ import annotations
+
+import enum
+
+import numpy as np
+
+from dataplane.engines.xdp.layouts import ADDRESS, BE16
+
+SSIDS = 65_536
+PORT_WORDS = 1_024
+COLLECTOR_INTERFACES = 4_096
+ORDER_MAX = 1_024
+DIRECTIONS = 3
+BUCKETS = 1_920
+UP_REASONS = 16
+
+
+def _struct(*fields: tuple[str, object] | tuple[str, object, object]) -> np.dtype[np.void]:
+    return np.dtype(list(fields), align=True)
+
+
+SLOT = _struct(
+    ("sent_ns", np.uint64),
+    ("t1_ns", np.int64),
+    ("tag", np.uint64),
+    ("t2_ns", np.int64),
+    ("t3_ns", np.int64),
+    ("t4_ns", np.int64),
+    ("index", np.uint64),
+    ("reflector_sequence", np.uint32),
+    ("error_estimate", np.uint16),
+    ("sender_ttl", np.uint8),
+    ("flags", np.uint8),
+)
+
+DELAY_SUMS = _struct(
+    ("origin_ns", np.int64),
+    ("last_ns", np.int64),
+    ("min_ns", np.int64),
+    ("max_ns", np.int64),
+    ("sum_low", np.uint64),
+    ("sum_high", np.uint64),
+    ("squares_low", np.uint64),
+    ("squares_high", np.uint64),
+    ("squares_top", np.uint64),
+    ("ipdv_low", np.uint64),
+    ("ipdv_high", np.uint64),
+    ("ipdv_max_ns", np.uint64),
+    ("octave", np.uint64),
+)
+
+INTERVAL_SUMS = _struct(
+    ("samples", np.uint64),
+    ("pairs", np.uint64),
+    ("duplicates", np.uint64),
+    ("late", np.uint64),
+    ("reordered", np.uint64),
+    ("reserved", np.uint64),
+    ("delay", DELAY_SUMS, DIRECTIONS),
+)
+
+RUNNING = _struct(
+    ("received", np.uint64),
+    ("highest", np.uint64),
+    ("reordered", np.uint64),
+    ("previous_sequence", np.uint64),
+    ("previous_ns", np.int64, DIRECTIONS),
+)
+
+COLLECTION = _struct(
+    ("lock", np.uint64),
+    ("next_sequence", np.uint64),
+    ("settled", np.uint64),
+    ("boundary", np.uint64),
+    ("horizon_ns", np.uint64),
+    ("interval_ns", np.uint64),
+    ("timeout_ns", np.uint64),
+    ("mask", np.uint64),
+    ("reflector", ADDRESS),
+    ("local", ADDRESS),
+    ("reflector_port", BE16),
+    ("local_port", BE16),
+    ("flags", np.uint32),
+    ("pseudo", np.uint64),
+    ("reserved", np.uint64, 2),
+    ("running", RUNNING),
+    ("reserved_too", np.uint64),
+    ("interval", INTERVAL_SUMS, 2),
+    ("running_then", RUNNING),
+    ("interval_then", INTERVAL_SUMS, 2),
+    ("order", np.uint32, ORDER_MAX),
+    ("histogram", np.uint32, (2, DIRECTIONS, BUCKETS)),
+)
+
+COLLECTOR_CONFIG = _struct(
+    ("monotonic_offset_ns", np.uint64),
+    ("flags", np.uint32),
+    ("reserved", np.uint32),
+)
+
+COLLECTOR_COUNTERS = _struct(
+    ("collected", np.uint64),
+    ("duplicates", np.uint64),
+    ("late", np.uint64),
+    ("handed_up", np.uint64, UP_REASONS),
+)
+
+COMMAND = _struct(
+    ("ssid", np.uint16),
+    ("parity", np.uint16),
+    ("flags", np.uint32),
+    ("now_ns", np.uint64),
+    ("settled", np.uint64),
+    ("boundary", np.uint64),
+    ("sequence", np.uint64),
+    ("t1_ns", np.int64),
+    ("t2_ns", np.int64),
+    ("t3_ns", np.int64),
+    ("t4_ns", np.int64),
+    ("reflector_sequence", np.uint32),
+    ("error_estimate", np.uint16),
+    ("sender_ttl", np.uint8),
+    ("record_flags", np.uint8),
+    ("outcome", np.uint32),
+    ("reserved_too", np.uint32),
+)
+
+
+class SlotFlag(enum.IntFlag):
+    """`RECORD_*`; the first two are `RecordFlag`."""
+
+    SENDER_SYNCHRONIZED = 1
+    REFLECTOR_SYNCHRONIZED = 2
+    T1_KERNEL = 4
+    T4_USER = 8
+    PARITY = 16
+
+
+class CollectorFlag(enum.IntFlag):
+    PARTIAL = 1
+
+
+class AdmittedFlag(enum.IntFlag):
+    """Beside the MAC address of an interface, `COLLECTOR_*`."""
+
+    ADMITTED = 1 << 48
+    SRV6 = 1 << 49
+
+
+class CollectionFlag(enum.IntFlag):
+    STATEFUL = 1
+
+
+class Command(enum.IntFlag):
+    """What the control program is to do, in this order."""
+
+    RECORD = 1
+    BREAK_PAIRS = 2
+    COPY = 4
+    RESET = 8
+    BOUNDARY = 16
+
+
+class Outcome(enum.IntEnum):
+    """What has become of a reply."""
+
+    NONE = 0
+    RECORDED = 1
+    DUPLICATE = 2
+    LATE = 3
+    COPY = 4
+    AHEAD = 5
+    BUSY = 6
+
+
+class CollectorUp(enum.IntEnum):
+    """Why a packet to a Session-Sender's port goes up to user space."""
+
+    FORM = 0
+    LENGTH = 1
+    SHORT = 2
+    TRAILER = 3
+    SESSION = 4
+    PEER = 5
+    INTERFACE = 6
+    CHECKSUM = 7
+    MULTIPLIER = 8
+    SEQUENCE = 9
+    COPY = 10
+    AHEAD = 11
+    BUSY = 12
+
+
+MAPS: dict[str, np.dtype[np.void]] = {
+    "no_collection": COLLECTION,
+    "no_slots": SLOT,
+    "collector_configs": COLLECTOR_CONFIG,
+    "collector_counts": COLLECTOR_COUNTERS,
+}
+"""Values of maps, by name; `COMMAND` is in none."""

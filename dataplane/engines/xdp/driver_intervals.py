@@ -1,0 +1,115 @@
+"""The computation intervals of a session whose replies are counted in the driver.
+
+The program counts in the current interval, and in the next one once the current one's
+time is over: user space has a whole interval's time to close it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dataplane.engines.xdp.collector_layouts import BUCKETS, DIRECTIONS, INTERVAL_SUMS, Command
+from dataplane.engines.xdp.session_maps import SessionMaps
+from dataplane.engines.xdp.sums import delay_state
+from dataplane.histogram import bucket_of
+from dataplane.session_state import INT64_MAX
+from dataplane.stamp.intervals import Intervals
+from dataplane.statistics import DelayState
+from dataplane.store import SessionStore
+
+
+class DriverIntervals(Intervals):
+    """As `Intervals`, with the sums of the program folded in."""
+
+    def __init__(self, store: SessionStore, length_ns: int, window: int, maps: SessionMaps) -> None:
+        self.hold = False
+        """The program is not to be asked, for a moment."""
+        self._maps = maps
+        self._folded = np.zeros(2, INTERVAL_SUMS)
+        self._earlier: list[DelayState] | None = None
+        self._counted = np.zeros((DIRECTIONS, BUCKETS), np.uint32)
+        super().__init__(store, length_ns, window)
+
+    @property
+    def parity(self) -> int:
+        """Of the current interval."""
+        return self._head.closed % 2
+
+    def fold(self) -> None:
+        """Bring the current interval up to date with what the program has copied."""
+        state, parity = self._maps.state, self.parity
+        sums, before = state["interval_then"][parity], self._folded[parity]
+        samples = int(sums["samples"])
+        if samples != int(before["samples"]):
+            self._fold_delays(sums, state["running_then"])
+        counters = self._counters
+        counters.received += samples - int(before["samples"])
+        for name in ("duplicates", "late", "reordered"):
+            grown = int(sums[name]) - int(before[name])
+            if grown:
+                setattr(counters, name, getattr(counters, name) + grown)
+        self._folded[parity] = sums
+
+    def _fold_delays(self, sums: Any, running: Any) -> None:
+        for direction in self._store.directions:
+            found, delay = delay_state(sums, direction, running), self.delays[direction]
+            if self._earlier is None:
+                delay.assign(found)
+            else:
+                delay.assign(self._earlier[direction])
+                delay.merge(found)
+            self._fold_counts(direction, bucket_of(found.min_ns), bucket_of(found.max_ns) + 1)
+
+    def _fold_counts(self, direction: int, first: int, end: int) -> None:
+        """The program may have counted some that its sums do not have yet."""
+        counts = self._maps.state["histogram"][self.parity][direction][first:end].copy()
+        before = self._counted[direction][first:end]
+        grown = counts - before
+        before[:] = counts
+        for index in np.flatnonzero(grown).tolist():
+            self._histograms.add(self.parity, direction, first + index, int(grown[index]))
+
+    def close(self, end_ns: int, next_start_ns: int, next_end_ns: int, *, suspect: bool) -> None:
+        closing = self.parity
+        self._maps.command(Command.COPY | Command.BOUNDARY, boundary=INT64_MAX << 1 | 1 - closing)
+        self.fold()
+        super().close(end_ns, next_start_ns, next_end_ns, suspect=suspect)
+        self._forget(closing)
+        # From here on the program may count in the other one, if the next is over, too.
+        self._maps.command(
+            Command.RESET | Command.BOUNDARY,
+            parity=closing,
+            boundary=next_end_ns << 1 | 1 - closing,
+        )
+
+    def begin(self, start_ns: int, end_ns: int, *, suspect: bool) -> None:
+        super().begin(start_ns, end_ns, suspect=suspect)
+        self._publish_end()
+
+    def take_up(self, now_ns: int, resumed: bool) -> None:
+        super().take_up(now_ns, resumed)
+        if any(delay.samples for delay in self.delays):
+            self._earlier = [DelayState.from_buffer_copy(delay) for delay in self.delays]
+        self._publish_end()
+
+    def interrupt(self) -> None:
+        super().interrupt()
+        self._maps.command(Command.BREAK_PAIRS)
+
+    def reset(self) -> None:
+        """Fold in what there is, and have the program begin anew."""
+        self._maps.command(Command.BREAK_PAIRS | Command.COPY | Command.RESET, parity=self.parity)
+        # There is nothing in the program's histogram that was not counted yet.
+        self._counted[:] = 0
+        self.fold()
+        self._forget(self.parity)
+
+    def _forget(self, parity: int) -> None:
+        self._folded[parity] = np.zeros((), INTERVAL_SUMS)
+        self._counted[:] = 0
+        self._earlier = None
+
+    def _publish_end(self) -> None:
+        self._maps.command(Command.BOUNDARY, boundary=self.end_ns << 1 | self.parity)

@@ -1,0 +1,157 @@
+"""The maps of one session that is collected in the driver, and its control program."""
+
+from __future__ import annotations
+
+import struct
+import sys
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dataplane.bpf.maps import F_INNER_MAP, ArrayMap
+from dataplane.bpf.program import BpfModule
+from dataplane.bpf.syscall import XDP_PASS, delete_element, run_program, update_element
+from dataplane.config import ReflectorMode, SenderSession
+from dataplane.engines.xdp.collector_layouts import (
+    COLLECTION,
+    COMMAND,
+    SLOT,
+    CollectionFlag,
+    Command,
+    Outcome,
+)
+from dataplane.engines.xdp.tables import packed
+from dataplane.session_state import INT64_MAX
+from dataplane.stamp.packet import OPEN
+
+LOCK_ATTEMPTS = 1_000
+"""Times that the control program tries its luck; each time it spins for a while."""
+
+_SLOT_HEAD = struct.Struct("@QqQ")
+"""Time of sending, T1 to use, tag. The tag comes last, as it is written."""
+
+_NEXT_AT = COLLECTION.fields["next_sequence"][1] // 8 if COLLECTION.fields else 0
+_RECEIVED_AT = COLLECTION.fields["running"][1] // 8 if COLLECTION.fields else 0
+_UDP = 17
+
+
+class LockError(Exception):
+    """A session's lock could not be had: no program gives it back."""
+
+
+class SessionMaps:
+    """Made empty, and given to the programs of `module` at once."""
+
+    def __init__(
+        self,
+        module: BpfModule,
+        config: SenderSession,
+        window: int,
+        next_sequence: int,
+        parity: int,
+    ) -> None:
+        """Raises OSError where the kernel has no memory."""
+        self._ssid = config.ssid
+        self._control = module.load("control")
+        self._outer = module.map_fd("collections"), module.map_fd("collection_slots")
+        self._collection = ArrayMap(COLLECTION, 1)
+        try:
+            self._slots = ArrayMap(SLOT, window, F_INNER_MAP)
+        except OSError:
+            self._collection.close()
+            raise
+        self._words = self._collection.memory.cast("Q")
+        self.state: npt.NDArray[Any] = self._collection.values[0]
+        """`struct collection`, shared with the programs."""
+        self.slots: npt.NDArray[Any] = self._slots.values
+        """`struct slot` by sequence number, modulo the window."""
+        self._mask = window - 1
+        self._fill(config, next_sequence, parity)
+        key = config.ssid.to_bytes(4, "little")
+        try:
+            for outer, inner in zip(
+                self._outer[::-1], (self._slots, self._collection), strict=True
+            ):
+                update_element(outer, key, inner.fd.to_bytes(4, "little"))
+        finally:
+            self._slots.close()
+            self._collection.close()
+
+    def _fill(self, config: SenderSession, next_sequence: int, parity: int) -> None:
+        state = self.state
+        state["next_sequence"] = state["settled"] = next_sequence
+        state["boundary"] = INT64_MAX << 1 | parity
+        state["interval_ns"] = config.computation_interval_s * 1_000_000_000
+        state["timeout_ns"] = config.loss_timeout_ms * 1_000_000
+        state["mask"] = self._mask
+        reflector, local = packed(config.reflector_address), packed(config.source_address)
+        state["reflector"] = np.frombuffer(reflector, np.uint8)
+        state["local"] = np.frombuffer(local, np.uint8)
+        state["reflector_port"] = config.reflector_udp_port
+        state["local_port"] = config.sender_udp_port
+        if config.reflector_mode is ReflectorMode.STATEFUL:
+            state["flags"] = int(CollectionFlag.STATEFUL)
+        pseudo = reflector + local + struct.pack("!II", 8 + OPEN.length, _UDP)
+        state["pseudo"] = np.frombuffer(pseudo, np.uint32).sum(dtype=np.uint64)
+
+    @property
+    def received(self) -> int:
+        """Records so far."""
+        return self._words[_RECEIVED_AT]
+
+    def sent(self, sequence: int, now_ns: int) -> None:
+        """Packet `sequence` is under way; its place must be free."""
+        at = (sequence & self._mask) * SLOT.itemsize
+        _SLOT_HEAD.pack_into(self._slots.memory, at, now_ns, 0, sequence << 1)
+        self._words[_NEXT_AT] = sequence + 1
+
+    def sent_many(self, first: int, packets: int, now_ns: int) -> None:
+        """The same of `packets` packets, which the window has room for."""
+        sequences = np.arange(first, first + packets, dtype=np.uint64)
+        at = sequences & np.uint64(self._mask)
+        self.slots["sent_ns"][at] = now_ns
+        self.slots["t1_ns"][at] = 0
+        self.slots["tag"][at] = sequences << np.uint64(1)
+        self._words[_NEXT_AT] = first + packets
+
+    def take_back(self, sequence: int) -> None:
+        """The packet sent last has not been sent."""
+        self._words[_NEXT_AT] = sequence
+
+    def refine_t1(self, sequence: int, t1_ns: int) -> bool:
+        """Whether the packet's reply had not been taken in yet."""
+        slot = self.slots[sequence & self._mask]
+        if slot["tag"] != sequence << 1:
+            return False
+        slot["t1_ns"] = t1_ns
+        return True
+
+    def command(self, what: Command, **fields: int) -> Outcome:
+        """Have something done under the lock; `fields` are those of `COMMAND`.
+
+        Raises LockError and OSError.
+        """
+        command = np.zeros((), COMMAND)
+        command["ssid"] = self._ssid
+        command["flags"] = int(what)
+        for name, value in fields.items():
+            command[name] = value
+        request = command.tobytes()
+        for _ in range(LOCK_ATTEMPTS):
+            run = run_program(self._control, request)
+            if run.action != XDP_PASS:
+                raise LockError(f"session {self._ssid} has no maps")
+            outcome = Outcome(np.frombuffer(run.data, COMMAND, 1)[0]["outcome"])
+            if outcome is not Outcome.BUSY:
+                return outcome
+        raise LockError(f"the lock of session {self._ssid} is not given back")
+
+    def close(self) -> None:
+        """Take the maps from the programs."""
+        for outer in self._outer:
+            delete_element(outer, _uint32(self._ssid))
+
+
+def _uint32(value: int) -> bytes:
+    return value.to_bytes(4, sys.byteorder)

@@ -1,0 +1,276 @@
+"""The xdp engine's collector in namespaces, against the userspace engine's reflector."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+import struct
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from dataplane.bpf.program import BpfModule
+from dataplane.bpf.syscall import XDP_FLAGS_DRV_MODE, attach_xdp
+from dataplane.config import (
+    DelayMode,
+    Node,
+    Reflector,
+    ReflectorMode,
+    ReflectorSession,
+    Sender,
+    SenderSession,
+)
+from dataplane.engines.base import (
+    Engine,
+    EngineContext,
+    OperState,
+    ReflectorStatusReport,
+    Report,
+    Resume,
+    SenderStatusReport,
+    session_store_path,
+)
+from dataplane.engines.userspace import engine as userspace
+from dataplane.engines.xdp.engine import XdpEngine
+from dataplane.measurement import TimestampMethod
+from dataplane.stamp.timestamp import TimestampFormat
+from dataplane.statistics import LossSummary
+from dataplane.store import SessionStore
+from tests.integration.engines.network import (
+    BACK,
+    FORTH,
+    REFLECTOR,
+    SENDER,
+    Network,
+    eventually,
+    inside,
+)
+
+pytestmark = pytest.mark.integration
+
+SESSION = SenderSession(
+    5, REFLECTOR, SENDER, segments=(FORTH,), interval_us=5_000, packet_count=200,
+    reflector_mode=ReflectorMode.STATEFUL,
+)  # fmt: skip
+SERVED = ReflectorSession(5, SENDER, segments=(BACK,), mode=ReflectorMode.STATEFUL)
+INTERFACES = ("va",)
+KERNEL = TimestampMethod.KERNEL_SOFTWARE.code
+
+
+class Running:
+    """The xdp engine of the sender's node."""
+
+    def __init__(self, network: Network, folder: Path) -> None:
+        self.network = network
+        self.folder = folder
+        self.reports: list[Report] = []
+        self._stores: list[SessionStore] = []
+        with inside(network.sender):
+            self.engine = XdpEngine(EngineContext(folder, self.reports.append))
+
+    def send(self, *sessions: SenderSession, resume: dict[int, Resume] | None = None) -> None:
+        sender = Sender(
+            engine="xdp", interfaces=INTERFACES, sessions={each.ssid: each for each in sessions}
+        )
+        self.engine.configure(Node(sender=sender), resume)
+
+    def store(self, ssid: int = 5) -> SessionStore:
+        path = session_store_path(self.folder, ssid)
+        self._stores.append(SessionStore.open(path, writable=False))
+        return self._stores[-1]
+
+    def state(self, ssid: int = 5) -> OperState | None:
+        found = [
+            report.status
+            for report in self.reports
+            if isinstance(report, SenderStatusReport) and report.ssid == ssid
+        ]
+        return found[-1].oper_state if found and found[-1] is not None else None
+
+    def reflects(self) -> bool:
+        found = [r.status for r in self.reports if isinstance(r, ReflectorStatusReport)]
+        return bool(found) and found[-1] is not None and found[-1].oper_state is OperState.RUNNING
+
+    def last_error(self) -> str | None:
+        found = [r.status for r in self.reports if isinstance(r, SenderStatusReport)]
+        return found[-1].last_error if found[-1] is not None else None
+
+    def counts(self) -> dict[str, int]:
+        """What the program has done, by what became of packets."""
+        program = self.engine._collector._program
+        assert program is not None
+        counts = program.tables.counts()
+        up = {reason.name: count for reason, count in counts.handed_up.items() if count}
+        return {"collected": counts.collected} | up
+
+    def close(self) -> None:
+        for store in self._stores:
+            store.close()
+        self.engine.close()
+
+
+@pytest.fixture
+def running(network: Network) -> Iterator[Running]:
+    with tempfile.TemporaryDirectory(prefix="stamp-test-", dir="/dev/shm") as folder:
+        running = Running(network, Path(folder))
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def reflector(network: Network) -> Iterator[Callable[[Reflector], None]]:
+    engines: list[Engine] = []
+    with tempfile.TemporaryDirectory(prefix="stamp-test-", dir="/dev/shm") as folder:
+
+        def start(config: Reflector) -> None:
+            with inside(network.reflector):
+                engines.append(userspace.create(EngineContext(Path(folder), lambda _report: None)))
+            engines[-1].configure(Node(reflector=config))
+
+        yield start
+        for engine in engines:
+            engine.close()
+
+
+def serving(*sessions: ReflectorSession) -> Reflector:
+    return Reflector(sessions={session.key: session for session in sessions})
+
+
+@pytest.mark.parametrize("fmt", TimestampFormat, ids=str)
+@pytest.mark.parametrize("mode", DelayMode, ids=str)
+def test_a_run_is_collected_in_the_driver(
+    running: Running,
+    reflector: Callable[[Reflector], None],
+    fmt: TimestampFormat,
+    mode: DelayMode,
+) -> None:
+    reflector(serving(SERVED))
+    running.send(dataclasses.replace(SESSION, timestamp_format=fmt, delay_mode=mode))
+    eventually(lambda: running.state() is OperState.COMPLETED, "the run is complete")
+    snapshot = running.store().snapshot(1_000)
+    assert (snapshot.sent, snapshot.received, snapshot.duplicates) == (200, 200, 0)
+    assert snapshot.loss == LossSummary(0, 0, 0, 0)
+    assert [record.sequence for record in snapshot.records] == list(range(200))
+    assert {record.t4_method for record in snapshot.records} == {KERNEL}
+    assert {record.sender_ttl for record in snapshot.records} <= {253, 254}
+    for record in snapshot.records:
+        assert record.t1_ns < record.t2_ns <= record.t3_ns < record.t4_ns
+    assert snapshot.forward.samples == 200
+    assert (snapshot.backward is None) == (mode is DelayMode.ONE_WAY)
+    # Neighbour discovery may cost the first reply its time, but no reply its path.
+    assert running.counts() == {"collected": 200}
+
+
+def test_a_peer_without_ssids_is_served_by_user_space(running: Running) -> None:
+    with inside(running.network.reflector):
+        peer = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    with peer:
+        peer.bind((str(REFLECTOR), 862))
+        peer.settimeout(10)
+        running.send(dataclasses.replace(SESSION, reflector_mode=ReflectorMode.STATELESS))
+        for number in range(6):
+            request, address = peer.recvfrom(100)
+            sequence, t1, error, ssid = struct.unpack_from("!IQHH", request)
+            reply = struct.pack(
+                "!IQHHQIQH2xB3x",
+                *(sequence, t1, error, ssid if number % 2 else 0),
+                *(t1, sequence, t1, error, 255),
+            )
+            peer.sendto(reply, address)
+        store = running.store()
+        eventually(lambda: store.snapshot().received == 6, "six replies are used")
+        assert running.counts() == {"collected": 3, "SESSION": 3}
+        assert [record.sequence for record in store.snapshot(10).records] == list(range(6))
+
+
+def test_both_roles_on_one_interface(
+    running: Running, reflector: Callable[[Reflector], None]
+) -> None:
+    """The node measures, and is measured, through the same interface."""
+    reflector(serving(SERVED))
+    with inside(running.network.router):
+        subprocess.run(["ethtool", "-K", "ra", "gro", "on"], check=True, capture_output=True)
+    sender = Sender(engine="xdp", interfaces=INTERFACES, sessions={5: SESSION})
+    served = ReflectorSession(7, REFLECTOR)
+    own = dataclasses.replace(serving(served), engine="xdp", interfaces=INTERFACES)
+    with tempfile.TemporaryDirectory(prefix="stamp-test-", dir="/dev/shm") as folder:
+        with inside(running.network.reflector):
+            other = userspace.create(EngineContext(Path(folder), lambda _report: None))
+        try:
+            running.engine.configure(Node(sender=sender, reflector=own))
+            eventually(running.reflects, "the own reflector runs")
+            back = SenderSession(7, SENDER, REFLECTOR, interval_us=5_000, packet_count=100)
+            other.configure(Node(sender=Sender(sessions={7: back})))
+            store = SessionStore.open(session_store_path(Path(folder), 7), writable=False)
+            eventually(lambda: running.state() is OperState.COMPLETED, "the own run is complete")
+            eventually(lambda: store.snapshot().received == 100, "all requests are answered")
+            assert running.store().snapshot().received == 200
+            # User space has what comes while one program takes the place of another.
+            assert running.counts()["collected"] >= 150
+            reflecting = running.engine._reflector._program
+            assert reflecting is not None
+            assert reflecting.tables.counts().answered == 100
+            running.engine.configure(Node(sender=sender))
+            running.engine.configure(Node(reflector=own))
+            store.close()
+        finally:
+            other.close()
+
+
+def test_another_program_is_not_replaced(running: Running, tmp_path: Path) -> None:
+    source = tmp_path / "other.c"
+    source.write_text("int other(struct xdp_md *ctx) { return XDP_PASS; }\n")
+    module = BpfModule(source)
+    try:
+        with inside(running.network.sender):
+            link = attach_xdp(module.load("other"), socket.if_nametoindex("va"), XDP_FLAGS_DRV_MODE)
+        running.send(SESSION)
+        eventually(lambda: running.state() is OperState.FAILED, "the session fails")
+        text = running.last_error()
+        assert text is not None
+        assert text.startswith("interface va has the XDP program other (id ")
+        os.close(link)
+        eventually(lambda: running.state() is OperState.RUNNING, "the session recovers")
+    finally:
+        module.close()
+
+
+def test_what_was_collected_before_a_restart_is_kept(
+    network: Network, reflector: Callable[[Reflector], None]
+) -> None:
+    reflector(serving(SERVED))
+    session = dataclasses.replace(SESSION, packet_count=None)
+    with tempfile.TemporaryDirectory(prefix="stamp-test-", dir="/dev/shm") as folder:
+        first = Running(network, Path(folder))
+        first.send(session)
+        eventually(lambda: first.store().snapshot().received > 50, "replies are collected")
+        status = next(
+            report.status
+            for report in reversed(first.reports)
+            if isinstance(report, SenderStatusReport)
+        )
+        assert status is not None
+        first.close()
+        store = SessionStore.open(session_store_path(Path(folder), 5), writable=False)
+        before = store.snapshot()
+        store.close()
+        second = Running(network, Path(folder))
+        try:
+            resume = Resume(status.oper_state, status.run_started_ns, status.run_first_sequence)
+            second.send(session, resume={5: resume})
+            eventually(
+                lambda: second.store().snapshot().received > before.received + 50,
+                "the run goes on",
+            )
+            after = second.store().snapshot()
+            assert after.forward.samples == after.received
+            assert sum(interval.received for interval in after.intervals) <= after.received
+            assert after.forward.min_ns is not None
+            assert before.forward.min_ns is not None
+            assert after.forward.min_ns <= before.forward.min_ns
+        finally:
+            second.close()

@@ -1,0 +1,170 @@
+"""The collector's program beside the sans-IO Collector, with one clock for both."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import IPv6Address
+from pathlib import Path
+from typing import Any
+
+from dataplane.bpf.program import BpfModule
+from dataplane.bpf.syscall import XDP_DROP, XDP_PASS, run_program
+from dataplane.clock import ClockStatus
+from dataplane.config import IPAddress, SenderSession
+from dataplane.engines.xdp import collector_layouts as layouts
+from dataplane.engines.xdp.collection import DriverCollector
+from dataplane.engines.xdp.collector_tables import CollectorTables
+from dataplane.engines.xdp.interfaces import Device
+from dataplane.engines.xdp.layouts import LocalFlag
+from dataplane.frames import Datagram, Frame
+from dataplane.measurement import TimestampMethod
+from dataplane.stamp.collector import Collector
+from dataplane.statistics import DelaySummary
+from dataplane.store import SessionStore
+from tests.unit.stamp.network import UNIX_NS, Network
+
+CLOCK = ClockStatus(synchronized=True, error_ns=12_345, tai_offset_s=37)
+KERNEL = TimestampMethod.KERNEL_SOFTWARE
+SID = IPv6Address("fc00:e::d6")
+DEVICE = Device(1, bytes.fromhex("02000000bb01"), takes_srh=True)
+VLANS = {(1, vlan, inner): DEVICE for vlan, inner in ((0, 0), (5, 0), (5, 6))}
+
+
+class Node:
+    """The program, with a clock that stands where it is set."""
+
+    def __init__(self, module: BpfModule) -> None:
+        self.module = module
+        self.tables = CollectorTables(module)
+        self.program = module.load("collector")
+        self.tables.set_clock(CLOCK)
+        self.tables.set_monotonic_offset(-UNIX_NS)
+        self.tables.set_interfaces(VLANS)
+        self.tables.set_locals({SID: LocalFlag.DECAPSULATES_IPV6})
+        self.tables.set_flags(layouts.CollectorFlag(0))
+
+    def run(self, frame: bytes, now_ns: int) -> int:
+        """What becomes of a frame that arrives at `now_ns`, of the monotonic clock."""
+        self.tables.fix_clock(UNIX_NS + now_ns)
+        return run_program(self.program, frame).action
+
+
+class Twins:
+    """Two collectors of one session, which are told the same."""
+
+    def __init__(self, node: Node, config: SenderSession, folder: Path, now_ns: int = 0) -> None:
+        self.node, self.config = node, config
+        self.stores = [SessionStore.create(folder / name, config) for name in ("core", "driver")]
+        core, driver = self.stores
+        tai_offset_s = CLOCK.tai_offset_s
+        self.core = Collector(config, core, now_ns=now_ns, tai_offset_s=tai_offset_s)
+        self.driver = DriverCollector(
+            config, driver, node.module, now_ns=now_ns, tai_offset_s=tai_offset_s
+        )
+        node.tables.add_port(config.sender_udp_port)
+        self.frame = Frame(
+            Datagram(
+                *(config.reflector_address, config.source_address),
+                *(config.reflector_udp_port, config.sender_udp_port, b""),
+            )
+        )
+        self.actions: list[int] = []
+
+    def close(self) -> None:
+        self.driver.close()
+        self.node.tables.remove_port(self.config.sender_udp_port)
+        for store in self.stores:
+            store.close()
+
+    def __getattr__(self, name: str) -> Any:
+        """Anything that needs no packet is done by both."""
+
+        def both(*arguments: Any, **named: Any) -> Any:
+            result = getattr(self.core, name)(*arguments, **named)
+            getattr(self.driver, name)(*arguments, **named)
+            return result
+
+        return both
+
+    @property
+    def next_sequence(self) -> int:
+        return self.core.next_sequence
+
+    @property
+    def in_flight(self) -> int:
+        return self.core.in_flight
+
+    def receive(
+        self, data: bytes, *, source: IPAddress, source_port: int, t4_ns: int, now_ns: int
+    ) -> None:
+        assert t4_ns == UNIX_NS + now_ns
+        datagram = replace(
+            self.frame.datagram, source=source, source_port=source_port, payload=data
+        )
+        self.arrive(self.frame.with_datagram(datagram), now_ns)
+
+    def arrive(self, frame: Frame, now_ns: int) -> int:
+        """A frame that the kernel would give to the session's socket."""
+        datagram = frame.datagram
+        action = self.node.run(frame.encode(), now_ns)
+        packet: dict[str, Any] = {
+            "data": datagram.payload,
+            "source": datagram.source,
+            "source_port": datagram.source_port,
+            "t4_ns": UNIX_NS + now_ns,
+            "now_ns": now_ns,
+            "t4_method": KERNEL,
+        }
+        self.core.receive(**packet)
+        if action == XDP_PASS:
+            self.driver.receive(**packet)
+        else:
+            assert action == XDP_DROP
+        self.actions.append(action)
+        return action
+
+    def compare(self, now_ns: int) -> None:
+        self.core.expire(now_ns)
+        self.driver.drain(now_ns)
+        self.driver.expire(now_ns)
+        core, driver = (store.snapshot(1_000_000) for store in self.stores)
+        for name in core.__dataclass_fields__:
+            expected, found = getattr(core, name), getattr(driver, name)
+            if name in ("forward", "backward", "round_trip"):
+                assert_close(found, expected)
+            elif name == "intervals":
+                assert len(found) == len(expected)
+                for one, other in zip(found, expected, strict=True):
+                    assert replace(one, forward=None, backward=None, round_trip=None) == replace(
+                        other, forward=None, backward=None, round_trip=None
+                    )
+                    for delay in ("forward", "backward", "round_trip"):
+                        assert_close(getattr(one, delay), getattr(other, delay))
+            elif name != "torn_writes":
+                assert found == expected, name
+
+
+def assert_close(found: DelaySummary | None, expected: DelaySummary | None) -> None:
+    """Equal, but that a mean and a deviation may be rounded otherwise."""
+    if expected is None or found is None:
+        assert found == expected
+        return
+    rounded = {}
+    for name in ("mean_ns", "stddev_ns", "jitter_ns"):
+        ours, theirs = getattr(found, name), getattr(expected, name)
+        assert (ours is None) == (theirs is None), name
+        if ours is not None:
+            assert abs(ours - theirs) <= 1 + abs(theirs) * 1e-12, (name, ours, theirs)
+        rounded[name] = theirs
+    assert replace(found, **rounded) == expected
+
+
+class TwinNetwork(Network):
+    """The simulated network with two collectors at its end."""
+
+    def __init__(self, twins: Twins, **options: Any) -> None:
+        super().__init__(twins.stores[0], twins.config, **options)
+        twins.core = self.collector
+        twins.core.tai_offset_s = CLOCK.tai_offset_s
+        self.collector = twins  # type: ignore[assignment]
+        twins.driver.start(0, UNIX_NS)
