@@ -126,7 +126,7 @@ def run_program(
 ) -> Run:
     """Run an XDP program on `packet`, `repeat` times, in the kernel's test bench.
 
-    `context` is a `struct xdp_md` with data_end set; `room` is how much longer
+    `context` is what `xdp_context` makes; `room` is how much longer
     than the request the packet may become. Raises OSError.
     """
     source = ctypes.create_string_buffer(packet, len(packet))
@@ -158,6 +158,11 @@ def run_program(
     return Run(action, result.raw[:length], duration_ns)
 
 
+def xdp_context(length: int, ingress_ifindex: int) -> bytes:
+    """A `struct xdp_md` for a packet of `length` bytes that arrives on an interface."""
+    return struct.pack("=IIIIII", 0, length, 0, ingress_ifindex, 0, 0)
+
+
 def run_live(fd: int, packet: bytes, *, repeat: int, batch: int, ingress_ifindex: int = 0) -> bool:
     """Have an XDP program send `repeat` frames that begin as copies of `packet`.
 
@@ -167,7 +172,7 @@ def run_live(fd: int, packet: bytes, *, repeat: int, batch: int, ingress_ifindex
     from. Raises OSError.
     """
     source = ctypes.create_string_buffer(packet, len(packet))
-    context = struct.pack("=IIIIII", 0, len(packet), 0, ingress_ifindex, 0, 0)
+    context = xdp_context(len(packet), ingress_ifindex)
     md = ctypes.create_string_buffer(context, len(context))
     attributes = struct.pack(
         "=IIIIQQIIIIQQIII4x",

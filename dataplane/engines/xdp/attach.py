@@ -25,9 +25,6 @@ from dataplane.bpf.syscall import (
 from dataplane.engines.base import Attachment, AttachmentMode
 from dataplane.engines.xdp.interfaces import Interface
 
-_VETH_NOTE = "the other end needs GRO or an XDP program, or it drops what is sent from here"
-"""A veth takes frames of an XDP program only where it has a NAPI instance."""
-
 _OCCUPIED = (errno.EBUSY, errno.EEXIST)
 
 
@@ -40,6 +37,8 @@ class _Link:
     ifindex: int
     fd: int
     attachment: Attachment
+    could_not: bool
+    """Whether the driver has refused it."""
 
 
 class Attachments:
@@ -49,6 +48,15 @@ class Attachments:
     def __init__(self, program: int) -> None:
         self._program = program
         self._links: dict[str, _Link] = {}
+
+    @property
+    def generic(self) -> frozenset[int]:
+        """Indices of the interfaces that have the program in generic mode."""
+        return frozenset(
+            link.ifindex
+            for link in self._links.values()
+            if link.attachment.mode is AttachmentMode.GENERIC
+        )
 
     @property
     def attachments(self) -> tuple[Attachment, ...]:
@@ -81,31 +89,43 @@ class Attachments:
 
 
 def _is_there(link: _Link, interface: Interface) -> bool:
-    """Whether it is the same interface still, and nobody has forced the link off."""
-    return link.ifindex == interface.index and link_ifindex(link.fd) == interface.index
+    """Whether it is the same interface still, nobody has forced the link off, and
+    the mode is what it would be now."""
+    native = link.attachment.mode is AttachmentMode.NATIVE
+    return (
+        link.ifindex == interface.index
+        and link_ifindex(link.fd) == interface.index
+        and not (native and interface.drops_frames)
+        and (native or link.could_not or interface.drops_frames)
+    )
 
 
 def _attach(program: int, interface: Interface) -> _Link:
+    name = interface.name
     if interface.program_id:
         raise AttachError(_occupied_text(interface))
+    if interface.drops_frames:
+        note = f"the other end of {name} has no XDP program, and would take no frames of one here"
+        return _attach_generic(program, interface, note, could_not=False)
     try:
         fd = attach_xdp(program, interface.index, XDP_FLAGS_DRV_MODE)
-    except OSError as native:
-        return _attach_generic(program, interface, native)
-    note = _VETH_NOTE if interface.needs_redirect else None
-    return _Link(interface.index, fd, Attachment(interface.name, AttachmentMode.NATIVE, note))
+    except OSError as error:
+        if error.errno in _OCCUPIED:
+            raise AttachError(f"interface {name} has another XDP program") from error
+        note = f"no XDP in the driver of {name}: {os.strerror(error.errno or 0)}"
+        return _attach_generic(program, interface, note, could_not=True)
+    return _Link(interface.index, fd, Attachment(name, AttachmentMode.NATIVE, None), False)
 
 
-def _attach_generic(program: int, interface: Interface, native: OSError) -> _Link:
-    if native.errno in _OCCUPIED:
-        raise AttachError(f"interface {interface.name} has another XDP program") from native
-    why = f"no XDP in the driver of {interface.name}: {os.strerror(native.errno or 0)}"
+def _attach_generic(program: int, interface: Interface, note: str, could_not: bool) -> _Link:
+    name = interface.name
     try:
         fd = attach_xdp(program, interface.index, XDP_FLAGS_SKB_MODE)
-    except OSError as generic:
-        text = os.strerror(generic.errno or 0)
-        raise AttachError(f"no XDP program can be attached to {interface.name}: {text}") from None
-    return _Link(interface.index, fd, Attachment(interface.name, AttachmentMode.GENERIC, why))
+    except OSError as error:
+        text = os.strerror(error.errno or 0)
+        raise AttachError(f"no XDP program can be attached to {name}: {text}") from error
+    attachment = Attachment(name, AttachmentMode.GENERIC, note)
+    return _Link(interface.index, fd, attachment, could_not)
 
 
 def _occupied_text(interface: Interface) -> str:

@@ -16,6 +16,8 @@ from dataplane.engines.xdp.layouts import LocalFlag
 _SYSCTLS = Path("/proc/sys/net/ipv6/conf")
 _FAMILY_IPV6 = 10
 _TABLE_LOCAL = 255
+_LOOPBACK = 0x8
+"""IFF_LOOPBACK."""
 _TENTATIVE, _OPTIMISTIC, _DAD_FAILED = 0x40, 0x04, 0x08
 _SEG6_LOCAL = 7
 """enum lwtunnel_encap_types: LWTUNNEL_ENCAP_SEG6_LOCAL."""
@@ -39,9 +41,13 @@ class Interface:
     program_id: int
     """Of an XDP program that is there; 0 for none."""
 
-    needs_redirect: bool
-    """Whether XDP_TX is in vain: a veth wakes the other end after it only where that
-    has an XDP program of its own, and after a redirect in any case."""
+    drops_frames: bool
+    """Whether frames of a program in the driver are lost: the other end of a veth
+    takes them only if it has an XDP program as well."""
+
+    leaves_checksums: bool
+    """Whether packets may arrive whose checksum was left to an interface: those of
+    programs on this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +113,8 @@ class Kernel:
             index=link["index"],
             kind=kind,
             program_id=_program_id(link),
-            needs_redirect=kind == "veth" and not self._other_end_has_program(link),
+            drops_frames=kind == "veth" and not self._other_end_has_program(link),
+            leaves_checksums=kind == "veth" or bool(link["flags"] & _LOOPBACK),
         )
 
     def _other_end_has_program(self, link: Any) -> bool:

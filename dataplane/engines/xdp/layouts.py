@@ -14,6 +14,8 @@ from dataplane.reflector_store import HANDED_UP_SLOTS
 from dataplane.session_state import DISCARD_SLOTS
 
 ADDRESS_BYTES = 16
+SSIDS_IN_WORD = 32
+WORDS_OF_SSIDS = 2_048
 SESSIONS_MAX = 16_384
 """Sessions of a reflector; slot 0 is for requests without one."""
 
@@ -73,8 +75,16 @@ class LocalFlag(enum.IntFlag):
     DECAPSULATES_IPV4 = 4
 
 
+class SsidFlag(enum.IntFlag):
+    """What sessions an SSID has."""
+
+    ONE_SENDER = 1
+    ANY_SENDER = 2
+
+
 class InterfaceFlag(enum.IntFlag):
     SRV6 = 1
+    GENERIC = 2
 
 
 class ReflectorFlag(enum.IntFlag):
@@ -83,7 +93,6 @@ class ReflectorFlag(enum.IntFlag):
     ONE_ADDRESS = 4
     TRAILERS = 8
     PARTIAL = 16
-    REDIRECT = 32
 
 
 class SessionFlag(enum.IntFlag):

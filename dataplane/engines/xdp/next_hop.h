@@ -3,8 +3,9 @@
  * Where a reply goes: what the FIB says about it, remembered for a tenth of a second
  * for each session and CPU.
  *
- * A node that does not forward IPv6 has no FIB for XDP (BPF_FIB_LKUP_RET_FWD_DISABLED).
- * There, a reply goes back to the neighbour that the request came from.
+ * Where the FIB does not answer, because the loopback interface does not forward
+ * (BPF_FIB_LKUP_RET_FWD_DISABLED; see fib.py), a reply goes back to the neighbour that
+ * the request came from.
  */
 #ifndef STAMP_NEXT_HOP_H
 #define STAMP_NEXT_HOP_H

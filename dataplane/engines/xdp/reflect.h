@@ -34,6 +34,7 @@
 BPF_F_TABLE("array", int, struct reflector_config, reflector_configs, 1, BPF_F_MMAPABLE);
 BPF_F_TABLE("hash", struct session_key, struct session, sessions, SESSIONS_MAX,
 	    BPF_F_NO_PREALLOC);
+BPF_F_TABLE("array", int, __u64, ssids, WORDS_OF_SSIDS, BPF_F_MMAPABLE);
 BPF_F_TABLE("array", int, struct session_state, session_states, SESSIONS_MAX, BPF_F_MMAPABLE);
 BPF_TABLE("percpu_array", int, struct reflector_counters, reflector_counts, 1);
 
@@ -49,6 +50,7 @@ struct request {
 	__be16 port;			/* the Session-Sender's */
 	__be16 local_port;
 	__u8 hop_limit;
+	__u8 open;			/* the checksum is the pseudo header's alone so far */
 };
 
 static __always_inline struct reflector_counters *reflector_counters_here(void)
@@ -149,8 +151,8 @@ static __always_inline __u32 read_request(const struct xdp_md *ctx, const struct
 		return UP_LENGTH;
 	pseudo = sum_pseudo_header(ctx, packet, udp_length);
 	request->sum = pseudo + request->port + request->local_port + htons(udp_length) + trailer;
-	if (check != checksum(request->sum + sum_words(request->base, BASE_WORDS)) &&
-	    !(config->flags & REFLECTOR_PARTIAL && check == folded(pseudo)))
+	request->open = config->flags & REFLECTOR_PARTIAL && check == folded(pseudo);
+	if (!request->open && check != checksum(request->sum + sum_words(request->base, BASE_WORDS)))
 		return UP_CHECKSUM;
 	return UP_REASONS;
 }
@@ -171,6 +173,16 @@ static __always_inline int is_unanswerable_source(const struct request *request)
 	       !(word[0] | word[1] | word[2] | word[3]);
 }
 
+/* What sessions there are with an SSID: most questions to the table end here. */
+static __always_inline __u32 sessions_of(__be16 ssid)
+{
+	__u32 number = ntohs(ssid);
+	int index = number / SSIDS_IN_WORD;
+	__u64 *word = ssids.lookup(&index);
+
+	return word ? *word >> 2 * (number % SSIDS_IN_WORD) : 0;
+}
+
 /*
  * The session of a request. Returns why it must not be answered, DISCARD_REASONS for
  * no reason; without a session it may be answered all the same.
@@ -183,12 +195,15 @@ static __always_inline __u32 find_session(const struct reflector_config *config,
 		.address = request->source,
 		.ssid = ((const __be16 *)request->base)[7],
 	};
+	__u32 there = sessions_of(key.ssid);
 	int wrong_port = 0;
 
 #pragma unroll
 	for (int any = 0; any < 2; any++) {
-		struct session *session = sessions.lookup(&key);
+		struct session *session = 0;
 
+		if (there & (any ? SSID_ANY_SENDER : SSID_ONE_SENDER))
+			session = sessions.lookup(&key);
 		key.address = (struct address){};
 		if (!session)
 			continue;
@@ -258,7 +273,7 @@ static __always_inline int reflect(struct xdp_md *ctx, const struct packet *pack
 		return hand_up(up);
 	if (why != DISCARD_REASONS)
 		return discard(why);
-	return answer(ctx, packet, config, clock, &request, session, &journey);
+	return answer(ctx, packet, clock, &request, session, &journey);
 }
 
 /* Whether a packet is for the reflector, as far as its port says. */

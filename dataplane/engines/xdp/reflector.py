@@ -32,6 +32,7 @@ from dataplane.engines.common.loop import Loop
 from dataplane.engines.userspace import engine as userspace
 from dataplane.engines.xdp.attach import Attachments
 from dataplane.engines.xdp.doorbell import Doorbell
+from dataplane.engines.xdp.fib import FibAccess
 from dataplane.engines.xdp.interfaces import Devices, Kernel
 from dataplane.engines.xdp.layouts import ReflectorFlag
 from dataplane.engines.xdp.ledger import Ledger
@@ -68,6 +69,7 @@ class ReflectorRole:
         self._attachments: Attachments | None = None
         self._ledger: Ledger | None = None
         self._slow: Engine | None = None
+        self._fib: FibAccess | None = None
         self._slow_config: Reflector | None = None
         self._slow_status: ReflectorStatus | None = None
         self._kernel = Kernel()
@@ -101,6 +103,8 @@ class ReflectorRole:
         if self._program is None:
             self._load()
             return
+        if self._fib is not None:
+            self._fib.refresh()
         self._program.tables.set_clock(self._clock.status)
         self._attend("recovered")
 
@@ -112,6 +116,7 @@ class ReflectorRole:
         self._kernel.close()
 
     def _start(self) -> None:
+        self._fib = FibAccess()
         self._slow_dir.mkdir(exist_ok=True)
         slow_path = reflector_store_path(self._slow_dir)
         # What an earlier process has left there is in the ledger already.
@@ -133,6 +138,8 @@ class ReflectorRole:
         self._folder.at(None)
         if self._attachments is not None:
             self._attachments.close()
+        if self._fib is not None:
+            self._fib.close()
         if self._slow is not None:
             self._slow.close()
         if self._ledger is not None:
@@ -143,7 +150,7 @@ class ReflectorRole:
             _remove_folder(self._slow_dir)
         if self._program is not None:
             self._program.close()
-        self._attachments = self._slow = self._ledger = self._program = None
+        self._attachments = self._slow = self._ledger = self._program = self._fib = None
         self._slow_config = self._slow_status = None
         self._load_problem = None
 
@@ -214,7 +221,6 @@ class ReflectorRole:
         assert attachments is not None
         assert config is not None
         found = self._kernel.devices(config.interfaces)
-        program.tables.set_interfaces(found.devices)
         if not config.enabled:
             attachments.refresh(())
             self._configure_slow(config)
@@ -223,6 +229,7 @@ class ReflectorRole:
             return
         problem = attachments.refresh(found.interfaces)
         problem = found.missing or problem
+        program.tables.set_interfaces(found.devices, attachments.generic)
         self._configure_slow(config if problem is None else _disabled(config))
         slow = self._slow_status
         if problem is None and slow is not None and slow.oper_state is not OperState.RUNNING:
@@ -239,10 +246,8 @@ class ReflectorRole:
         flags = ReflectorFlag(0)
         if not self._slow.capabilities.tlvs:
             flags |= ReflectorFlag.TRAILERS
-        if any(interface.kind == "veth" for interface in found.interfaces):
+        if any(interface.leaves_checksums for interface in found.interfaces):
             flags |= ReflectorFlag.PARTIAL
-        if any(interface.needs_redirect for interface in found.interfaces):
-            flags |= ReflectorFlag.REDIRECT
         return flags
 
     def _configure_slow(self, config: Reflector) -> None:

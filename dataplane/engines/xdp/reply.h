@@ -167,7 +167,9 @@ static __always_inline int write_payload(void *at, void *end, const struct clock
 	reply[1] = htonl(t3 >> 32);
 	reply[2] = htonl(t3);
 	__builtin_memcpy(base, reply, BASE_LENGTH);
-	udp->check = checksum(request->sum + sum_words(reply, BASE_WORDS));
+	/* What is in it while it is open is the same for both directions. */
+	if (!request->open)
+		udp->check = checksum(request->sum + sum_words(reply, BASE_WORDS));
 	return 0;
 }
 
@@ -204,9 +206,8 @@ static __always_inline struct journey journey_of(const struct reflector_config *
 }
 
 static __always_inline int answer(struct xdp_md *ctx, const struct packet *packet,
-				  const struct reflector_config *config, const struct clock *clock,
-				  struct request *request, const struct session *session,
-				  const struct journey *journey)
+				  const struct clock *clock, struct request *request,
+				  const struct session *session, const struct journey *journey)
 {
 	struct return_path path = return_path_of(session, request);
 	struct reflector_counters *counters;
@@ -240,11 +241,13 @@ static __always_inline int answer(struct xdp_md *ctx, const struct packet *packe
 	counters = reflector_counters_here();
 	if (counters)
 		counters->answered++;
+	if (!(hop->device.flags & INTERFACE_GENERIC))
+		request->open = 0;
 	if (write_payload(at, end, clock, request, session, sequence))
 		return XDP_ABORTED;
 	if (hop->egress && hop->egress != packet->ifindex)
 		return bpf_redirect(hop->egress, 0);
-	return config->flags & REFLECTOR_REDIRECT ? bpf_redirect(packet->ifindex, 0) : XDP_TX;
+	return XDP_TX;
 }
 
 #endif

@@ -40,6 +40,7 @@ struct interface_key {
 };
 
 #define INTERFACE_SRV6 1			/* takes Segment Routing Headers (seg6_enabled) */
+#define INTERFACE_GENERIC 2		/* a checksum that is left open is filled in later on */
 
 struct interface {
 	__u32 ifindex;			/* the network device that the kernel gives the frame to */
@@ -60,8 +61,7 @@ struct local {
 #define REFLECTOR_ANY_SESSION 2		/* answers without a configured session */
 #define REFLECTOR_ONE_ADDRESS 4		/* listens on `address` alone */
 #define REFLECTOR_TRAILERS 8		/* what follows the base packet is copied, whatever it is */
-#define REFLECTOR_PARTIAL 16		/* checksums may be left to an interface that is none */
-#define REFLECTOR_REDIRECT 32		/* XDP_TX is in vain on some interface */
+#define REFLECTOR_PARTIAL 16		/* checksums may be left open, for an interface that is none */
 
 struct reflector_config {
 	struct address address;
@@ -77,6 +77,12 @@ struct session_key {
 	__be16 ssid;
 	__u16 reserved;
 };
+
+/* Which sessions an SSID has, two bits each: 32 SSIDs a word. */
+#define SSID_ONE_SENDER 1
+#define SSID_ANY_SENDER 2
+#define SSIDS_IN_WORD 32
+#define WORDS_OF_SSIDS 2048
 
 #define SESSION_ENABLED 1
 #define SESSION_STATEFUL 2

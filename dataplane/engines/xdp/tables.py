@@ -8,8 +8,8 @@ packet to the next.
 from __future__ import annotations
 
 import sys
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,13 @@ from dataplane.clock import ClockStatus
 from dataplane.config import IPAddress, Reflector, ReflectorMode, ReflectorSession
 from dataplane.engines.xdp import layouts
 from dataplane.engines.xdp.interfaces import Device
-from dataplane.engines.xdp.layouts import InterfaceFlag, LocalFlag, ReflectorFlag, SessionFlag
+from dataplane.engines.xdp.layouts import (
+    InterfaceFlag,
+    LocalFlag,
+    ReflectorFlag,
+    SessionFlag,
+    SsidFlag,
+)
 from dataplane.reflector_store import HandedUp
 from dataplane.session_state import DISCARD_INDEX
 from dataplane.stamp.errors import DiscardReason
@@ -64,6 +70,8 @@ class ReflectorTables:
         self._states = module.array("session_states", layouts.SESSION_STATE)
         self._locals = _Mirror(module.map_fd("locals"))
         self._interfaces = _Mirror(module.map_fd("interfaces"))
+        self._ssids = module.array("ssids", np.uint64)
+        self._ssid_sessions: Counter[tuple[int, SsidFlag]] = Counter()
         self._slots: dict[SessionKey, int] = {}
         self._sessions: dict[SessionKey, ReflectorSession] = {}
         self._vacant = deque(range(1, layouts.SESSIONS_MAX))
@@ -85,9 +93,12 @@ class ReflectorTables:
         ):
             self.renew_next_hops()
 
-    def set_interfaces(self, devices: Mapping[tuple[int, int, int], Device]) -> None:
+    def set_interfaces(
+        self, devices: Mapping[tuple[int, int, int], Device], generic: Container[int] = ()
+    ) -> None:
         """Network devices by the index of the interface that has the program, and the
-        VLAN identifiers on it, outermost first, 0 for none."""
+        VLAN identifiers on it, outermost first, 0 for none. `generic` are the
+        interfaces that have the program in generic mode."""
         entries = {}
         for (ifindex, outer, inner), device in devices.items():
             key = np.zeros((), layouts.INTERFACE_KEY)
@@ -95,7 +106,8 @@ class ReflectorTables:
             key["vlan"] = outer, inner
             value = np.zeros((), layouts.INTERFACE)
             value["ifindex"] = device.index
-            value["flags"] = int(InterfaceFlag.SRV6 if device.takes_srh else InterfaceFlag(0))
+            flags = InterfaceFlag.SRV6 if device.takes_srh else InterfaceFlag(0)
+            value["flags"] = int(flags | (InterfaceFlag.GENERIC if ifindex in generic else 0))
             value["mac"] = np.frombuffer(device.mac, np.uint8)
             entries[key.tobytes()] = value.tobytes()
         if self._interfaces.set(entries):
@@ -139,6 +151,7 @@ class ReflectorTables:
         for key in self._sessions.keys() - sessions.keys():
             delete_element(self._sessions_fd, session_key(key))
             self._release(key)
+            self._announce(key, -1)
         for key, session in sessions.items():
             if self._sessions.get(key) == session:
                 continue
@@ -147,9 +160,24 @@ class ReflectorTables:
             if key not in self._sessions:
                 self._states[slot]["next_sequence"] = resumed(key)
             update_element(self._sessions_fd, session_key(key), session_value(session, slot))
+            if key not in self._sessions:
+                self._announce(key, 1)
             self._release(key)
             self._slots[key] = slot
             self._sessions[key] = session
+
+    def _announce(self, key: SessionKey, more: int) -> None:
+        """One more session of this kind with this SSID, or one less."""
+        ssid, address = key
+        flag = SsidFlag.ANY_SENDER if address is None else SsidFlag.ONE_SENDER
+        kind = ssid, flag
+        self._ssid_sessions[kind] += more
+        word, place = divmod(ssid, layouts.SSIDS_IN_WORD)
+        bit = np.uint64(int(flag) << 2 * place)
+        if self._ssid_sessions[kind]:
+            self._ssids[word] |= bit
+        else:
+            self._ssids[word] &= ~bit
 
     def _release(self, key: SessionKey) -> None:
         slot = self._slots.pop(key, None)

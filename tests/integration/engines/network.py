@@ -111,6 +111,10 @@ class Network:
             ip("-n", name, "-6", "address", "add", local, "dev", device, "nodad")
             ip("-n", name, "link", "set", device, "up")
             sysctl(name, f"net.ipv6.conf.{device}.seg6_enabled", 1)
+        # A veth takes frames of an XDP program at the other end only with this.
+        gro = ("ethtool", "-K", far, "gro", "on")
+        with inside(self.router):
+            subprocess.run(gro, check=True, capture_output=True, text=True)
 
 
 def sysctl(namespace: str, knob: str, value: int) -> None:

@@ -177,9 +177,6 @@ class Stand:
         # What is captured is to have its checksum, as on a wire.
         with inside(self.node):
             run("ethtool", "-K", link.device, "tx", "off")
-        # A veth takes frames of a program at the other end only with this.
-        with inside(self.peer):
-            run("ethtool", "-K", link.far, "gro", "on")
         self.restore(link)
         self._captures[link.far] = Capture(self.peer, link.far)
 

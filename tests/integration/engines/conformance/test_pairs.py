@@ -21,7 +21,13 @@ from dataplane.config import (
     SenderSession,
 )
 from dataplane.engines import registry
-from dataplane.engines.base import Engine, EngineContext, Role
+from dataplane.engines.base import (
+    EngineContext,
+    OperState,
+    ReflectorStatusReport,
+    Report,
+    Role,
+)
 from dataplane.host.results import Results
 from dataplane.stamp.timestamp import TimestampFormat
 from tests.integration.engines.network import (
@@ -51,25 +57,53 @@ SERVED = ReflectorSession(5, segments=(BACK,), mode=ReflectorMode.STATEFUL)
 PAIRS = list(itertools.product(sorted(registry.ENGINES), repeat=2))
 
 
-@contextlib.contextmanager
-def engine(namespace: str, name: str) -> Iterator[tuple[Engine, Results]]:
-    with tempfile.TemporaryDirectory(prefix="stamp-test-", dir="/dev/shm") as folder:
+class Running:
+    """An engine in one of the network's namespaces."""
+
+    def __init__(self, namespace: str, name: str, folder: Path) -> None:
+        self.results = Results(folder)
+        self._reports: list[Report] = []
         with inside(namespace):
-            made = registry.create(name, EngineContext(Path(folder), lambda _report: None))
-        results = Results(Path(folder))
+            self.engine = registry.create(name, EngineContext(folder, self._reports.append))
+
+    def reflect(self, node: Node) -> None:
+        """Configure a Session-Reflector, and wait until it serves."""
+        self.engine.configure(node)
+        eventually(self._reflects, "the Session-Reflector runs")
+
+    def reflected(self, ssid: int) -> int:
+        snapshot = self.results.reflector()
+        assert snapshot is not None
+        assert not any(snapshot.discards.values())
+        return snapshot.sessions[ssid, None].reflected
+
+    def _reflects(self) -> bool:
+        return any(
+            isinstance(report, ReflectorStatusReport)
+            and report.status is not None
+            and report.status.oper_state is OperState.RUNNING
+            for report in self._reports
+        )
+
+
+@contextlib.contextmanager
+def engine(namespace: str, name: str) -> Iterator[Running]:
+    with tempfile.TemporaryDirectory(prefix="stamp-test-", dir="/dev/shm") as folder:
+        running = Running(namespace, name, Path(folder))
         try:
-            yield made, results
+            yield running
         finally:
-            made.close()
-            results.remove_all()
+            running.engine.close()
+            running.results.remove_all()
 
 
 def nodes(
     names: tuple[str, str], session: SenderSession, served: ReflectorSession
 ) -> tuple[Node, Node]:
+    reflector = Reflector(engine=names[1], interfaces=("vb",), sessions={served.key: served})
     return (
         Node(sender=Sender(engine=names[0], sessions={session.ssid: session})),
-        Node(reflector=Reflector(engine=names[1], sessions={served.key: served})),
+        Node(reflector=reflector),
     )
 
 
@@ -96,11 +130,12 @@ def test_pairs_measure(network: Network, names: tuple[str, str], fmt: TimestampF
     if refused(names, sender, reflector):
         return
     with (
-        engine(network.reflector, names[1]) as (answering, counters),
-        engine(network.sender, names[0]) as (measuring, results),
+        engine(network.reflector, names[1]) as answering,
+        engine(network.sender, names[0]) as measuring,
     ):
-        answering.configure(reflector)
-        measuring.configure(sender)
+        answering.reflect(reflector)
+        measuring.engine.configure(sender)
+        results = measuring.results
         eventually(lambda: results.snapshot(5).received == 30, "30 replies")
         snapshot = results.snapshot(5)
         assert (snapshot.sent, snapshot.loss.round_trip, snapshot.duplicates) == (30, 0, 0)
@@ -112,10 +147,7 @@ def test_pairs_measure(network: Network, names: tuple[str, str], fmt: TimestampF
             assert record.t4_ns - record.t1_ns < 1_000_000_000
             # A router on the way, and where the kernel adds the SRH, that too, cost a hop.
             assert record.sender_ttl in (253, 254)
-        reflected = counters.reflector()
-        assert reflected is not None
-        assert reflected.sessions[5, None].reflected == 30
-        assert not any(reflected.discards.values())
+        eventually(lambda: answering.reflected(5) == 30, "30 are counted as reflected")
 
 
 @pytest.mark.parametrize("names", PAIRS, ids="-".join)
@@ -143,11 +175,12 @@ def test_pairs_over_ipv4(network: Network, names: tuple[str, str]) -> None:
         ip("-n", network.router, "address", "add", f"{gateway}/26", "dev", far)
         ip("-n", node, "route", "add", "default", "via", gateway)
     with (
-        engine(network.reflector, names[1]) as (answering, _),
-        engine(network.sender, names[0]) as (measuring, results),
+        engine(network.reflector, names[1]) as answering,
+        engine(network.sender, names[0]) as measuring,
     ):
-        answering.configure(reflector)
-        measuring.configure(sender)
+        answering.reflect(reflector)
+        measuring.engine.configure(sender)
+        results = measuring.results
         eventually(lambda: results.snapshot(5).received == 10, "10 replies")
 
 
@@ -156,21 +189,24 @@ def test_both_roles_of_one_engine(network: Network, name: str) -> None:
     """A node that is Session-Sender and Session-Reflector measures another such node."""
     back = SenderSession(6, SENDER, REFLECTOR, interval_us=20_000, packet_count=20)
     forth = dataclasses.replace(back, ssid=7, reflector_address=REFLECTOR, source_address=SENDER)
-    serving = Reflector(
-        engine=name, sessions={(ssid, None): ReflectorSession(ssid) for ssid in (6, 7)}
-    )
+    served = {(ssid, None): ReflectorSession(ssid) for ssid in (6, 7)}
     both = [
-        Node(sender=Sender(engine=name, sessions={session.ssid: session}), reflector=serving)
-        for session in (forth, back)
+        Node(
+            sender=Sender(engine=name, sessions={session.ssid: session}),
+            reflector=Reflector(engine=name, interfaces=(interface,), sessions=dict(served)),
+        )
+        for session, interface in ((forth, "va"), (back, "vb"))
     ]
     if len(registry.capabilities(name).roles) < len(Role):
         assert all(list(registry.refusals(node)) for node in both)
         return
     with (
-        engine(network.sender, name) as (here, here_results),
-        engine(network.reflector, name) as (there, there_results),
+        engine(network.sender, name) as here,
+        engine(network.reflector, name) as there,
     ):
-        here.configure(both[0])
-        there.configure(both[1])
-        eventually(lambda: here_results.snapshot(7).received >= 15, "15 replies")
-        eventually(lambda: there_results.snapshot(6).received >= 15, "15 replies")
+        for running, node in ((here, both[0]), (there, both[1])):
+            running.reflect(dataclasses.replace(node, sender=None))
+        for running, node in ((here, both[0]), (there, both[1])):
+            running.engine.configure(node)
+        eventually(lambda: here.results.snapshot(7).received == 20, "20 replies")
+        eventually(lambda: there.results.snapshot(6).received == 20, "20 replies")

@@ -60,6 +60,7 @@ def enumeration(name: str) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("prefix", "flags"),
     [
+        ("SSID_", layouts.SsidFlag),
         ("INTERFACE_", layouts.InterfaceFlag),
         ("LOCAL_", layouts.LocalFlag),
         ("REFLECTOR_", layouts.ReflectorFlag),
@@ -70,7 +71,9 @@ def test_flags(prefix: str, flags: type[enum.IntFlag]) -> None:
     assert macros(prefix) == {flag.name: flag.value for flag in flags}
 
 
-@pytest.mark.parametrize("limit", ["SESSIONS_MAX", "SEGMENTS_MAX", "SOURCES_MAX"])
+@pytest.mark.parametrize(
+    "limit", ["SESSIONS_MAX", "SEGMENTS_MAX", "SOURCES_MAX", "SSIDS_IN_WORD", "WORDS_OF_SSIDS"]
+)
 def test_limits(limit: str) -> None:
     assert macros("")[limit] == getattr(layouts, limit)
 
