@@ -21,10 +21,8 @@ Rules that hold here:
 
 from __future__ import annotations
 
-import enum
 from array import array
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,9 +33,12 @@ from dataplane.session_state import DISCARD_INDEX, INT64_MAX, Synchronization
 from dataplane.stamp.errors import DiscardReason, PacketError
 from dataplane.stamp.intervals import Intervals
 from dataplane.stamp.packet import ReflectorPacket
+from dataplane.stamp.replies import Ignored, Outlook, Reply, Run
 from dataplane.stamp.timestamp import ErrorEstimate, decode_timestamp
 from dataplane.statistics import DelayRun
 from dataplane.store import SessionStore
+
+__all__ = ["Collector", "Ignored", "window_of"]
 
 _WRAP = 1 << 32
 _HALF = 1 << 31
@@ -49,81 +50,10 @@ UNUSED, UNDER_WAY, RECEIVED, LOST, UNRESOLVED = range(5)
 """Fates of a packet."""
 
 
-class Ignored(enum.Enum):
-    """A valid reply that makes no record."""
-
-    DUPLICATE = "duplicate"
-    LATE = "late"
-
-
 def window_of(config: SenderSession) -> int:
     """Sequence numbers that are remembered, a power of two."""
     under_way = -(-config.loss_timeout_ms * 1_000 // config.interval_us)
     return 1 << (2 * under_way + _WINDOW_MARGIN - 1).bit_length()
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Replies that arrived in time and in order, each the first to its packet."""
-
-    sequences: npt.NDArray[np.int64]
-    """Of their packets, unwrapped, ascending."""
-
-    numbers: npt.NDArray[np.int64] | None
-    """The Session-Reflector's, unwrapped; None where it is stateless."""
-
-
-class Outlook(NamedTuple):
-    """Replies make a run where they are to packets that are under way and not yet
-    forgotten, in order, in time and before the end of the computation interval."""
-
-    newest: int
-    """Sequence number of the packet sent last."""
-
-    first: int
-    """Of the first one that this Collector knows of."""
-
-    window: int
-    """Packets that are remembered."""
-
-    mask: int
-    highest: int
-    """Sequence number above which replies are in order."""
-
-    end_ns: int
-    """From when on a reply belongs to the next interval."""
-
-    timeout_ns: int
-    stateful: bool
-    latest: int
-    """The Session-Reflector's latest number, unwrapped, where it is stateful."""
-
-    room: int
-    """Replies that a run may have."""
-
-
-class Reply(NamedTuple):
-    """What is in a Session-Reflector packet, decoded; nanoseconds since 1970 UTC."""
-
-    sender_sequence: int
-    """32 bits."""
-
-    sequence: int
-    """The Session-Reflector's, 32 bits."""
-
-    t1_ns: int
-    t2_ns: int
-    t3_ns: int
-    t4_ns: int
-    t4_method: int
-    """`TimestampMethod.code`."""
-
-    sender_ttl: int
-    flags: int
-    """`RecordFlag` bits."""
-
-    estimate: int
-    """The Session-Reflector's Error Estimate as a 16-bit wire value."""
 
 
 class Collector:

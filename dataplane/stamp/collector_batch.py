@@ -24,8 +24,9 @@ import numpy.typing as npt
 from dataplane.histogram import BUCKETS, buckets_of
 from dataplane.measurement import RECORD_DTYPE, TimestampMethod
 from dataplane.session_state import DIRECTIONS
-from dataplane.stamp.collector import Collector, Reply, Run
+from dataplane.stamp.collector import Collector
 from dataplane.stamp.packet import OPEN
+from dataplane.stamp.replies import Reply, Run
 from dataplane.stamp.timestamp_arrays import decode_timestamps
 from dataplane.statistics import DelayRun
 
