@@ -551,6 +551,11 @@ class Collector:
             copies.add(reply.sequence)
             self._intervals.loss.observe(reply.sequence, reply.t3_ns)
 
+    @property
+    def _last_sent(self) -> int:
+        """Sequence number of the newest packet when the reply being looked at arrived."""
+        return self._next - 1
+
     def _settle(self) -> None:
         """Settle packets in order of sending, up to the first that is under way."""
         sequence, mask, loss = self._settled, self._mask, self._intervals.loss
@@ -558,7 +563,7 @@ class Collector:
             if (
                 loss is not None
                 and self._fate[sequence & mask] == RECEIVED
-                and loss.settle_received(self._number[sequence & mask], sequence, self._next - 1)
+                and loss.settle_received(self._number[sequence & mask], sequence, self._last_sent)
             ):
                 self._intervals.attribute(loss)
             sequence += 1

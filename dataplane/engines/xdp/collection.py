@@ -29,9 +29,10 @@ from dataplane.engines.xdp.collector_layouts import ORDER_MAX, Command, Outcome,
 from dataplane.engines.xdp.driver_intervals import DriverIntervals
 from dataplane.engines.xdp.session_maps import SessionMaps
 from dataplane.measurement import RECORD_DTYPE, Record, RecordFlag, TimestampMethod
-from dataplane.stamp.collector import RECEIVED, UNDER_WAY, Collector, Ignored, Reply, window_of
+from dataplane.stamp.collector import RECEIVED, UNDER_WAY, Collector, window_of
 from dataplane.stamp.errors import DiscardReason
 from dataplane.stamp.intervals import Intervals
+from dataplane.stamp.replies import Ignored, Reply
 from dataplane.store import SessionStore
 
 DRAIN_NS = 200_000_000
@@ -66,6 +67,7 @@ class DriverCollector(Collector):
         self._reordered_seen = 0
         self._newest_seen = (-1, 0)
         self._unobserved = False
+        self._newest_then: int | None = None
         self._arrived_ns = 0
         self._fresh_ns = now_ns
         super().__init__(config, store, now_ns=now_ns, resumed=resumed, tai_offset_s=tai_offset_s)
@@ -337,11 +339,27 @@ class DriverCollector(Collector):
         loss, mask = self._intervals.loss, self._mask
         assert loss is not None
         counters, times = found["reflector_sequence"].tolist(), found["t3_ns"].tolist()
-        for sequence, counter, t3_ns in zip(sequences.tolist(), counters, times, strict=True):
+        newest = self._newest_at(found["t4_ns"]).tolist()
+        for sequence, counter, t3_ns, self._newest_then in zip(
+            sequences.tolist(), counters, times, newest, strict=True
+        ):
             self._fate[sequence & mask] = RECEIVED
             self._number[sequence & mask] = loss.observe(counter, t3_ns)
             if sequence == self._settled:
                 self._settle()
+        self._newest_then = None
+
+    def _newest_at(self, t4_ns: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Sequence number of the newest packet that had been sent at each of these times."""
+        sent_ns = self._as_arrays()[1]
+        first = self._settled
+        known = np.concatenate([sent_ns[part] for part in self._pieces(first, self._next)])
+        arrived_ns = t4_ns - self._intervals.unix_offset_ns
+        return first - 1 + np.searchsorted(known, arrived_ns, side="right")
+
+    @property
+    def _last_sent(self) -> int:
+        return super()._last_sent if self._newest_then is None else self._newest_then
 
     def _observe_waiting(self) -> None:
         """From here on packets are observed as they come."""
