@@ -11,7 +11,7 @@ from typing import Protocol
 from dataplane.bpf.program import BpfError
 from dataplane.clock import monotonic_ns
 from tools.bench.bed import Bed
-from tools.bench.cell import BASELINE, CellKey, Metric
+from tools.bench.cell import BASELINE, CellKey, Metric, Role
 from tools.bench.environment import timestamp
 from tools.bench.errors import BenchError
 from tools.bench.grid import Estimator
@@ -66,6 +66,8 @@ class Runner:
         self._estimator = Estimator()
         self._known: dict[CellKey, float] = {}
         """The latest result of a cell, where the next search begins."""
+        self._latest: dict[tuple[Role, str], float] = {}
+        """The same of a role and system, whatever the share."""
         for cell in file.results.cells:
             for run in cell.runs:
                 self._learn(cell.key, run)
@@ -113,7 +115,8 @@ class Runner:
     def _search(self, key: CellKey, system: System) -> tuple[Side, dict[str, int]]:
         counters: Counter[str] = Counter()
         settings = self._settings.search
-        known = self._known.get(key)
+        # The first search of a cell begins where that of its neighbour ended.
+        known = self._known.get(key) or self._latest.get((key.role, key.system))
         if known is not None and key.metric is not Metric.MRR:
             settings = settings.near(known)
         measurement = Measurement(self._bed, system, key.role, key.share, self._settings.trial)
@@ -126,7 +129,8 @@ class Runner:
 
         with measurement.running():
             outcome = run_search(make_search(key.metric, settings), trial)
-        self._known[key] = outcome.pps
+        if outcome.pps:
+            self._known[key] = self._latest[key.role, key.system] = outcome.pps
         return Side.of(outcome), {name: count for name, count in counters.items() if count}
 
     def _learn(self, key: CellKey, run: Run) -> None:

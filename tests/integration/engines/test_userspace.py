@@ -6,6 +6,7 @@ import dataclasses
 import socket
 import struct
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from ipaddress import IPv6Address
 from pathlib import Path
@@ -251,6 +252,8 @@ def test_many_sessions_share_bursts(network: Network, run: Callable[[str], Runni
     sender.engine.configure(Node(sender=Sender(sessions=sessions)))
     for ssid in ssids:
         sender.engine.start(ssid, None)
+    # All are due at once after this.
+    sender.engine._loop.call(lambda: time.sleep(0.06))
     eventually(
         lambda: all(sender.states(ssid)[-1] is OperState.COMPLETED for ssid in ssids),
         "all runs are complete",

@@ -338,7 +338,7 @@ def test_the_schedule_does_not_drift(sending: Sending) -> None:
         decode_timestamp(Request.read(request.payload).t1, TimestampFormat.NTP, time.time_ns())
         for request in requests
     ]
-    skipped = sending.running.session(SSID).skipped
     took_ns = times[-1] - times[0]
-    # Never early; on a busy machine the last one may be late.
-    assert took_ns > (49 + skipped - 1) * INTERVAL_US * 1_000
+    # Never early; on a busy machine the first may be late within its slot, and slots
+    # that are skipped make it longer.
+    assert took_ns > (49 - 1) * INTERVAL_US * 1_000
