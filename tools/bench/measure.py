@@ -168,7 +168,7 @@ class Measurement:
         return Observed(self._judge(rate_pps, offered, counters), counters)
 
     def _judge(self, rate_pps: int, offered: Offered, counters: dict[str, int]) -> Trial:
-        stamp_end = "collected" if self._collects else "reflected"
+        stamp_end = "collected" if self._role is Role.COLLECTOR else "reflected"
         lost_by_bed = sum(count for name, count in counters.items() if name.startswith(_BED_DROPS))
         notes = []
         if lost_by_bed:
@@ -184,11 +184,6 @@ class Measurement:
             duration_ns=offered.duration_ns,
             notes=tuple(notes),
         )
-
-    @property
-    def _collects(self) -> bool:
-        # A bare program that drops counts what it drops, whatever the role.
-        return self._role is Role.COLLECTOR
 
     def _settle(self) -> None:
         """Wait until nothing that was offered earlier is still being counted."""
