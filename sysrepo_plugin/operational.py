@@ -46,6 +46,7 @@ class Operational:
                 engine_restarts=self._host.restarts,
                 clock=read_clock_status(),
                 discards=self._host.sender_discards(),
+                driver=self._host.sender_driver(),
             )
         if node.reflector is not None and request.reflector:
             tree |= self._reflector()

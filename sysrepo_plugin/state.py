@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from dataplane.clock import ClockStatus
-from dataplane.engines.base import Attachment, ReflectorStatus, SessionStatus
+from dataplane.engines.base import Attachment, ReflectorStatus, SenderDriver, SessionStatus
 from dataplane.measurement import Record, TimestampMethod
 from dataplane.reflector_store import HandedUp
 from dataplane.session_state import IntervalSummary, SessionSnapshot
@@ -41,15 +41,28 @@ def sender_state(
     engine_restarts: int,
     clock: ClockStatus,
     discards: Mapping[DiscardReason, int],
+    driver: SenderDriver,
 ) -> Tree:
     """The state of `session-sender` around that of its sessions."""
-    return {
+    tree: Tree = {
         "engine-restarts": engine_restarts,
         "clock-synchronized": clock.synchronized,
         "clock-error-estimate": str(clock.error_ns),
         "counters": {"discard": _discards(discards)},
         "session": list(sessions),
     }
+    if driver != SenderDriver():
+        tree["driver"] = {
+            "interface": _interfaces(driver.attachments),
+            "collected": str(driver.collected),
+            "duplicates": str(driver.duplicates),
+            "late": str(driver.late),
+            "handed-up": [
+                {"reason": reason.value, "packets": str(count)}
+                for reason, count in driver.handed_up.items()
+            ],
+        }
+    return tree
 
 
 def session_state(
@@ -100,13 +113,9 @@ def reflector_counters(
 def driver_state(
     attachments: Iterable[Attachment], answered: int, handed_up: Mapping[HandedUp, int]
 ) -> Tree:
-    """What an engine does in the driver."""
+    """What an engine does for a Session-Reflector in the driver."""
     return {
-        "interface": [
-            {"name": each.interface, "mode": each.mode.value}
-            | ({"note": each.note} if each.note is not None else {})
-            for each in attachments
-        ],
+        "interface": _interfaces(attachments),
         "answered": str(answered),
         "handed-up": [
             {"reason": reason.label, "packets": str(count)}
@@ -114,6 +123,14 @@ def driver_state(
             if count
         ],
     }
+
+
+def _interfaces(attachments: Iterable[Attachment]) -> list[Tree]:
+    return [
+        {"name": each.interface, "mode": each.mode.value}
+        | ({"note": each.note} if each.note is not None else {})
+        for each in attachments
+    ]
 
 
 def record_state(record: Record, *, one_way: bool) -> Tree:

@@ -160,7 +160,41 @@ class SenderDiscards:
     packets: dict[DiscardReason, int]
 
 
-Report = SenderStatusReport | ReflectorStatusReport | SenderDiscards | IntervalClosed
+class ReplyHandedUp(enum.Enum):
+    """Why an engine that collects in the driver left a packet on a Session-Sender's port
+    to user space."""
+
+    FORM = "form"
+    LENGTH = "length"
+    SHORT = "short"
+    TRAILER = "trailer"
+    SESSION = "session"
+    PEER = "peer"
+    INTERFACE = "interface"
+    CHECKSUM = "checksum"
+    MULTIPLIER = "multiplier"
+    SEQUENCE = "sequence"
+    COPY = "copy"
+    AHEAD = "ahead"
+    BUSY = "busy"
+
+
+@dataclass(frozen=True, slots=True)
+class SenderDriver:
+    """What an engine that collects in the driver has done there."""
+
+    attachments: tuple[Attachment, ...] = ()
+    """As they are now."""
+
+    collected: int = 0
+    """Packets since the last report, as all that follow."""
+
+    duplicates: int = 0
+    late: int = 0
+    handed_up: dict[ReplyHandedUp, int] = field(default_factory=dict)
+
+
+Report = SenderStatusReport | ReflectorStatusReport | SenderDiscards | SenderDriver | IntervalClosed
 """What an engine emits. The supervisor makes `SessionStateChanged` of it."""
 
 

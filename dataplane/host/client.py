@@ -15,6 +15,7 @@ Rules that hold here:
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import itertools
 import logging
@@ -40,6 +41,7 @@ from dataplane.engines.base import (
     Resume,
     Role,
     SenderDiscards,
+    SenderDriver,
     SenderStatusReport,
     SessionStateChanged,
     SessionStatus,
@@ -109,6 +111,7 @@ class EngineHost:
         self._node = Node()
         self._sessions: dict[int, SessionStatus] = {}
         self._sender_discards: Counter[DiscardReason] = Counter()
+        self._sender_driver = SenderDriver()
         self._reflector: ReflectorStatus | None = None
         self._resume: dict[int, Resume] = {}
         self._host: HostProcess | None = None
@@ -182,6 +185,12 @@ class EngineHost:
         """Packets on the Session-Sender's ports that belong to no session."""
         with self._lock:
             return dict(self._sender_discards)
+
+    def sender_driver(self) -> SenderDriver:
+        """What was collected in the driver since the supervisor was created, and where
+        that is done now; up to a second old."""
+        with self._lock:
+            return self._sender_driver
 
     @property
     def results(self) -> Results:
@@ -330,6 +339,7 @@ class EngineHost:
                     for ssid, status in self._sessions.items()
                 }
             sessions, reflector = dict(self._sessions), self._reflector
+            self._sender_driver = dataclasses.replace(self._sender_driver, attachments=())
         for ssid, status in sessions.items():
             if status.oper_state in _WANT_TO_RUN:
                 failed = SessionStatus(OperState.FAILED, status.engine, wall_ns(), text)
@@ -350,6 +360,9 @@ class EngineHost:
         elif isinstance(report, SenderDiscards):
             with self._lock:
                 self._sender_discards.update(report.packets)
+        elif isinstance(report, SenderDriver):
+            with self._lock:
+                self._sender_driver = _added(self._sender_driver, report)
         elif isinstance(report, SenderStatusReport):
             self._take_session(report.ssid, report.status, report.reason)
         else:
@@ -391,6 +404,16 @@ class EngineHost:
                 self._on_event(event)
             except Exception:
                 log.exception("the receiver of an event failed")
+
+
+def _added(total: SenderDriver, report: SenderDriver) -> SenderDriver:
+    return SenderDriver(
+        report.attachments,
+        total.collected + report.collected,
+        total.duplicates + report.duplicates,
+        total.late + report.late,
+        dict(Counter(total.handed_up) + Counter(report.handed_up)),
+    )
 
 
 _LOCK_NAME = "lock"

@@ -22,9 +22,11 @@ from dataplane.bpf.program import BpfError, BpfModule
 from dataplane.bpf.syscall import LoadError, update_element
 from dataplane.clock import Clock, monotonic_ns, wall_ns
 from dataplane.config import Sender, SenderSession
+from dataplane.engines.base import Report
 from dataplane.engines.common.loop import Loop
 from dataplane.engines.xdp.collection import DriverCollector
 from dataplane.engines.xdp.collector_layouts import CollectorFlag
+from dataplane.engines.xdp.collector_report import DriverReports
 from dataplane.engines.xdp.collector_tables import CollectorTables
 from dataplane.engines.xdp.doorbell import Doorbell
 from dataplane.engines.xdp.hook import Hook, Share
@@ -71,8 +73,12 @@ class CollectorProgram:
 class CollectorRole:
     """A `Collecting`; see there for what is called in which thread."""
 
-    def __init__(self, loop: Loop, clock: Clock, hook: Hook) -> None:
+    def __init__(
+        self, loop: Loop, clock: Clock, hook: Hook, emit: Callable[[Report], None]
+    ) -> None:
         self._loop = loop
+        self._emit = emit
+        self._reports = DriverReports()
         self._clock = clock
         self._hook = hook
         self._config: Sender | None = None
@@ -96,6 +102,7 @@ class CollectorRole:
 
     def tick(self) -> None:
         """Once a second: look after what may be missing, or may have come back."""
+        self._report()
         if self._config is None:
             return
         if self._program is None:
@@ -109,6 +116,7 @@ class CollectorRole:
         """Detach and let go of everything; the sessions have been closed before."""
         if self._share is not None:
             self._share.close()
+            self._report()
         if self._program is not None:
             self._program.module.close()
         self._loop.unregister(self._doorbell.fileno())
@@ -188,6 +196,12 @@ class CollectorRole:
         self._program = program
         self._attend()
         self._settled.set()
+
+    def _report(self) -> None:
+        if self._program is not None and self._share is not None:
+            report = self._reports.next(self._share.attachments, self._program.tables.counts())
+            if report is not None:
+                self._emit(report)
 
     def _set_clock(self, program: CollectorProgram) -> None:
         program.tables.set_clock(self._clock.status)

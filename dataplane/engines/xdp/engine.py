@@ -32,7 +32,7 @@ class XdpEngine:
         self._clock = Clock()
         self._loop = Loop("xdp-engine")
         hook = Hook()
-        self._collector = CollectorRole(self._loop, self._clock, hook)
+        self._collector = CollectorRole(self._loop, self._clock, hook, context.emit)
         self._sender: Engine = userspace.create(renamed(context, NAME), self._collector)
         self._reflector = ReflectorRole(NAME, self._loop, self._clock, context, hook)
         self._timer = self._loop.timer(self._tick)

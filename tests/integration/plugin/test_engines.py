@@ -103,3 +103,23 @@ def test_xdp_reflects(sender: Element, reflector: Element) -> None:
     before = int(sender.session(1)["counters"]["received"])
     sender.await_received(1, before + 20)
     assert "driver" not in served()
+
+
+def test_xdp_collects(sender: Element, reflector: Element) -> None:
+    sender.edit({"session-sender": {"engine": "xdp", "interface": ["wan0"]}})
+    sender.edit(sessions(session(1, interval="20000")))
+    sender.await_received(1, 20)
+
+    def collecting() -> Tree:
+        return sender.state(SENDER)["session-sender"].get("driver", {})
+
+    eventually(lambda: int(collecting().get("collected", 0)) >= 20, "the driver collects")
+    state = collecting()
+    assert [each["name"] for each in state["interface"]] == ["wan0"]
+    assert (state["duplicates"], state["late"]) == ("0", "0")
+    assert "handed-up" not in state
+    sender.edit(select("session-sender", "userspace"))
+    sender.await_received(1, 5)
+    kept = collecting()
+    assert "interface" not in kept
+    assert int(kept["collected"]) >= int(state["collected"])

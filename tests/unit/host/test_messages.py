@@ -16,7 +16,9 @@ from dataplane.engines.base import (
     OperState,
     ReflectorStatus,
     ReflectorStatusReport,
+    ReplyHandedUp,
     Resume,
+    SenderDriver,
     SenderStatusReport,
     SessionStatus,
 )
@@ -66,6 +68,10 @@ reports = (
     st.builds(SenderStatusReport, status=st.none() | statuses)
     | st.builds(ReflectorStatusReport, status=st.none() | st.builds(ReflectorStatus))
     | st.builds(IntervalClosed)
+    | st.builds(
+        SenderDriver,
+        handed_up=st.dictionaries(st.sampled_from(ReplyHandedUp), st.integers(0, 9)),
+    )
 )
 messages = st.one_of(
     st.builds(
