@@ -31,7 +31,8 @@ TEST_LIVE_FRAMES = 1 << 1
 _SYSCALL_NUMBERS = {"x86_64": 321, "aarch64": 280}
 _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE = 1, 2, 3
 _PROG_LOAD, _PROG_TEST_RUN = 5, 10
-_PROG_GET_FD_BY_ID, _OBJ_GET_INFO_BY_FD, _LINK_CREATE = 13, 15, 28
+_PROG_GET_FD_BY_ID, _OBJ_GET_INFO_BY_FD = 13, 15
+_LINK_CREATE, _LINK_UPDATE = 28, 29
 _NAME_LENGTH = 15
 
 LOG_SIZE = 1 << 24
@@ -208,6 +209,12 @@ def attach_xdp(fd: int, ifindex: int, flags: int) -> int:
     EBUSY or EEXIST where another program is there.
     """
     return bpf(_LINK_CREATE, struct.pack("=IIII", fd, ifindex, ATTACH_XDP, flags) + bytes(32))
+
+
+def update_link(link: int, program: int) -> None:
+    """Put another program in the place of a link's, without a packet in between that
+    sees neither. Raises OSError."""
+    bpf(_LINK_UPDATE, struct.pack("=IIII", link, program, 0, 0))
 
 
 def link_ifindex(fd: int) -> int:

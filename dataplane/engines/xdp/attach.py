@@ -1,10 +1,12 @@
-"""A program at the XDP hook of interfaces.
+"""Programs at the XDP hook of interfaces.
 
 Rules that hold here:
 
 - A program is attached by a link (bpf_link), which ends with the process that holds
   it, however that ends.
 - Another program that is already there is never replaced.
+- Where an interface is to have another program of ours it has one or the other for
+  every packet, never none.
 - Where a driver has no XDP of its own the kernel's generic one serves, which is slower.
 """
 
@@ -22,6 +24,7 @@ from dataplane.bpf.syscall import (
     link_ifindex,
     program_by_id,
     program_info,
+    update_link,
 )
 from dataplane.engines.base import Attachment, AttachmentMode
 from dataplane.engines.xdp.interfaces import Interface
@@ -33,105 +36,136 @@ class AttachError(Exception):
     """A program cannot be attached; the text is for the operator."""
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An interface, and what it is to have there."""
+
+    interface: Interface
+    program: int
+    transmits: bool
+    """Whether the program sends frames, which not every interface gets rid of."""
+
+    @property
+    def frames_lost(self) -> bool:
+        return self.transmits and self.interface.drops_frames
+
+
 @dataclass(slots=True)
 class _Link:
     ifindex: int
     fd: int
+    program: int
     attachment: Attachment
     could_not: bool
     """Whether the driver has refused it."""
 
 
 class Attachments:
-    """Where one program is attached. The interfaces are those of the calling thread's
+    """What is attached, and where. The interfaces are those of the calling thread's
     network namespace."""
 
-    def __init__(self, program: int) -> None:
-        self._program = program
-        self._own_id = program_info(program).identifier
+    def __init__(self) -> None:
+        self._own_ids: set[int] = set()
         self._links: dict[str, _Link] = {}
 
     @property
-    def generic(self) -> frozenset[int]:
-        """Indices of the interfaces that have the program in generic mode."""
+    def generic(self) -> frozenset[str]:
+        """Names of the interfaces that have their program in generic mode."""
         return frozenset(
-            link.ifindex
-            for link in self._links.values()
+            name
+            for name, link in self._links.items()
             if link.attachment.mode is AttachmentMode.GENERIC
         )
 
-    @property
-    def attachments(self) -> tuple[Attachment, ...]:
-        """By name of the interface."""
-        return tuple(self._links[name].attachment for name in sorted(self._links))
+    def of(self, name: str) -> Attachment | None:
+        """What the interface of this name has."""
+        link = self._links.get(name)
+        return None if link is None else link.attachment
 
-    def refresh(self, wanted: Iterable[Interface]) -> str | None:
-        """Be attached to `wanted` and to nothing else; what is in the way of that."""
-        interfaces = {interface.name: interface for interface in wanted}
+    def index(self, name: str) -> int:
+        """Of an interface that has a program."""
+        return self._links[name].ifindex
+
+    def refresh(self, wanted: Iterable[Wanted]) -> dict[str, str]:
+        """Have what is wanted and nothing else; what is in the way of that, by name of
+        the interface."""
+        places = {each.interface.name: each for each in wanted}
         for name, link in list(self._links.items()):
-            interface = interfaces.get(name)
-            if interface is None or not _is_there(link, interface):
+            place = places.get(name)
+            if place is None or not _is_there(link, place) or not _switched(link, place):
                 self._detach(name)
-        problem = None
-        for name, interface in sorted(interfaces.items()):
+        problems = {}
+        for name, place in sorted(places.items()):
             if name not in self._links:
                 try:
-                    self._links[name] = self._attach(interface)
+                    self._links[name] = self._attach(place)
                 except AttachError as error:
-                    problem = problem or str(error)
-        return problem
+                    problems[name] = str(error)
+        return problems
 
     def close(self) -> None:
-        """Be attached to nothing."""
+        """Have nothing anywhere."""
         for name in list(self._links):
             self._detach(name)
 
-    def _attach(self, interface: Interface) -> _Link:
+    def _attach(self, place: Wanted) -> _Link:
+        self._own_ids.add(program_info(place.program).identifier)
         # What was detached a moment ago may have been seen there still.
-        if interface.program_id not in (0, self._own_id):
-            raise AttachError(_occupied_text(interface))
-        return _attach(self._program, interface)
+        if place.interface.program_id not in {0, *self._own_ids}:
+            raise AttachError(_occupied_text(place.interface))
+        return _attach(place)
 
     def _detach(self, name: str) -> None:
         os.close(self._links.pop(name).fd)
 
 
-def _is_there(link: _Link, interface: Interface) -> bool:
+def _is_there(link: _Link, place: Wanted) -> bool:
     """Whether it is the same interface still, nobody has forced the link off, and
     the mode is what it would be now."""
     native = link.attachment.mode is AttachmentMode.NATIVE
     return (
-        link.ifindex == interface.index
-        and link_ifindex(link.fd) == interface.index
-        and not (native and interface.drops_frames)
-        and (native or link.could_not or interface.drops_frames)
+        link.ifindex == place.interface.index
+        and link_ifindex(link.fd) == place.interface.index
+        and not (native and place.frames_lost)
+        and (native or link.could_not or place.frames_lost)
     )
 
 
-def _attach(program: int, interface: Interface) -> _Link:
-    name = interface.name
-    if interface.drops_frames:
+def _switched(link: _Link, place: Wanted) -> bool:
+    """Have `link` hold the program that is wanted; whether it does."""
+    if link.program != place.program:
+        try:
+            update_link(link.fd, place.program)
+        except OSError:
+            return False
+        link.program = place.program
+    return True
+
+
+def _attach(place: Wanted) -> _Link:
+    name, index = place.interface.name, place.interface.index
+    if place.frames_lost:
         note = f"the other end of {name} has no XDP program, and would take no frames of one here"
-        return _attach_generic(program, interface, note, could_not=False)
+        return _attach_generic(place, note, could_not=False)
     try:
-        fd = attach_xdp(program, interface.index, XDP_FLAGS_DRV_MODE)
+        fd = attach_xdp(place.program, index, XDP_FLAGS_DRV_MODE)
     except OSError as error:
         if error.errno in _OCCUPIED:
             raise AttachError(f"interface {name} has another XDP program") from error
         note = f"no XDP in the driver of {name}: {os.strerror(error.errno or 0)}"
-        return _attach_generic(program, interface, note, could_not=True)
-    return _Link(interface.index, fd, Attachment(name, AttachmentMode.NATIVE, None), False)
+        return _attach_generic(place, note, could_not=True)
+    return _Link(index, fd, place.program, Attachment(name, AttachmentMode.NATIVE, None), False)
 
 
-def _attach_generic(program: int, interface: Interface, note: str, could_not: bool) -> _Link:
-    name = interface.name
+def _attach_generic(place: Wanted, note: str, could_not: bool) -> _Link:
+    name, index = place.interface.name, place.interface.index
     try:
-        fd = attach_xdp(program, interface.index, XDP_FLAGS_SKB_MODE)
+        fd = attach_xdp(place.program, index, XDP_FLAGS_SKB_MODE)
     except OSError as error:
         text = os.strerror(error.errno or 0)
         raise AttachError(f"no XDP program can be attached to {name}: {text}") from error
     attachment = Attachment(name, AttachmentMode.GENERIC, note)
-    return _Link(interface.index, fd, attachment, could_not)
+    return _Link(index, fd, place.program, attachment, could_not)
 
 
 def _occupied_text(interface: Interface) -> str:

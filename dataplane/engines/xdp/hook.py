@@ -6,11 +6,10 @@ collector's with the reflector's behind it.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable
 
 from dataplane.engines.base import Attachment, Role
-from dataplane.engines.xdp.attach import Attachments
+from dataplane.engines.xdp.attach import Attachments, Wanted
 from dataplane.engines.xdp.interfaces import Interface
 
 _Roles = frozenset[Role]
@@ -22,14 +21,13 @@ class Hook:
 
     def __init__(self) -> None:
         self._wanted: dict[Role, dict[str, Interface]] = {}
-        self._attachments: dict[_Roles, Attachments] = {}
+        self._programs: dict[_Roles, int] = {}
+        self._attachments = Attachments()
         self._first: int | None = None
         self._set_next: Callable[[int], None] | None = None
-        self._reflector: int | None = None
 
     def reflector(self, program: int) -> Share:
         """For a Session-Reflector's program."""
-        self._reflector = program
         return self._share(Role.REFLECTOR, program)
 
     def collector(self, program: int, first: int, set_next: Callable[[int], None]) -> Share:
@@ -39,62 +37,45 @@ class Hook:
         return self._share(Role.SENDER, program)
 
     def _share(self, role: Role, program: int) -> Share:
-        self._attachments[frozenset({role})] = Attachments(program)
+        self._programs[frozenset({role})] = program
         self._wanted[role] = {}
-        if self._wanted.keys() == _BOTH:
-            assert self._first is not None
-            assert self._set_next is not None
-            assert self._reflector is not None
-            self._set_next(self._reflector)
-            self._attachments[_BOTH] = Attachments(self._first)
+        reflector = self._programs.get(frozenset({Role.REFLECTOR}))
+        if reflector is not None and self._first is not None and self._set_next is not None:
+            self._set_next(reflector)
+            self._programs[_BOTH] = self._first
         return Share(self, role)
 
     def refresh(self, role: Role, wanted: Iterable[Interface]) -> str | None:
         """Have `role` served on `wanted` and nowhere else; what is in the way of that."""
         self._wanted[role] = {interface.name: interface for interface in wanted}
-        ours = {one.interface for each in self._attachments.values() for one in each.attachments}
-        parts: dict[_Roles, list[Interface]] = {roles: [] for roles in self._attachments}
-        for name, interface in self._interfaces().items():
-            if name in ours:
-                interface = dataclasses.replace(interface, program_id=0)
-            parts[self._roles(name)].append(interface)
-        for roles, attachments in self._attachments.items():
-            stay = {one.interface for one in attachments.attachments}
-            attachments.refresh([one for one in parts[roles] if one.name in stay])
-        problem = None
-        for roles, attachments in self._attachments.items():
-            found = attachments.refresh(parts[roles])
-            if role in roles:
-                problem = problem or found
-        return problem
+        places = {}
+        for asking, interfaces in self._wanted.items():
+            # What was seen last is nearest to the truth.
+            for name, interface in interfaces.items():
+                if name not in places or asking is role:
+                    roles = self._roles(name)
+                    places[name] = Wanted(interface, self._programs[roles], Role.REFLECTOR in roles)
+        problems = self._attachments.refresh(places.values())
+        return next((problems[name] for name in self._wanted[role] if name in problems), None)
 
     def attachments(self, role: Role) -> tuple[Attachment, ...]:
         """Where `role` is served, by name of the interface."""
-        found = [
-            one
-            for roles, attachments in self._attachments.items()
-            if role in roles
-            for one in attachments.attachments
-        ]
-        return tuple(sorted(found, key=lambda one: one.interface))
+        found = map(self._attachments.of, sorted(self._wanted.get(role, ())))
+        return tuple(attachment for attachment in found if attachment is not None)
 
     def generic(self, role: Role) -> frozenset[int]:
         """Indices of the interfaces where `role` is served in generic mode."""
-        found: frozenset[int] = frozenset()
-        for roles, attachments in self._attachments.items():
-            if role in roles:
-                found |= frozenset(attachments.generic)
-        return found
+        names = self._attachments.generic & self._wanted.get(role, {}).keys()
+        return frozenset(map(self._attachments.index, names))
 
     def leave(self, role: Role) -> None:
         """`role` has no program any more."""
         self.refresh(role, ())
-        for roles in [each for each in self._attachments if role in each]:
-            self._attachments.pop(roles).close()
-        self._wanted.pop(role, None)
-
-    def _interfaces(self) -> dict[str, Interface]:
-        return {name: one for each in self._wanted.values() for name, one in each.items()}
+        del self._wanted[role]
+        for roles in [each for each in self._programs if role in each]:
+            del self._programs[roles]
+        if role is Role.SENDER:
+            self._first = self._set_next = None
 
     def _roles(self, name: str) -> _Roles:
         return frozenset(role for role, wanted in self._wanted.items() if name in wanted)

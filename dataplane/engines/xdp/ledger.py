@@ -112,8 +112,13 @@ class Ledger:
             if key not in config.sessions or (key in known and known[key] != config.sessions[key])
         }
         for key in stale:
+            earlier = self._earlier.pop(key, _Earlier())
+            self._role.former_received += earlier.received
+            self._role.former_reflected += earlier.reflected
+            self._role.former_last_received_ns = max(
+                self._role.former_last_received_ns, earlier.last_received_ns
+            )
             self._store.free(*key)
-            self._earlier.pop(key, None)
             self._numbers.pop(key, None)
             self._ahead.discard(key)
         if len(config.sessions) > self._store.capacity:
@@ -202,6 +207,15 @@ class Ledger:
         role.reflected = earlier.reflected + driver.answered + behind.reflected
         role.last_received_ns = max(
             earlier.last_received_ns, driver.last_received_ns, behind.last_received_ns
+        )
+        # Both paths may have served a session a moment longer than its slot was here.
+        former = tables.former
+        role.former_received = earlier.former_received + former.answered + behind.former_received
+        role.former_reflected = earlier.former_reflected + former.answered + behind.former_reflected
+        role.former_last_received_ns = max(
+            earlier.former_last_received_ns,
+            former.last_received_ns,
+            behind.former_last_received_ns,
         )
         role.driver_answered = earlier.driver_answered + counts.answered
         for reason, packets in counts.handed_up.items():

@@ -75,6 +75,7 @@ class ReflectorTables:
         self._slots: dict[SessionKey, int] = {}
         self._sessions: dict[SessionKey, ReflectorSession] = {}
         self._vacant = deque(range(1, layouts.SESSIONS_MAX))
+        self._former = SessionCounts(0, 0, 0)
 
     @property
     def slots(self) -> dict[SessionKey, int]:
@@ -177,6 +178,12 @@ class ReflectorTables:
         slot = self._slots.pop(key, None)
         self._sessions.pop(key, None)
         if slot is not None:
+            former, state = self._former, self._states[slot]
+            self._former = SessionCounts(
+                former.answered + int(state["answered"]),
+                0,
+                max(former.last_received_ns, int(state["last_received_ns"])),
+            )
             # At the far end: a packet may be under way that still counts there.
             self._vacant.append(slot)
 
@@ -186,6 +193,11 @@ class ReflectorTables:
         return SessionCounts(
             int(state["answered"]), int(state["next_sequence"]), int(state["last_received_ns"])
         )
+
+    @property
+    def former(self) -> SessionCounts:
+        """Of all sessions that have been served and are no more."""
+        return self._former
 
     def states(self) -> npt.NDArray[Any]:
         """What every slot counts; a copy."""

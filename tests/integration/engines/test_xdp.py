@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import signal
@@ -16,8 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from dataplane.bpf.program import BpfModule
-from dataplane.bpf.syscall import XDP_FLAGS_DRV_MODE, XDP_PASS, attach_xdp
 from dataplane.config import Node, Reflector, ReflectorMode, ReflectorSession, Sender, SenderSession
 from dataplane.engines.base import (
     AttachmentMode,
@@ -45,6 +42,7 @@ from tests.integration.engines.network import (
     ip,
     sysctl,
 )
+from tests.integration.engines.other_end import counting_at
 
 pytestmark = pytest.mark.integration
 
@@ -139,23 +137,6 @@ SESSION = SenderSession(
 )
 
 
-@contextlib.contextmanager
-def program_at_the_other_end(network: Network) -> Iterator[None]:
-    """The router's end of the reflector's link has an XDP program, so that it takes
-    the frames of one."""
-    module = BpfModule(Path(__file__).parents[1] / "bpf" / "counting.c", {"ACTION": XDP_PASS})
-    try:
-        with inside(network.router):
-            index = socket.if_nametoindex("rb")
-            link = attach_xdp(module.load("counting"), index, XDP_FLAGS_DRV_MODE)
-        try:
-            yield
-        finally:
-            os.close(link)
-    finally:
-        module.close()
-
-
 def attached(status: ReflectorStatus) -> list[tuple[str, AttachmentMode]]:
     return [(each.interface, each.mode) for each in status.attachments]
 
@@ -198,7 +179,7 @@ def test_end_to_end_native(
     sender: Callable[[SenderSession], SessionStore],
 ) -> None:
     reflector = run()
-    with program_at_the_other_end(network):
+    with counting_at(network.router, "rb"):
         reflector.serve(SERVED)
         assert attached(reflector.becomes(OperState.RUNNING)) == [("vb", AttachmentMode.NATIVE)]
         measured(reflector, sender(SESSION))
