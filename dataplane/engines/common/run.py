@@ -134,6 +134,11 @@ class SenderRun:
     def wants_to_run(self) -> bool:
         return self.status.oper_state in WANT_TO_RUN
 
+    @property
+    def _running(self) -> bool:
+        """Not so where the session has failed after its timer had fired."""
+        return self.status.oper_state is OperState.RUNNING
+
     def create(self, enabled: bool, now_ns: int) -> None:
         """Begin the life of a session that has just been configured, with an empty store."""
         try:
@@ -396,9 +401,9 @@ class SenderRun:
         return None if self._sender is None else self._sender.next_send_ns()
 
     def send(self, now_ns: int) -> None:
-        """Send the packet that is due, by itself."""
+        """Send the packet that is due, by itself; nothing where the session has failed."""
         sender, collector, port = self._sender, self._collector, self.port
-        if sender is None or collector is None:
+        if sender is None or collector is None or not self._running:
             return
         sequence, self._skipped = sender.sequence, sender.skipped
         collector.sent(sequence, wall_ns(), now_ns, port.t1_method)
@@ -416,7 +421,7 @@ class SenderRun:
         `sent` is to be called then. `t1_ns` is for the time being.
         """
         sender, collector = self._sender, self._collector
-        if sender is None or collector is None:
+        if sender is None or collector is None or not self._running:
             return False
         self._skipped = sender.skipped
         collector.sent(sender.sequence, t1_ns, now_ns)
