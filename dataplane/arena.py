@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import weakref
 
 import numpy as np
 import numpy.typing as npt
@@ -55,6 +56,8 @@ class Arena:
         self._base = _mapped(None, size, _NO_ACCESS, _NOTHING, -1)
         self._size = size
         self._range = (ctypes.c_char * size).from_address(self._base)
+        # Once nothing points into the range any more, it is given back.
+        weakref.finalize(self._range, _libc.munmap, self._base, size)
         self.view = memoryview(self._range).cast("B")
         self.bytes: npt.NDArray[np.uint8] = np.frombuffer(self.view, np.uint8)
         self.halves: npt.NDArray[np.uint16] = self.bytes.view(np.uint16)
@@ -109,10 +112,6 @@ class Arena:
         size = -(-size // PAGE) * PAGE
         _mapped(self._base + place, size, _ACCESS, _NOTHING | _MAP_FIXED, -1)
         self._free_files.setdefault(size, []).append(place)
-
-    def close(self) -> None:
-        """Give everything back; nothing that points into the range may be used then."""
-        _libc.munmap(self._base, self._size)
 
 
 def _mapped(address: int | None, size: int, protection: int, flags: int, descriptor: int) -> int:

@@ -36,6 +36,7 @@ from dataplane.stamp.collector_rounds import (
 )
 from dataplane.stamp.packet import OPEN
 from dataplane.stamp.replies import Reply, Run
+from dataplane.stamp.sender_rounds import all_sent
 from dataplane.stamp.session_table import TAI_OFFSET_S, SessionTable
 from dataplane.stamp.timestamp_arrays import decode_timestamps
 from dataplane.statistics import DelayRun
@@ -135,7 +136,8 @@ class BatchCollector:
     def receive(self, replies: Replies, single: Callable[[int], None]) -> list[Collector]:
         """Take in all replies; `single` receives the one of a row by itself.
 
-        Returns the sessions that had any which were not given to `single`.
+        Returns the sessions that had any which were not given to `single`, but for those
+        of which nothing has become known except delays.
         """
         wire = np.ascontiguousarray(replies.data[:, : OPEN.length]).view(_WIRE)[:, 0]
         index = self._index[wire["ssid"]]
@@ -214,14 +216,15 @@ class BatchCollector:
             mine = rows[starts[counts > number] + number]
             rest = mine
             if len(mine) >= ROUND_MIN:
-                rest = mine[~self._take_round(part, mine)]
+                rest = mine[~self._take_round(part, mine, touched)]
             if len(rest):
                 owners = part.index[rest].tolist()
                 touched |= {owner: self._collectors[owner] for owner in owners}
                 self._take(part, rest)
 
-    def _take_round(self, part: _Part, rows: Integers) -> Mask:
-        """Those of different sessions; says which have been taken in."""
+    def _take_round(self, part: _Part, rows: Integers, touched: dict[int, Collector]) -> Mask:
+        """Those of different sessions; says which have been taken in. Sessions whose runs
+        may be complete now are `touched`."""
         table = self._table
         assert table is not None
         sessions, replies = part.wire["ssid"][rows].astype(np.intp), part.replies
@@ -241,6 +244,10 @@ class BatchCollector:
             delays, places = delays[known], places[known]
         for ssid in take_round(table, sessions, sequences, records, delays, places):
             table.collectors[ssid].settle()
+        ended = all_sent(table, sessions)
+        if ended.any():
+            owners = part.index[mine[done[fit]]][ended].tolist()
+            touched |= {owner: self._collectors[owner] for owner in owners}
         return done
 
     def _take(self, part: _Part, rows: Integers) -> None:

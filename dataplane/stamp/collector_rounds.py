@@ -216,3 +216,17 @@ def _update(words: Int64, at: Int64, values_ns: Int64, sequences: Int64) -> None
     np.copyto(field["previous_sequence"], sequences, where=newer)
     np.copyto(field["previous_ns"], values_ns, where=newer)
     words[places] = states.T
+
+
+def next_expiries(table: SessionTable, rows: Rows) -> Int64:
+    """As `Collector.next_timer_ns` of each session; `NEVER` for None."""
+    cells = table.cells
+    due_ns: Int64 = cells[END_NS, rows]
+    settled = cells[SETTLED, rows]
+    waiting = np.flatnonzero(settled < cells[NEXT, rows])
+    if len(waiting):
+        mine = rows[waiting]
+        place = cells[TIMES, mine] + (settled[waiting] & cells[MASK, mine])
+        lost_ns = table.arena.words[place] + cells[TIMEOUT_NS, mine] + 1
+        due_ns[waiting] = np.minimum(due_ns[waiting], lost_ns)
+    return due_ns

@@ -111,3 +111,11 @@ def send_round(
     complete = (sequence >= cells[END_SEQUENCE, rows]) | (current >= end_slot)
     cells[DUE_NS, rows] = np.where(complete, NEVER, start_ns + current * interval_ns)
     words[state + VERSION] = version + 1
+
+
+def all_sent(table: SessionTable, rows: Rows) -> npt.NDArray[np.bool_]:
+    """Which of these sessions have no run that is still to send."""
+    cells = table.cells
+    ended: npt.NDArray[np.bool_] = cells[SEQUENCE, rows] >= cells[END_SEQUENCE, rows]
+    ended |= cells[SLOT, rows] >= cells[END_SLOT, rows]
+    return ended

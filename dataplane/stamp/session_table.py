@@ -93,6 +93,7 @@ class SessionTable:
     def row(self, ssid: int) -> Row:
         """The row of a new session, as one of zeros."""
         self.cells[:, ssid] = 0
+        self.cells[DUE_NS, ssid] = NEVER
         return Row(self._view, ssid, self)
 
 

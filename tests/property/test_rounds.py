@@ -194,4 +194,3 @@ def test_a_store_in_an_arena_is_read_like_any_other(tmp_path: Path) -> None:
     assert again.snapshot().sent == 5
     again.close()
     other.close()
-    arena.close()

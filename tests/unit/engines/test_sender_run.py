@@ -24,7 +24,7 @@ class Port:
 
     t1_method = TimestampMethod.USERSPACE
     emptied_ns = 0
-    crowded = False
+    schedule = None
 
     def __init__(self) -> None:
         self.missing: str | None = None
@@ -45,6 +45,9 @@ class Port:
     def drain(self) -> None: ...
 
     def changed(self) -> None: ...
+
+    def lane_of(self, config: SenderSession) -> int:
+        return 0
 
 
 @pytest.fixture
