@@ -34,16 +34,16 @@ BLOCK = np.dtype(
 )
 """Counts of one octave of one delay; the first index is the parity of the interval."""
 
-_DIRECTORY_AT = 8
-_BLOCKS_AT = _DIRECTORY_AT + 2 * BLOCKS_MAX
-SIZE = _BLOCKS_AT + BLOCKS_MAX * BLOCK.itemsize
+DIRECTORY_AT = 8
+BLOCKS_AT = DIRECTORY_AT + 2 * BLOCKS_MAX
+SIZE = BLOCKS_AT + BLOCKS_MAX * BLOCK.itemsize
 """Bytes of the whole, with or without memory."""
 
-AT_FIRST = _BLOCKS_AT + 6 * BLOCK.itemsize
+AT_FIRST = BLOCKS_AT + 6 * BLOCK.itemsize
 """Bytes that need memory from the beginning."""
 
-_OCTAVE_BITS = SUB_BUCKETS.bit_length() - 1
-_WORDS = BLOCK.itemsize // 4
+OCTAVE_BITS = SUB_BUCKETS.bit_length() - 1
+BLOCK_WORDS = BLOCK.itemsize // 4
 
 log = logging.getLogger(__name__)
 
@@ -59,19 +59,19 @@ class HistogramStore:
         """`reserve` gives memory to that many bytes of `view`; it may raise StoreError."""
         self._view = view
         self._reserve = reserve
-        self._used = view[:_DIRECTORY_AT].cast("Q")
-        self._directory = view[_DIRECTORY_AT:_BLOCKS_AT].cast("H")
-        self._words = view[_BLOCKS_AT:].cast("I")
+        self._used = view[:DIRECTORY_AT].cast("Q")
+        self._directory = view[DIRECTORY_AT:BLOCKS_AT].cast("H")
+        self._words = view[BLOCKS_AT:].cast("I")
         self._arrays: npt.NDArray[np.void] | None = None
 
     def add(self, parity: int, delay: int, bucket: int, samples: int = 1) -> None:
         """Writer: count samples in the current interval."""
-        entry = self._directory[delay * OCTAVES + (bucket >> _OCTAVE_BITS)]
+        entry = self._directory[delay * OCTAVES + (bucket >> OCTAVE_BITS)]
         if not entry:
             entry, bucket = self._allocate(delay, bucket)
             if not entry:
                 return
-        at = (entry - 1) * _WORDS + parity * SUB_BUCKETS + (bucket & SUB_BUCKETS - 1)
+        at = (entry - 1) * BLOCK_WORDS + parity * SUB_BUCKETS + (bucket & SUB_BUCKETS - 1)
         self._words[at] += samples
 
     def close(self, old: int, delay: int) -> None:
@@ -109,7 +109,7 @@ class HistogramStore:
         counts[where] = blocks["current"][mine, parity]
         if closed:
             counts[where] += blocks["total"][mine, parity]
-        return first << _OCTAVE_BITS, counts.reshape(-1)
+        return first << OCTAVE_BITS, counts.reshape(-1)
 
     def _entries(self, delay: int) -> list[int]:
         directory = self._directory[delay * OCTAVES : (delay + 1) * OCTAVES]
@@ -117,7 +117,7 @@ class HistogramStore:
 
     def _blocks(self) -> npt.NDArray[np.void]:
         if self._arrays is None:
-            self._arrays = np.frombuffer(self._view, BLOCK, BLOCKS_MAX, _BLOCKS_AT)
+            self._arrays = np.frombuffer(self._view, BLOCK, BLOCKS_MAX, BLOCKS_AT)
         return self._arrays
 
     def _allocate(self, delay: int, bucket: int) -> tuple[int, int]:
@@ -125,16 +125,16 @@ class HistogramStore:
         full, the nearest ones that there are, or 0 for none."""
         entry = self._used[0] + 1
         try:
-            self._reserve(_BLOCKS_AT + entry * BLOCK.itemsize)
+            self._reserve(BLOCKS_AT + entry * BLOCK.itemsize)
         except StoreError as error:
             log.warning("percentiles become inexact: %s", error)
             return self._nearest(delay, bucket)
         self._used[0] = entry
-        self._directory[delay * OCTAVES + (bucket >> _OCTAVE_BITS)] = entry
+        self._directory[delay * OCTAVES + (bucket >> OCTAVE_BITS)] = entry
         return entry, bucket
 
     def _nearest(self, delay: int, bucket: int) -> tuple[int, int]:
-        wanted = bucket >> _OCTAVE_BITS
+        wanted = bucket >> OCTAVE_BITS
         start = delay * OCTAVES
         known = [octave for octave in range(OCTAVES) if self._directory[start + octave]]
         if not known:

@@ -1,7 +1,8 @@
 """Fixed-size files that several processes map into their memory.
 
 Best kept in a tmpfs: what is written there survives the process that wrote it,
-and no write ever waits for a disk. Each open file costs a file descriptor.
+and no write ever waits for a disk. Each open file costs a file descriptor, but for
+those that an `Arena` has the mapping of.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import mmap
 import os
 from pathlib import Path
 
+from dataplane.arena import Arena
+
 
 class StoreError(Exception):
     """A store cannot be made, opened or used; the text names its path."""
@@ -19,24 +22,44 @@ class StoreError(Exception):
 class MappedFile:
     """A mapping of a whole file. One that is not writable sees what others write."""
 
-    def __init__(self, path: Path, writable: bool) -> None:
+    __slots__ = ("_arena", "_inode", "_map", "_view", "path", "place", "size", "writable")
+
+    def __init__(self, path: Path, writable: bool, arena: Arena | None = None) -> None:
         """Raises `StoreError` where the file cannot be opened or mapped."""
         self.path = path
         self.writable = writable
+        self.place: int | None = None
+        """Where the file is in the arena, if there is one."""
+        self._arena = arena
         try:
             descriptor = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
             try:
-                # A private mapping of a shared file is read-only towards the
-                # file, yet writable memory, which ctypes overlays insist on.
-                access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_COPY
-                self._map = mmap.mmap(descriptor, 0, access=access)
-                self._inode = os.fstat(descriptor).st_ino
+                status = os.fstat(descriptor)
+                self._inode, self.size = status.st_ino, status.st_size
+                self._open(descriptor)
             finally:
                 os.close(descriptor)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise StoreError(f"{path}: cannot be opened: {reason}") from error
-        self.view = memoryview(self._map)
+
+    def _open(self, descriptor: int) -> None:
+        if self._arena is not None:
+            self.place = self._arena.map(descriptor, self.size)
+            return
+        # A private mapping of a shared file is read-only towards the
+        # file, yet writable memory, which ctypes overlays insist on.
+        access = mmap.ACCESS_WRITE if self.writable else mmap.ACCESS_COPY
+        self._map = mmap.mmap(descriptor, 0, access=access)
+        self._view = memoryview(self._map)
+
+    @property
+    def view(self) -> memoryview:
+        """The whole file."""
+        if self._arena is None:
+            return self._view
+        assert self.place is not None
+        return self._arena.view[self.place : self.place + self.size]
 
     @staticmethod
     def create(path: Path, content: bytes, size: int, allocate: int | None = None) -> None:
@@ -76,9 +99,15 @@ class MappedFile:
             raise StoreError(f"{self.path}: cannot grow: {error.strerror}") from error
 
     def close(self) -> None:
-        """Let go of the mapping; overlays that are still in use keep it alive."""
+        """Let go of the mapping; overlays that are still in use keep it alive, but for
+        those in an arena, which are cut off."""
+        if self._arena is not None:
+            if self.place is not None:
+                self._arena.unmap(self.place, self.size)
+            self.place = None
+            return
         with contextlib.suppress(BufferError):
-            self.view.release()
+            self._view.release()
             self._map.close()
 
     def unlink(self) -> None:

@@ -305,7 +305,7 @@ class IntervalCodec:
     """Closed intervals as fixed-size entries, for a given number of percentiles."""
 
     def __init__(self, percentiles: tuple[float, ...], one_way: bool, stateful: bool) -> None:
-        self._percentiles = percentiles
+        self.percentiles = percentiles
         self._one_way = one_way
         self._stateful = stateful
         self._struct = struct.Struct(f"=QqqQ10q{DIRECTIONS * (8 + len(percentiles))}q")
@@ -335,7 +335,7 @@ class IntervalCodec:
 
     def unpack_from(self, buffer: memoryview, offset: int) -> IntervalSummary:
         values = self._struct.unpack_from(buffer, offset)
-        width = 8 + len(self._percentiles)
+        width = 8 + len(self.percentiles)
         delays = [self._summary(values[14 + width * i : 14 + width * (i + 1)]) for i in range(3)]
         return IntervalSummary(
             number=values[0],
@@ -368,7 +368,7 @@ class IntervalCodec:
             delay.stddev_ns,
             delay.jitter_ns,
             delay.jitter_max_ns,
-            *(delay.percentiles.get(percent) for percent in self._percentiles),
+            *(delay.percentiles.get(percent) for percent in self.percentiles),
         ]
         return [delay.samples, *(UNKNOWN_NS if value is None else value for value in known)]
 
@@ -386,7 +386,7 @@ class IntervalCodec:
             jitter_max_ns=jitter_max,
             percentiles={
                 percent: value
-                for percent, value in zip(self._percentiles, known[7:], strict=True)
+                for percent, value in zip(self.percentiles, known[7:], strict=True)
                 if value is not None
             },
         )

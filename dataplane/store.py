@@ -11,14 +11,17 @@ intervals, ring of records, `HistogramStore`.
 from __future__ import annotations
 
 import ctypes
+import functools
 import struct
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from dataplane.arena import Arena
 from dataplane.config import DelayMode, ReflectorMode, SenderSession
 from dataplane.histogram import percentiles
 from dataplane.histogram_store import AT_FIRST as HISTOGRAMS_AT_FIRST
@@ -93,41 +96,114 @@ def _aligned(size: int) -> int:
     return -(-size // 8) * 8
 
 
+class StorePlaces(NamedTuple):
+    """Of the parts of a store in an `Arena`."""
+
+    state: int
+    """Of the `SessionState`, in words of 8 bytes."""
+
+    ring: int
+    """Of the ring of records, in words."""
+
+    histograms: int
+    """Of the `HistogramStore`, in bytes."""
+
+
+@functools.lru_cache(maxsize=256)
+def _codec_of(percentiles: tuple[float, ...], one_way: bool, stateful: bool) -> IntervalCodec:
+    """Sessions that are configured alike have one."""
+    return IntervalCodec(percentiles, one_way, stateful)
+
+
 class SessionStore:
     """One sender session's file; make one with `create` or `open`."""
 
+    __slots__ = (
+        "_codec",
+        "_file",
+        "_header",
+        "_histograms",
+        "_histograms_at",
+        "_interval_cache",
+        "_intervals_at",
+        "_records",
+        "_records_at",
+        "_state",
+        "_state_at",
+        "one_way",
+        "percentiles",
+        "stateful",
+    )
+
     def __init__(self, file: MappedFile) -> None:
         self._file = file
-        header = _checked_header(file)
-        self._header = header
+        view = file.view
+        header = _checked_header(file.path, view)
+        self._header: StoreHeader | None = header
         at = ctypes.sizeof(StoreHeader)
         count = header.percentile_count
         if at + 8 * count > header.size:
             raise StoreError(f"{file.path}: {header.size} bytes cannot hold {count} percentiles")
-        self.percentiles: tuple[float, ...] = struct.unpack_from(f"={count}d", file.view, at)
         self.one_way = bool(header.one_way)
         self.stateful = bool(header.stateful)
-        self._codec = IntervalCodec(self.percentiles, self.one_way, self.stateful)
+        percentiles: tuple[float, ...] = struct.unpack_from(f"={count}d", view, at)
+        self._codec = _codec_of(percentiles, self.one_way, self.stateful)
+        self.percentiles = self._codec.percentiles
         self._state_at, self._intervals_at, self._records_at, self._histograms_at, size = _offsets(
             count, header.history_depth, header.result_depth, self._codec.size
         )
         if header.size != size:
             raise StoreError(f"{file.path}: {header.size} bytes do not fit its depths, {size} do")
-        self.state = SessionState.from_buffer(file.view, self._state_at)
-        self.records = RecordRing(file.view[self._records_at : self._histograms_at])
-        self._interval_cache: dict[int, IntervalSummary] = {}
-        self.histograms = HistogramStore(
-            file.view[self._histograms_at :],
-            lambda size: file.reserve(self._histograms_at + size),
+        self._interval_cache: dict[int, IntervalSummary] | None = None
+        self._state: SessionState | None = None
+        self._records: RecordRing | None = None
+        self._histograms: HistogramStore | None = None
+        # Says at once if it is no ring.
+        self._records = self.records
+
+    @property
+    def state(self) -> SessionState:
+        if self._state is None:
+            self._state = SessionState.from_buffer(self._file.view, self._state_at)
+        return self._state
+
+    @property
+    def records(self) -> RecordRing:
+        if self._records is None:
+            self._records = RecordRing(self._file.view[self._records_at : self._histograms_at])
+        return self._records
+
+    @property
+    def histograms(self) -> HistogramStore:
+        if self._histograms is None:
+            file, at = self._file, self._histograms_at
+            self._histograms = HistogramStore(file.view[at:], lambda size: file.reserve(at + size))
+        return self._histograms
+
+    def rest(self) -> None:
+        """Forget all overlays: they are made again by whoever wants them. Of thousands
+        of sessions few are looked into at a time."""
+        self._state = self._records = self._histograms = self._header = None
+
+    @property
+    def places(self) -> StorePlaces | None:
+        """Where its parts are in the arena, if it is in one."""
+        place = self._file.place
+        if place is None:
+            return None
+        return StorePlaces(
+            (place + self._state_at) // 8,
+            (place + self._records_at) // 8,
+            place + self._histograms_at,
         )
 
     @classmethod
-    def create(cls, path: Path, config: SenderSession) -> SessionStore:
+    def create(cls, path: Path, config: SenderSession, arena: Arena | None = None) -> SessionStore:
         """Put an empty store in place of whatever `path` was, and open it writable."""
         count = len(config.percentiles)
         one_way = config.delay_mode is DelayMode.ONE_WAY
         stateful = config.reflector_mode is ReflectorMode.STATEFUL
-        codec = IntervalCodec(config.percentiles, one_way, stateful)
+        codec = _codec_of(config.percentiles, one_way, stateful)
         _, _, records_at, histograms_at, size = _offsets(
             count, config.history_depth, config.result_depth, codec.size
         )
@@ -149,15 +225,16 @@ class SessionStore:
         struct.pack_into(f"={count}d", content, ctypes.sizeof(header), *config.percentiles)
         content[records_at:] = bytes(ring)
         MappedFile.create(path, bytes(content), size, histograms_at + HISTOGRAMS_AT_FIRST)
-        return cls.open(path, writable=True)
+        return cls.open(path, writable=True, arena=arena)
 
     @classmethod
-    def open(cls, path: Path, writable: bool) -> SessionStore:
-        """Open an existing store; `fetch` needs it writable.
+    def open(cls, path: Path, writable: bool, arena: Arena | None = None) -> SessionStore:
+        """Open an existing store; `fetch` needs it writable. With an `arena` its memory
+        is there, and it belongs to the arena's thread.
 
         Raises `StoreError` where it cannot be opened or is not such a store.
         """
-        file = MappedFile(path, writable)
+        file = MappedFile(path, writable, arena)
         try:
             return cls(file)
         except StoreError:
@@ -165,19 +242,25 @@ class SessionStore:
             raise
 
     @property
+    def _head(self) -> StoreHeader:
+        if self._header is None:
+            self._header = StoreHeader.from_buffer(self._file.view)
+        return self._header
+
+    @property
     def path(self) -> Path:
         return self._file.path
 
     @property
     def ssid(self) -> int:
-        return self._header.ssid
+        return self._head.ssid
 
     def matches(self, config: SenderSession) -> bool:
         """Whether a session configured like this can go on in this store.
 
         What makes results incomparable (addresses, path, ...) is for the caller.
         """
-        header = self._header
+        header = self._head
         return (
             header.ssid == config.ssid
             and header.result_depth == config.result_depth
@@ -194,8 +277,8 @@ class SessionStore:
 
     def close(self) -> None:
         """Let go of the file; neither the store nor anything taken from it may be used then."""
-        for name in ("state", "records", "histograms", "_header"):
-            self.__dict__.pop(name, None)
+        self.rest()
+        self._header = None
         self._file.close()
 
     def unlink(self) -> None:
@@ -229,7 +312,7 @@ class SessionStore:
         number = head.closed + 1
         old, new = head.closed % 2, number % 2
         summary = self._summarize(state.interval[old], number, end_ns, suspect)
-        slots = self._header.history_depth + 1
+        slots = self._head.history_depth + 1
         at = self._intervals_at + number % slots * self._codec.size
         self._codec.pack_into(self._file.view, at, summary)
         for direction in self.directions:
@@ -367,11 +450,11 @@ class SessionStore:
         return head, current, total, False
 
     def _read_intervals(self, closed: int, base: int) -> list[IntervalSummary]:
-        depth = self._header.history_depth
+        depth = self._head.history_depth
         cache = {}
         for number in range(max(base, closed - depth) + 1, closed + 1):
             at = self._intervals_at + number % (depth + 1) * self._codec.size
-            known = self._interval_cache.get(number)
+            known = self._interval_cache and self._interval_cache.get(number)
             cache[number] = known or self._codec.unpack_from(self._file.view, at)
         # What was read while its slot was being overwritten has another number.
         self._interval_cache = {key: value for key, value in cache.items() if value.number == key}
@@ -428,18 +511,16 @@ def _offsets(
     return state_at, intervals_at, records_at, histograms_at, histograms_at + HISTOGRAMS_SIZE
 
 
-def _checked_header(file: MappedFile) -> StoreHeader:
-    size = len(file.view)
-    if size < ctypes.sizeof(StoreHeader) or bytes(file.view[: len(MAGIC)]) != MAGIC:
-        raise StoreError(f"{file.path}: not a session store")
-    header = StoreHeader.from_buffer_copy(file.view)
+def _checked_header(path: Path, view: memoryview) -> StoreHeader:
+    size = len(view)
+    if size < ctypes.sizeof(StoreHeader) or bytes(view[: len(MAGIC)]) != MAGIC:
+        raise StoreError(f"{path}: not a session store")
+    header = StoreHeader.from_buffer_copy(view)
     if header.layout_version != LAYOUT_VERSION:
-        raise StoreError(
-            f"{file.path}: layout version is {header.layout_version}, not {LAYOUT_VERSION}"
-        )
+        raise StoreError(f"{path}: layout version is {header.layout_version}, not {LAYOUT_VERSION}")
     expected = ctypes.sizeof(SessionState)
     if header.state_size != expected:
-        raise StoreError(f"{file.path}: state of {header.state_size} bytes, not {expected}")
+        raise StoreError(f"{path}: state of {header.state_size} bytes, not {expected}")
     if header.size != size:
-        raise StoreError(f"{file.path}: {size} bytes long, not {header.size}")
+        raise StoreError(f"{path}: {size} bytes long, not {header.size}")
     return header

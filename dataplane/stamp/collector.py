@@ -28,32 +28,60 @@ import numpy as np
 import numpy.typing as npt
 
 from dataplane.config import IPAddress, SenderSession, SsidZeroAction
-from dataplane.measurement import Record, RecordFlag, TimestampMethod
-from dataplane.session_state import DISCARD_INDEX, INT64_MAX, Synchronization
+from dataplane.measurement import Record, RecordFlag, RecordRing, TimestampMethod
+from dataplane.session_state import (
+    DISCARD_INDEX,
+    INT64_MAX,
+    Counters,
+    SessionHead,
+    Synchronization,
+)
 from dataplane.stamp.errors import DiscardReason, PacketError
 from dataplane.stamp.intervals import Intervals
 from dataplane.stamp.packet import ReflectorPacket
 from dataplane.stamp.replies import Ignored, Outlook, Reply, Run
+from dataplane.stamp.session_table import (
+    APART,
+    DELAYS,
+    ESTIMATE,
+    FATES,
+    FIRST,
+    HIGHEST,
+    HISTOGRAMS,
+    MASK,
+    NEXT,
+    RING,
+    SETTLED,
+    SLOTS,
+    STATE,
+    STATEFUL,
+    TAI_OFFSET_S,
+    TIMEOUT_NS,
+    TIMES,
+    Cell,
+    Row,
+    SessionTable,
+)
 from dataplane.stamp.timestamp import ErrorEstimate, decode_timestamp
+from dataplane.stamp.window import (
+    LOST,
+    RECEIVED,
+    UNDER_WAY,
+    UNRESOLVED,
+    UNUSED,
+    Window,
+    window_of,
+)
 from dataplane.statistics import DelayRun
 from dataplane.store import SessionStore
 
-__all__ = ["Collector", "Ignored", "window_of"]
+__all__ = ["RECEIVED", "UNDER_WAY", "Collector", "Ignored", "window_of"]
 
 _WRAP = 1 << 32
 _HALF = 1 << 31
 _NS_PER_S = 1_000_000_000
 
-_WINDOW_MARGIN = 64
 _USERSPACE = TimestampMethod.USERSPACE.code
-UNUSED, UNDER_WAY, RECEIVED, LOST, UNRESOLVED = range(5)
-"""Fates of a packet."""
-
-
-def window_of(config: SenderSession) -> int:
-    """Sequence numbers that are remembered, a power of two."""
-    under_way = -(-config.loss_timeout_ms * 1_000 // config.interval_us)
-    return 1 << (2 * under_way + _WINDOW_MARGIN - 1).bit_length()
 
 
 class Collector:
@@ -72,7 +100,10 @@ class Collector:
         now_ns: int,
         resumed: bool = False,
         tai_offset_s: int = 0,
+        table: SessionTable | None = None,
     ) -> None:
+        """`table` is for sessions that are worked on together; the store is in its arena."""
+        self.row = Row.alone() if table is None else table.row(config.ssid)
         self.config = config
         self.tai_offset_s = tai_offset_s
         """TAI minus UTC, which PTPv2 timestamps need; settable at any time."""
@@ -80,28 +111,73 @@ class Collector:
         """A reply had SSID 0 (RFC 8972 §3): where the session is to stop then, stop it."""
         self.window = window_of(config)
         self._store = store
-        self._head = store.state.head
-        self._counters = self._head.counters
-        self._discards = self._head.discards
-        self._records = store.records
-        self._mask = self.window - 1
-        self._fate = bytearray(self.window)
-        self._sent_ns = array("q", bytes(8 * self.window))
+        self._window = Window(self.window, None if table is None else table.arena)
         self._refined: dict[int, tuple[int, int]] = {}
         self._copies: dict[int, set[int]] = {}
+        self._mask = self.window - 1
         self._timeout_ns = config.loss_timeout_ms * 1_000_000
+        self._reflector_estimate = -1
+        self._highest = -1
         self._intervals = self._make_intervals()
         if self._intervals.loss is not None:
             self._number = array("q", bytes(8 * self.window))
-        self._arrays: tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]] | None = None
-        self._reflector_estimate: int | None = None
-        self._highest: int | None = None
         self._next = self._first = self._settled = self._head.next_sequence
         self._take_up(now_ns, resumed)
+        if table is not None:
+            self._join(table)
 
     def _make_intervals(self) -> Intervals:
         length_ns = self.config.computation_interval_s * _NS_PER_S
-        return Intervals(self._store, length_ns, self.window)
+        return Intervals(self._store, length_ns, self.window, self.row)
+
+    def _join(self, table: SessionTable) -> None:
+        """Let replies to this session be taken in together with others."""
+        places, cells, row = self._store.places, table.cells, self.row.index
+        assert places is not None
+        cells[STATE, row], cells[RING, row], cells[HISTOGRAMS, row] = places
+        cells[SLOTS, row] = self._records.capacity + 1
+        cells[STATEFUL, row] = self._store.stateful
+        cells[DELAYS, row] = len(self._store.directions)
+        cells[FATES, row], cells[TIMES, row] = self._window.place, self._window.times_at
+        table.collectors[row] = self
+
+    _next = Cell(NEXT)
+    _first = Cell(FIRST)
+    _settled = Cell(SETTLED)
+    _highest = Cell(HIGHEST)
+    _mask = Cell(MASK)
+    _timeout_ns = Cell(TIMEOUT_NS)
+    _reflector_estimate = Cell(ESTIMATE)
+    _apart = Cell(APART)
+    """Whether anything is known about single packets that is not in the window."""
+
+    tai_offset_s = Cell(TAI_OFFSET_S)
+
+    @property
+    def _head(self) -> SessionHead:
+        return self._intervals.head
+
+    @property
+    def _counters(self) -> Counters:
+        return self._intervals.counters
+
+    @property
+    def _records(self) -> RecordRing:
+        return self._store.records
+
+    @property
+    def _fate(self) -> bytearray | memoryview:
+        return self._window.fates
+
+    @property
+    def _sent_ns(self) -> array[int] | memoryview:
+        return self._window.times
+
+    def rest(self) -> None:
+        """Nothing is expected of this session for a while: let go of what can be made anew."""
+        self._intervals.rest()
+        self._window.rest()
+        self._store.rest()
 
     @property
     def next_sequence(self) -> int:
@@ -195,10 +271,10 @@ class Collector:
         if sequence - self._settled >= self.window:
             self._make_room(now_ns)
         slot = sequence & self._mask
-        if self._refined:
+        if self._apart:
             self._refined.pop(sequence - self.window, None)
-        if self._copies:
             self._copies.pop(sequence - self.window, None)
+            self._apart = bool(self._refined or self._copies)
         self._fate[slot] = UNDER_WAY
         self._sent_ns[slot] = now_ns
         self._next = sequence + 1
@@ -277,6 +353,7 @@ class Collector:
         if self._fate[sequence & self._mask] != UNDER_WAY:
             return False
         self._refined[sequence] = t1_ns, t1_method.code
+        self._apart = 1
         return True
 
     def set_local_clock(self, synchronized: bool, error_ns: int) -> None:
@@ -289,7 +366,7 @@ class Collector:
     def discard(self, reason: DiscardReason) -> DiscardReason:
         """Count a packet that is not used."""
         self._begin_write()
-        self._discards[DISCARD_INDEX[reason]] += 1
+        self._head.discards[DISCARD_INDEX[reason]] += 1
         self._end_write()
         return reason
 
@@ -381,7 +458,7 @@ class Collector:
             self._first,
             min(self.window, _HALF),
             self._mask,
-            -1 if self._highest is None else self._highest,
+            self._highest,
             self._intervals.end_ns,
             self._timeout_ns,
             loss is not None,
@@ -475,12 +552,7 @@ class Collector:
 
     def _as_arrays(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
         """Fates and times of sending, by slot. Sessions that never have runs go without."""
-        if self._arrays is None:
-            self._arrays = (
-                np.frombuffer(self._fate, np.uint8),
-                np.frombuffer(self._sent_ns, np.int64),
-            )
-        return self._arrays
+        return self._window.arrays
 
     def expire(self, now_ns: int) -> list[int]:
         """Time out what is due and close intervals; returns the numbers of those
@@ -496,6 +568,9 @@ class Collector:
 
     def close(self) -> None:
         """Let go of what is not in the store."""
+        if self.row.table is not None:
+            self.row.table.collectors.pop(self.row.index, None)
+        self._window.close()
 
     def next_timer_ns(self) -> int | None:
         """When `expire` has something to do next; None for never."""
@@ -508,6 +583,7 @@ class Collector:
         t1_ns, t1_method = reply.t1_ns, _USERSPACE
         if self._refined:
             t1_ns, t1_method = self._refined.pop(sequence, (t1_ns, t1_method))
+            self._apart = bool(self._refined or self._copies)
         _, counter, _, t2_ns, t3_ns, t4_ns, t4_method, ttl, flags, estimate = reply
         record = Record(
             sequence, t1_ns, t2_ns, t3_ns, t4_ns, counter, ttl, t1_method, t4_method, flags
@@ -519,7 +595,7 @@ class Collector:
         head.t1_method = t1_method
         head.t4_method = t4_method
         self._know_reflector(estimate)
-        if self._highest is None or sequence > self._highest:
+        if sequence > self._highest:
             self._highest = sequence
         else:
             counters.reordered += 1
@@ -547,6 +623,7 @@ class Collector:
         if reply.sequence == self._number[sequence & self._mask] % _WRAP:
             return
         copies = self._copies.setdefault(sequence, set())
+        self._apart = 1
         if reply.sequence not in copies:
             copies.add(reply.sequence)
             self._intervals.loss.observe(reply.sequence, reply.t3_ns)
@@ -555,6 +632,12 @@ class Collector:
     def _last_sent(self) -> int:
         """Sequence number of the newest packet when the reply being looked at arrived."""
         return self._next - 1
+
+    def settle(self) -> None:
+        """A round of replies has reached packets whose fate is known."""
+        self._begin_write()
+        self._settle()
+        self._end_write()
 
     def _settle(self) -> None:
         """Settle packets in order of sending, up to the first that is under way."""

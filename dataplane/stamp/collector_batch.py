@@ -7,8 +7,11 @@ Rules that hold here:
   of a float64.
 - A run is replies of one session that arrived in time and in the order of their
   sequence numbers, each the first to its packet. Runs go through arrays, of all
-  sessions together; other replies of known sessions are decoded together and taken
-  one by one. What is not well-formed or of no session known here is given back.
+  sessions together.
+- Where many sessions have a few replies each, these go through arrays in rounds: the
+  first of each session, then the second, and so on.
+- Other replies of known sessions are decoded together and taken one by one. What is
+  not well-formed or of no session known here is given back.
 """
 
 from __future__ import annotations
@@ -25,13 +28,27 @@ from dataplane.histogram import BUCKETS, buckets_of
 from dataplane.measurement import RECORD_DTYPE, TimestampMethod
 from dataplane.session_state import DIRECTIONS
 from dataplane.stamp.collector import Collector
+from dataplane.stamp.collector_rounds import (
+    delays_of,
+    fit_for_round,
+    places_in_histograms,
+    take_round,
+)
 from dataplane.stamp.packet import OPEN
 from dataplane.stamp.replies import Reply, Run
+from dataplane.stamp.sender_rounds import all_sent
+from dataplane.stamp.session_table import TAI_OFFSET_S, SessionTable
 from dataplane.stamp.timestamp_arrays import decode_timestamps
 from dataplane.statistics import DelayRun
 
 RUN_MIN = 4
 """Replies that are worth being a run."""
+
+ROUND_MIN = 8
+"""Replies, of as many sessions, that are worth being a round."""
+
+ROUNDS_TO_RUN = 8
+"""A round costs as much as that many runs."""
 
 STUMBLE = 16
 """Replies that are taken one by one where a run breaks off."""
@@ -99,10 +116,13 @@ class BatchCollector:
         self._collectors: list[Collector] = []
         self._peer = np.zeros((0, 2), np.uint64)
         self._port = np.zeros(0, np.uint16)
+        self._table: SessionTable | None = None
 
     def serve(self, collectors: Iterable[Collector]) -> None:
         """From now on these, and no others. Each has an SSID of its own."""
         self._collectors = list(collectors)
+        tables = {collector.row.table for collector in self._collectors}
+        self._table = tables.pop() if len(tables) == 1 else None
         self._index[:] = -1
         for index, collector in enumerate(self._collectors):
             if isinstance(collector.config.reflector_address, IPv6Address):
@@ -116,7 +136,8 @@ class BatchCollector:
     def receive(self, replies: Replies, single: Callable[[int], None]) -> list[Collector]:
         """Take in all replies; `single` receives the one of a row by itself.
 
-        Returns the sessions that had any which were not given to `single`.
+        Returns the sessions that had any which were not given to `single`, but for those
+        of which nothing has become known except delays.
         """
         wire = np.ascontiguousarray(replies.data[:, : OPEN.length]).view(_WIRE)[:, 0]
         index = self._index[wire["ssid"]]
@@ -152,9 +173,17 @@ class BatchCollector:
         ends = [*(np.flatnonzero(index[1:] != index[:-1]) + 1).tolist(), len(index)]
         starts = [0, *ends[:-1]]
         owners = index[starts].tolist()
-        touched |= {owner: self._collectors[owner] for owner in owners}
         counts = [end - start for start, end in zip(starts, ends, strict=True)]
-        if max(counts) < RUN_MIN:
+        most = max(counts)
+        if (
+            self._table is not None
+            and len(counts) >= ROUND_MIN
+            and (most < RUN_MIN or most * ROUNDS_TO_RUN <= len(counts))
+        ):
+            self._take_in_rounds(part, rows, np.array(starts), np.array(counts), touched)
+            return
+        touched |= {owner: self._collectors[owner] for owner in owners}
+        if most < RUN_MIN:
             self._take(part, rows)
             return
         candidates = _Candidates(part, rows, starts, counts, [touched[each] for each in owners])
@@ -174,6 +203,52 @@ class BatchCollector:
             self._take(part, mine[:STUMBLE])
             if len(mine) > STUMBLE:
                 self._receive_orderly(part, mine[STUMBLE:], touched)
+
+    def _take_in_rounds(
+        self,
+        part: _Part,
+        rows: Integers,
+        starts: Integers,
+        counts: Integers,
+        touched: dict[int, Collector],
+    ) -> None:
+        for number in range(int(counts.max())):
+            mine = rows[starts[counts > number] + number]
+            rest = mine
+            if len(mine) >= ROUND_MIN:
+                rest = mine[~self._take_round(part, mine, touched)]
+            if len(rest):
+                owners = part.index[rest].tolist()
+                touched |= {owner: self._collectors[owner] for owner in owners}
+                self._take(part, rest)
+
+    def _take_round(self, part: _Part, rows: Integers, touched: dict[int, Collector]) -> Mask:
+        """Those of different sessions; says which have been taken in. Sessions whose runs
+        may be complete now are `touched`."""
+        table = self._table
+        assert table is not None
+        sessions, replies = part.wire["ssid"][rows].astype(np.intp), part.replies
+        done, sequences = fit_for_round(table, sessions, part.wire[rows], replies.arrived_ns[rows])
+        fit = np.flatnonzero(done)
+        if not len(fit):
+            return done
+        mine, sessions, sequences = rows[fit], sessions[fit], sequences[fit]
+        tai_offset_s = int(table.cells[TAI_OFFSET_S, sessions[0]])
+        records = _decoded(part, mine, part.wire[mine], replies.t4_ns[mine], tai_offset_s)
+        records["sequence"] = sequences
+        delays = delays_of(records)
+        places, known = places_in_histograms(table, sessions, delays)
+        if not known.all():
+            done[fit[~known]] = False
+            sessions, sequences, records = sessions[known], sequences[known], records[known]
+            delays, places = delays[known], places[known]
+        for ssid in take_round(table, sessions, sequences, records, delays, places):
+            table.collectors[ssid].settle()
+        ended = all_sent(table, sessions)
+        if ended.any():
+            owners = part.index[mine[done[fit]]][ended].tolist()
+            touched |= {owner: self._collectors[owner] for owner in owners}
+        return done
 
     def _take(self, part: _Part, rows: Integers) -> None:
         """One by one, but decoded all at once."""

@@ -8,33 +8,99 @@ from __future__ import annotations
 
 from dataplane.histogram import bucket_of
 from dataplane.loss import LossAttribution
-from dataplane.session_state import BACKWARD, FORWARD, INT64_MAX, ROUND_TRIP
-from dataplane.statistics import DelayRun
+from dataplane.session_state import (
+    BACKWARD,
+    FORWARD,
+    INT64_MAX,
+    ROUND_TRIP,
+    Counters,
+    IntervalState,
+    SessionHead,
+)
+from dataplane.stamp.session_table import END_NS, UNIX_OFFSET_NS, Cell, Row
+from dataplane.statistics import DelayRun, DelayState
 from dataplane.store import SessionStore
+
+
+class _Overlays:
+    """What is looked at through ctypes."""
+
+    __slots__ = ("counters", "current", "delays", "head", "histograms", "parity")
+
+    def __init__(self, store: SessionStore) -> None:
+        state = store.state
+        self.head = state.head
+        self.counters = self.head.counters
+        self.parity = self.head.closed % 2
+        self.current = state.interval[self.parity]
+        self.delays = list(self.current.delay)
+        self.histograms = store.histograms
 
 
 class Intervals:
     """The current interval of `store`, and the ones that were closed."""
 
-    def __init__(self, store: SessionStore, length_ns: int, window: int) -> None:
+    __slots__ = (
+        "__dict__",
+        "_carried_agreement",
+        "_closed",
+        "_overlays",
+        "_store",
+        "length_ns",
+        "loss",
+        "row",
+    )
+
+    end_ns = Cell(END_NS)
+    """When the current interval is due to close."""
+
+    unix_offset_ns = Cell(UNIX_OFFSET_NS)
+    """Unix time minus the monotonic clock."""
+
+    def __init__(
+        self, store: SessionStore, length_ns: int, window: int, row: Row | None = None
+    ) -> None:
+        self.row = row or Row.alone()
         self.end_ns = INT64_MAX
-        """When the current interval is due to close."""
-        self.unix_offset_ns = 0
-        """Unix time minus the monotonic clock."""
         self.loss = LossAttribution(window) if store.stateful else None
         """None where the Session-Reflector is stateless."""
         self._store = store
-        self._head = store.state.head
-        self._counters = self._head.counters
         self.length_ns = length_ns
-        self._histograms = store.histograms
         self._carried_agreement = 0
         self._closed: list[int] = []
-        self._bind()
+        self._overlays: _Overlays | None = None
+
+    @property
+    def _views(self) -> _Overlays:
+        if self._overlays is None:
+            self._overlays = _Overlays(self._store)
+        return self._overlays
+
+    @property
+    def head(self) -> SessionHead:
+        return self._views.head
+
+    @property
+    def counters(self) -> Counters:
+        return self._views.counters
+
+    @property
+    def current(self) -> IntervalState:
+        return self._views.current
+
+    @property
+    def delays(self) -> list[DelayState]:
+        """Of the current interval, by direction."""
+        return self._views.delays
+
+    def rest(self) -> None:
+        """Let go of what can be made again."""
+        self._overlays = None
 
     def add(self, sequence: int, forward_ns: int, backward_ns: int) -> None:
         """Count the delays of one packet."""
-        delays, count, parity = self.delays, self._histograms.add, self._parity
+        views = self._views
+        delays, count, parity = views.delays, views.histograms.add, views.parity
         delays[FORWARD].update(forward_ns, sequence)
         count(parity, FORWARD, bucket_of(forward_ns))
         if self._store.one_way:
@@ -50,10 +116,11 @@ class Intervals:
     ) -> None:
         """Count the delays of many packets, by direction: see `DelayState.extend`;
         `buckets` says how many of them each bucket is to count."""
+        views = self._views
         for direction in self._store.directions:
-            self.delays[direction].extend(delays[direction], last_sequence)
+            views.delays[direction].extend(delays[direction], last_sequence)
             for bucket, number in buckets[direction]:
-                self._histograms.add(self._parity, direction, bucket, number)
+                views.histograms.add(views.parity, direction, bucket, number)
 
     def attribute(self, loss: LossAttribution) -> None:
         """Bring directional counts up to date with `loss`, in the total and the interval.
@@ -64,8 +131,8 @@ class Intervals:
         forward, backward = loss.take()
         if not forward and not backward:
             return
-        self._counters.forward_lost += forward
-        self._counters.backward_lost += backward
+        self.counters.forward_lost += forward
+        self.counters.backward_lost += backward
         interval = self.current
         if interval.carried and self._carried_agreement == loss.agreement:
             if not backward:
@@ -98,7 +165,7 @@ class Intervals:
             suspect=suspect,
         )
         self._closed.append(number)
-        self._bind()
+        self.rest()
         self.end_ns = next_end_ns
 
     def begin(self, start_ns: int, end_ns: int, *, suspect: bool) -> None:
@@ -110,15 +177,8 @@ class Intervals:
         interval.suspect = suspect
         interval.carried = 0
         interval.forward_lost = interval.backward_lost = 0
-        interval.at_start.assign(self._counters)
+        interval.at_start.assign(self.counters)
         self.end_ns = end_ns
-
-    def _bind(self) -> None:
-        """Take hold of the interval that is current now."""
-        parity = self._head.closed % 2
-        self.current = self._store.state.interval[parity]
-        self.delays = list(self.current.delay)
-        self._parity = parity
 
     def take_up(self, now_ns: int, resumed: bool) -> None:
         """Go on with the open run of an earlier process if `resumed`, else end it."""
@@ -128,7 +188,7 @@ class Intervals:
         interval.suspect = 1
         if not resumed:
             self.close(min(now_ns, end_ns), now_ns, INT64_MAX, suspect=True)
-            self._head.running = 0
+            self.head.running = 0
         elif now_ns >= end_ns:
             # Intervals in which nobody measured are left out.
             start_ns = now_ns - (now_ns - end_ns) % self.length_ns
@@ -137,6 +197,8 @@ class Intervals:
 
     def take_closed(self) -> list[int]:
         """Numbers of the intervals closed since the last call."""
+        if not self._closed:
+            return []
         closed, self._closed = self._closed, []
         return closed
 

@@ -12,6 +12,19 @@ from __future__ import annotations
 
 from dataplane.config import SenderSession
 from dataplane.stamp.packet import OPEN
+from dataplane.stamp.session_table import (
+    END_SEQUENCE,
+    END_SLOT,
+    INTERVAL_NS,
+    NEVER,
+    SEQUENCE,
+    SKIPPED,
+    SLOT,
+    START_NS,
+    TAI_OFFSET_S,
+    Cell,
+    Row,
+)
 from dataplane.stamp.timestamp import ErrorEstimate, encode_timestamp
 
 _SEQUENCE = 0xFFFFFFFF
@@ -26,18 +39,22 @@ class SessionSender:
     ``send`` is told. ``first_sequence`` continues the numbers of an earlier run.
     """
 
-    __slots__ = (
-        "_end_slot",
-        "_first_sequence",
-        "_interval_ns",
-        "_slot",
-        "_start_ns",
-        "_template",
-        "config",
-        "sequence",
-        "skipped",
-        "tai_offset_s",
-    )
+    __slots__ = ("_first_sequence", "config", "row")
+
+    sequence = Cell(SEQUENCE)
+    """Number of the next packet, not wrapped."""
+
+    skipped = Cell(SKIPPED)
+    """Slots in which nothing was sent, because the engine came too late."""
+
+    tai_offset_s = Cell(TAI_OFFSET_S)
+    """TAI minus UTC, which PTPv2 timestamps need; settable at any time."""
+
+    _start_ns = Cell(START_NS)
+    _interval_ns = Cell(INTERVAL_NS)
+    _slot = Cell(SLOT)
+    _end_slot = Cell(END_SLOT)
+    _end_sequence = Cell(END_SEQUENCE)
 
     def __init__(
         self,
@@ -45,23 +62,24 @@ class SessionSender:
         *,
         start_ns: int,
         first_sequence: int = 0,
+        first_slot: int = 0,
         tai_offset_s: int = 0,
+        row: Row | None = None,
     ) -> None:
+        """Slots before `first_slot` are none of this sender's; `row` is the session's."""
+        self.row = row or Row.alone()
         self.config = config
-        self.sequence = first_sequence
-        """Number of the next packet, not wrapped."""
+        self.sequence = self._first_sequence = first_sequence
         self.skipped = 0
-        """Slots in which nothing was sent, because the engine came too late."""
         self.tai_offset_s = tai_offset_s
-        """TAI minus UTC, which PTPv2 timestamps need; settable at any time."""
-        self._first_sequence = first_sequence
         self._start_ns = start_ns
         self._interval_ns = config.interval_us * _NS_PER_US
-        self._slot = 0
-        self._end_slot: int | None = None
+        self._slot = first_slot
+        self._end_slot = self._end_sequence = NEVER
         if config.duration_s is not None:
             self._end_slot = -(-config.duration_s * _NS_PER_S // self._interval_ns)
-        self._template = bytearray(OPEN.length)
+        if config.packet_count is not None:
+            self._end_sequence = first_sequence + config.packet_count
 
     @property
     def sent(self) -> int:
@@ -71,10 +89,7 @@ class SessionSender:
     @property
     def complete(self) -> bool:
         """Whether the packet count or the duration of the run is reached."""
-        count = self.config.packet_count
-        return (count is not None and self.sent >= count) or (
-            self._end_slot is not None and self._slot >= self._end_slot
-        )
+        return self.sequence >= self._end_sequence or self._slot >= self._end_slot
 
     def next_send_ns(self) -> int | None:
         """When the next packet is due, on the monotonic clock; None once complete."""
@@ -88,8 +103,9 @@ class SessionSender:
         ``now_ns`` is monotonic; ``t1_ns`` is wall time since 1970, read as late
         as possible. RuntimeError once complete.
         """
-        self.send_into(self._template, 0, now_ns, t1_ns, error)
-        return bytes(self._template)
+        payload = bytearray(OPEN.length)
+        self.send_into(payload, 0, now_ns, t1_ns, error)
+        return bytes(payload)
 
     def send_into(
         self,
@@ -116,8 +132,9 @@ class SessionSender:
 
     def _advance(self, now_ns: int) -> None:
         """Use up the slot that ``now_ns`` lies in, and skip those before it."""
-        current = max(self._slot, (now_ns - self._start_ns) // self._interval_ns)
-        if self._end_slot is not None:
-            current = min(current, self._end_slot - 1)
-        self.skipped += current - self._slot
+        slot = self._slot
+        current = max(slot, (now_ns - self._start_ns) // self._interval_ns)
+        current = min(current, self._end_slot - 1)
+        if current != slot:
+            self.skipped += current - slot
         self._slot = current + 1

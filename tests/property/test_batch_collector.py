@@ -19,6 +19,7 @@ from dataplane.measurement import RECORD, RECORD_DTYPE, Record, RecordRing, Time
 from dataplane.session_state import SessionSnapshot
 from dataplane.stamp.collector import Collector
 from dataplane.stamp.collector_batch import BatchCollector, Replies
+from dataplane.stamp.session_table import SessionTable
 from dataplane.stamp.timestamp import ErrorEstimate, TimestampFormat, encode_timestamp
 from dataplane.statistics import DelaySummary
 from dataplane.store import SessionStore
@@ -35,12 +36,15 @@ class Arrival:
 
 
 class Side:
-    """Sessions 1 and 2 with their stores, fed one way or the other."""
+    """Sessions with their stores, fed one way or the other."""
 
-    def __init__(self, folder: Path, configs: list[SenderSession]) -> None:
-        self.stores = [SessionStore.create(folder / str(c.ssid), c) for c in configs]
+    def __init__(
+        self, folder: Path, configs: list[SenderSession], table: SessionTable | None = None
+    ) -> None:
+        arena = None if table is None else table.arena
+        self.stores = [SessionStore.create(folder / str(c.ssid), c, arena) for c in configs]
         self.collectors = {
-            config.ssid: Collector(config, store, now_ns=0)
+            config.ssid: Collector(config, store, now_ns=0, table=table)
             for config, store in zip(configs, self.stores, strict=True)
         }
         for collector in self.collectors.values():

@@ -29,6 +29,9 @@ class BatchCollection:
     """The batches of one transport."""
 
     def __init__(self, transport: BatchTransport, port: Port) -> None:
+        self.latest_count = 0
+        """Packets that were received last."""
+
         self.latest_ns = 0
         """CLOCK_REALTIME at which the last packet received arrived."""
 
@@ -47,7 +50,7 @@ class BatchCollection:
         batch = self._batch
         before_ns = monotonic_ns()
         self._transport.receive_batch(batch)
-        count = batch.count
+        count = self.latest_count = batch.count
         if count:
             self._take_in(batch, single)
         if count < batch.capacity:

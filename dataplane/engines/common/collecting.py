@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Protocol
 
+from dataplane.arena import Arena
 from dataplane.config import SenderSession
 from dataplane.stamp.collector import Collector
-from dataplane.store import SessionStore
+from dataplane.stamp.session_table import SessionTable
+from dataplane.store import SessionStore, StoreError
+
+log = logging.getLogger(__name__)
 
 
 class Collecting(Protocol):
     """Belongs to the thread of the sessions' loop."""
+
+    @property
+    def table(self) -> SessionTable | None:
+        """The sessions that are worked on together: their stores are in its arena."""
 
     def problem(self) -> str | None:
         """What keeps sessions from running now."""
@@ -34,6 +43,17 @@ class Collecting(Protocol):
 class CollectingHere:
     """By the engine itself, from what its transports receive."""
 
+    def __init__(self) -> None:
+        self._table: SessionTable | None = None
+        try:
+            self._table = SessionTable(Arena())
+        except OSError as error:
+            log.warning("sessions are worked on one by one: no range of addresses: %s", error)
+
+    @property
+    def table(self) -> SessionTable | None:
+        return self._table
+
     def problem(self) -> str | None:
         return None
 
@@ -43,7 +63,10 @@ class CollectingHere:
     def collector(
         self, config: SenderSession, store: SessionStore, now_ns: int, resumed: bool
     ) -> Collector:
-        return Collector(config, store, now_ns=now_ns, resumed=resumed)
+        try:
+            return Collector(config, store, now_ns=now_ns, resumed=resumed, table=self._table)
+        except (MemoryError, OSError) as error:
+            raise StoreError(f"{store.path}: no memory for the session: {error}") from error
 
     def opened(self, port: int) -> None:
         pass

@@ -165,6 +165,13 @@ class Loop:
         del self._readers[fd]
         self._epoll.unregister(fd)
 
+    def pause(self, fd: int) -> None:
+        """Have its reader called for errors alone."""
+        self._epoll.modify(fd, 0)
+
+    def resume(self, fd: int) -> None:
+        self._epoll.modify(fd, select.EPOLLIN)
+
     def push(self, deadline_ns: int, slack_ns: int, timer: Timer) -> None:
         entry = deadline_ns + slack_ns, next(self._count), deadline_ns, timer
         heapq.heappush(self._heap, entry)

@@ -8,12 +8,13 @@ recovers in step and the slots it missed are counted as skipped.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from ipaddress import IPv6Address
 from typing import Protocol
 
 from dataplane.clock import Clock, wall_ns
-from dataplane.config import SenderSession, SsidZeroAction
+from dataplane.config import IPAddress, SenderSession, SsidZeroAction
 from dataplane.engines.base import (
     EngineContext,
     EngineError,
@@ -25,13 +26,15 @@ from dataplane.engines.base import (
     session_store_path,
 )
 from dataplane.engines.common.collecting import Collecting
-from dataplane.engines.common.loop import Loop
+from dataplane.engines.common.loop import Loop, Timer
+from dataplane.engines.common.schedule import Schedule
 from dataplane.engines.common.transport import Datagram
 from dataplane.measurement import TimestampMethod
 from dataplane.srv6 import complete_path, rthdr_for_socket
 from dataplane.stamp.collector import Collector
 from dataplane.stamp.errors import DiscardReason
 from dataplane.stamp.session_sender import SessionSender
+from dataplane.stamp.session_table import LANE
 from dataplane.store import SessionStore, StoreError
 
 PHASE_MAX_NS = 1_000_000_000
@@ -65,10 +68,6 @@ class Transmitter(Protocol):
     emptied_ns: int
     """CLOCK_MONOTONIC before which no reply has arrived that has not been taken in."""
 
-    @property
-    def crowded(self) -> bool:
-        """Whether so many sessions share the port that their packets should share wakeups."""
-
     def problem(self) -> str | None:
         """What keeps sessions from running now; tried anew with each call."""
 
@@ -87,6 +86,22 @@ class Transmitter(Protocol):
     def changed(self) -> None:
         """To be told that the session has another store."""
 
+    @property
+    def schedule(self) -> Schedule | None:
+        """Of the sessions of the port together; None where each has its timers."""
+
+    def lane_of(self, config: SenderSession) -> int:
+        """A number for what packets have in common that may share a burst."""
+
+
+@functools.lru_cache(maxsize=4096)
+def rthdr_of(segments: tuple[IPv6Address, ...], destination: IPAddress) -> bytes:
+    """For `Transport.dress`."""
+    if not segments:
+        return b""
+    assert isinstance(destination, IPv6Address)
+    return rthdr_for_socket(complete_path(segments, destination))
+
 
 class SenderRun:
     """Belongs to the thread of its loop."""
@@ -104,11 +119,7 @@ class SenderRun:
         self.config = config
         self._collecting = collecting
         self.port = port
-        self.rthdr = b""
-        if config.segments:
-            destination = config.reflector_address
-            assert isinstance(destination, IPv6Address)
-            self.rthdr = rthdr_for_socket(complete_path(config.segments, destination))
+        self.rthdr = rthdr_of(config.segments, config.reflector_address)
         self.destination = str(config.reflector_address)
         self.traffic_class = config.dscp << 2
         self.status = SessionStatus(OperState.STOPPED, engine, wall_ns())
@@ -121,18 +132,24 @@ class SenderRun:
         self._sender: SessionSender | None = None
         self._duration_s: int | None = None
         self._first_start_ns: int | None = None
-        self._slots_before = 0
+        self._scheduled: Schedule | None = None
         self._slack_ns = min(config.interval_us * _NS_PER_US // SLACK, SLACK_MAX_NS)
         self._expiry_slack_ns = min(
             config.loss_timeout_ms * 1_000_000 // EXPIRY_SLACK, EXPIRY_SLACK_MAX_NS
         )
         self._skipped = 0
-        self._send_timer = loop.timer(lambda _now_ns: port.enqueue(self))
-        self._collect_timer = loop.timer(self._collect)
+        self._loop = loop
+        self._send_timer: Timer | None = None
+        self._collect_timer: Timer | None = None
 
     @property
     def wants_to_run(self) -> bool:
         return self.status.oper_state in WANT_TO_RUN
+
+    @property
+    def running(self) -> bool:
+        """Not so where the session has failed after its timer had fired."""
+        return self.status.oper_state is OperState.RUNNING
 
     def create(self, enabled: bool, now_ns: int) -> None:
         """Begin the life of a session that has just been configured, with an empty store."""
@@ -197,8 +214,7 @@ class SenderRun:
 
     def stop(self, now_ns: int, reason: str, state: OperState = OperState.STOPPED) -> None:
         """End the run, if there is one; packets under way become unresolved."""
-        self._send_timer.at(None)
-        self._collect_timer.at(None)
+        self._plan_nothing()
         self._sender = None
         self._first_start_ns = None
         self._duration_s = None
@@ -211,7 +227,7 @@ class SenderRun:
         if self._collector is None:
             raise EngineError(f"session {self.config.ssid} has no store: {self.status.last_error}")
         self._collector.clear(now_ns)
-        self._collect_timer.at(self._collector.next_timer_ns(), self._expiry_slack_ns)
+        self._plan_collecting()
 
     def announce(self, packets: int, now_ns: int) -> int:
         """See `Engine.announce`. Raises EngineError."""
@@ -221,7 +237,7 @@ class SenderRun:
         first = sender.sequence
         collector.announce(packets, wall_ns(), now_ns, self.port.t1_method)
         sender.sequence = first + packets
-        self._collect_timer.no_later_than(collector.next_timer_ns(), self._expiry_slack_ns)
+        self._plan_collecting()
         return first
 
     def remove(self) -> None:
@@ -231,8 +247,7 @@ class SenderRun:
 
     def close(self) -> None:
         """Let go of everything; the store stays on disk as it is."""
-        self._send_timer.at(None)
-        self._collect_timer.at(None)
+        self._plan_nothing()
         self._sender = None
         if self._collector is not None:
             self._collector.close()
@@ -251,7 +266,7 @@ class SenderRun:
             except StoreError as error:
                 problem = str(error)
         if problem is not None:
-            self._send_timer.at(None)
+            self._plan_no_packet()
             self._enter(OperState.FAILED, problem, problem)
             return
         if self.status.oper_state is OperState.RUNNING and self._sender is not None:
@@ -262,10 +277,12 @@ class SenderRun:
             start_ns = max(now_ns, self._first_start_ns or 0)
             self._start_sender(start_ns, collector.next_sequence, now_ns)
         assert self._sender is not None
-        self._send_timer.at(self._sender.next_send_ns(), self._send_slack_ns)
-        self._collect_timer.at(collector.next_timer_ns(), self._expiry_slack_ns)
         self._enter(OperState.RUNNING, reason)
+        self._plan_packet()
+        self._plan_collecting()
         self._complete(now_ns)
+        if self._scheduled is not None:
+            collector.rest()
 
     def receive(
         self, datagram: Datagram, source: IPv6Address, now_ns: int, arrived_ns: int
@@ -333,14 +350,16 @@ class SenderRun:
     def _open_store(self, resume: Resume | None, now_ns: int) -> None:
         """Raises StoreError."""
         self._collecting.prepare(resumed=resume is not None)
+        table = self._collecting.table
+        arena = None if table is None else table.arena
         store = None
         if resume is not None and self._path.exists():
-            store = SessionStore.open(self._path, writable=True)
+            store = SessionStore.open(self._path, writable=True, arena=arena)
             if not store.matches(self.config):
                 store.close()
                 store = None
         if store is None:
-            store = SessionStore.create(self._path, self.config)
+            store = SessionStore.create(self._path, self.config, arena)
         resumed = (
             resume is not None
             and resume.oper_state in WANT_TO_RUN
@@ -352,6 +371,8 @@ class SenderRun:
             store.close()
             raise
         self._store = store
+        if table is not None:
+            table.cells[LANE, self.config.ssid] = self.port.lane_of(self.config)
         self.port.changed()
         self._closed(self._collector.expire(now_ns))
 
@@ -361,10 +382,15 @@ class SenderRun:
         config = self.config
         if self._duration_s is not None:
             config = dataclasses.replace(config, duration_s=self._duration_s, packet_count=None)
-        self._sender = SessionSender(config, start_ns=start_ns, first_sequence=first_sequence)
-        if collector.next_sequence > first_sequence:
-            self._sender.sequence = collector.next_sequence
-            self._slots_before = self._slots_used(start_ns, now_ns)
+        resumed = collector.next_sequence > first_sequence
+        self._sender = SessionSender(
+            config,
+            start_ns=start_ns,
+            first_sequence=first_sequence,
+            first_slot=self._slots_used(start_ns, now_ns) if resumed else 0,
+            row=collector.row,
+        )
+        self._sender.sequence = collector.next_sequence
         self._first_start_ns = None
         self._know_clock()
         collector.start(now_ns, wall_ns())
@@ -379,16 +405,65 @@ class SenderRun:
         """Slots of a resumed run up to that of the last packet before the interruption."""
         assert self._store is not None
         last_sent_ns = self._store.state.head.last_sent_ns - wall_ns() + now_ns
-        return max(0, (last_sent_ns - start_ns) // (self.config.interval_us * _NS_PER_US) + 1)
+        # The wall clock may have been set meanwhile.
+        since_ns = min(last_sent_ns, now_ns) - start_ns
+        return max(0, since_ns // (self.config.interval_us * _NS_PER_US) + 1)
 
     @property
     def tai_offset_s(self) -> int:
         """TAI minus UTC, as it is put into packets."""
         return 0 if self._sender is None else self._sender.tai_offset_s
 
-    @property
-    def _send_slack_ns(self) -> int:
-        return self._slack_ns if self.port.crowded else 0
+    def _plan_packet(self) -> None:
+        """Have the next packet sent when it is due."""
+        schedule, due_ns = self._schedule(), None
+        if self._sender is not None and self.running:
+            due_ns = self._sender.next_send_ns()
+        if schedule is not None:
+            schedule.send_at(self.config.ssid, due_ns, self._slack_ns)
+            return
+        if self._send_timer is None:
+            self._send_timer = self._loop.timer(lambda _now_ns: self.port.enqueue(self))
+        self._send_timer.at(due_ns)
+
+    def _plan_collecting(self) -> None:
+        """Have losses and the end of the interval noticed."""
+        collector = self._collector
+        due_ns = None if collector is None else collector.next_timer_ns()
+        schedule = self._schedule()
+        if schedule is not None:
+            schedule.watch(self.config.ssid, due_ns, self._expiry_slack_ns)
+            return
+        if self._collect_timer is None:
+            self._collect_timer = self._loop.timer(self.collect)
+        self._collect_timer.at(due_ns, self._expiry_slack_ns)
+
+    def _schedule(self) -> Schedule | None:
+        """The one that the session is in now, if any; it goes over to it, or leaves it."""
+        schedule = None
+        if self._collector is not None and self._collector.row.table is not None:
+            schedule = self.port.schedule
+        if schedule is not self._scheduled:
+            self._plan_nothing()
+            self._scheduled = schedule
+            if schedule is not None:
+                self._send_timer = self._collect_timer = None
+            self.departed()
+        return schedule
+
+    def _plan_no_packet(self) -> None:
+        if self._send_timer is not None:
+            self._send_timer.at(None)
+        if self._scheduled is not None:
+            self._scheduled.send_at(self.config.ssid, None, 0)
+
+    def _plan_nothing(self) -> None:
+        self._plan_no_packet()
+        if self._collect_timer is not None:
+            self._collect_timer.at(None)
+        if self._scheduled is not None:
+            self._scheduled.forget(self.config.ssid)
+            self._scheduled = None
 
     @property
     def due_ns(self) -> int | None:
@@ -396,9 +471,9 @@ class SenderRun:
         return None if self._sender is None else self._sender.next_send_ns()
 
     def send(self, now_ns: int) -> None:
-        """Send the packet that is due, by itself."""
+        """Send the packet that is due, by itself; nothing where the session has failed."""
         sender, collector, port = self._sender, self._collector, self.port
-        if sender is None or collector is None:
+        if sender is None or collector is None or not self.running:
             return
         sequence, self._skipped = sender.sequence, sender.skipped
         collector.sent(sequence, wall_ns(), now_ns, port.t1_method)
@@ -416,7 +491,7 @@ class SenderRun:
         `sent` is to be called then. `t1_ns` is for the time being.
         """
         sender, collector = self._sender, self._collector
-        if sender is None or collector is None:
+        if sender is None or collector is None or not self.running:
             return False
         self._skipped = sender.skipped
         collector.sent(sender.sequence, t1_ns, now_ns)
@@ -428,17 +503,20 @@ class SenderRun:
         """The packet has left, or has failed to."""
         sender, collector = self._sender, self._collector
         if failure is not None:
-            self._send_failed(failure)
+            self.send_failed(failure)
         if sender is None or collector is None:
             return
-        skipped = sender.skipped - self._skipped - self._slots_before
-        self._slots_before = 0
+        skipped = sender.skipped - self._skipped
         if skipped > 0:
             collector.skipped(skipped)
-        self._send_timer.at(sender.next_send_ns(), self._send_slack_ns)
-        self._collect_timer.no_later_than(collector.next_timer_ns(), self._expiry_slack_ns)
+        self.departed()
 
-    def _send_failed(self, failure: OSError) -> None:
+    def departed(self) -> None:
+        """Plan the next packet, and when to look after those before."""
+        self._plan_packet()
+        self._plan_collecting()
+
+    def send_failed(self, failure: OSError) -> None:
         """The sequence number stays used up: what cannot be sent, because the
         network is unreachable for instance, is to be seen as loss."""
         if self._store is not None:
@@ -448,7 +526,8 @@ class SenderRun:
             f"{os.strerror(failure.errno or 0)}"
         )
 
-    def _collect(self, now_ns: int) -> None:
+    def collect(self, now_ns: int) -> None:
+        """Time out what is due, and close intervals."""
         collector = self._collector
         if collector is None:
             return
@@ -460,8 +539,10 @@ class SenderRun:
         if closed:
             self._know_clock()
             self._closed(closed)
-        self._collect_timer.at(collector.next_timer_ns(), self._expiry_slack_ns)
+        self._plan_collecting()
         self._complete(now_ns)
+        if self._scheduled is not None and self._collector is not None:
+            self._collector.rest()
 
     def _complete(self, now_ns: int) -> None:
         """A run is complete once the fate of its last packet is known."""

@@ -15,6 +15,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv6Address
 
+import numpy as np
+
 from dataplane.clock import Clock, monotonic_ns, wall_ns
 from dataplane.config import IPAddress, Sender, SenderSession
 from dataplane.engines.base import (
@@ -32,7 +34,9 @@ from dataplane.engines.common.collecting import Collecting, CollectingHere
 from dataplane.engines.common.interfaces import InterfaceFilter
 from dataplane.engines.common.loop import Loop
 from dataplane.engines.common.run import SenderRun
-from dataplane.engines.common.sender_bursts import SenderBursts
+from dataplane.engines.common.schedule import Schedule
+from dataplane.engines.common.sender_bursts import Lane, SenderBursts, lane_of
+from dataplane.engines.common.sender_rounds import SenderRounds
 from dataplane.engines.common.transport import (
     Datagram,
     OpenTransport,
@@ -47,6 +51,12 @@ from dataplane.stamp.packet import OPEN
 
 BATCH = 64
 """Replies that are taken in before others get their turn."""
+
+REST_NS = 10_000_000
+"""How long the replies of a crowded port may wait to be taken in together."""
+
+GATHER = 64
+"""Replies that may gather meanwhile, if they come as fast as before."""
 
 CROWD = 64
 """Sessions of a port from which on each gives up some punctuality for the others' sake."""
@@ -79,6 +89,7 @@ class SenderPort:
         address: IPv6Address,
         port: int,
         loop: Loop,
+        clock: Clock,
         open_transport: OpenTransport,
         discards: Counter[DiscardReason],
         collecting: Collecting | None = None,
@@ -104,6 +115,16 @@ class SenderPort:
         self._awaited: dict[int, tuple[SenderRun, int, int]] = {}
         self._due: list[SenderRun] = []
         self._bursts = SenderBursts(address)
+        self._lanes: dict[Lane, int] = {}
+        self._schedule: Schedule | None = None
+        self._rounds: SenderRounds | None = None
+        table = self._collecting.table
+        if table is not None:
+            self._schedule = Schedule(loop, table, self._flush_soon, self._expire)
+            self._rounds = SenderRounds(address, table, clock, self._lanes)
+        self._resting = False
+        self._rest_timer = loop.timer(lambda _now_ns: self._wake())
+        self._read_ns = 0
         self._by_peer: dict[tuple[IPAddress, int], dict[int, SenderRun]] = {}
         self._dropped = 0
 
@@ -129,8 +150,11 @@ class SenderPort:
             self._batches.changed()
 
     @property
-    def crowded(self) -> bool:
-        return len(self.runs) >= CROWD
+    def schedule(self) -> Schedule | None:
+        return self._schedule if len(self.runs) >= CROWD else None
+
+    def lane_of(self, config: SenderSession) -> int:
+        return self._lanes.setdefault(lane_of(config), len(self._lanes))
 
     def problem(self) -> str | None:
         """What keeps sessions from running now; opens the port where it is closed."""
@@ -185,7 +209,7 @@ class SenderPort:
         self._due.append(run)
 
     def _flush(self) -> None:
-        """Send what is due."""
+        """Send the packets of sessions that have timers, and whose time has come."""
         due, self._due = self._due, []
         due_ns = due[0].due_ns
         if due_ns is not None and monotonic_ns() - due_ns > LATE_NS:
@@ -194,8 +218,38 @@ class SenderPort:
         if len(due) < BURST_MIN or not isinstance(transport, BatchTransport):
             for run in due:
                 run.send(monotonic_ns())
+        elif self._rounds is not None:
+            rows = np.array([run.config.ssid for run in due if run.running], np.intp)
+            self._rounds.send(transport, rows, self.runs)
+            for run in due:
+                if run.running:
+                    run.departed()
         else:
             self._bursts.send(transport, due)
+
+    def _flush_soon(self) -> None:
+        self._loop.soon(self._flush_schedule)
+
+    def _flush_schedule(self) -> None:
+        """Send the packets of sessions in the schedule that are due."""
+        schedule, rounds, transport = self._schedule, self._rounds, self._transport
+        assert schedule is not None
+        assert rounds is not None
+        rows, now_ns = schedule.due(monotonic_ns()), monotonic_ns()
+        if len(rows) and now_ns - schedule.first_due_ns(rows) > LATE_NS:
+            self.drain()
+            rows = schedule.due(monotonic_ns())
+        if len(rows) < BURST_MIN or not isinstance(transport, BatchTransport):
+            for ssid in rows.tolist():
+                self.runs[ssid].send(monotonic_ns())
+        else:
+            rounds.send(transport, rows, self.runs)
+        schedule.arm()
+        if self._resting:
+            self.read()
+
+    def _expire(self, ssid: int, now_ns: int) -> None:
+        self.runs[ssid].collect(now_ns)
 
     def read(self, events: int = _READ) -> bool:
         """Transmit timestamps first: they are older than the replies."""
@@ -205,13 +259,36 @@ class SenderPort:
         if not events & select.EPOLLIN:
             return False
         if self._batches is not None:
-            return self._batches.serve(self._hand_over)
+            more = self._batches.serve(self._hand_over)
+            if not more and self.schedule is not None:
+                self._rest(self._batches.latest_count)
+            return more
         for _ in range(BATCH):
             if not self._receive_one():
                 return False
             if self._loop.overdue():
                 break
         return True
+
+    def _rest(self, count: int) -> None:
+        """Let replies gather, where so many sessions share the port that there will be more.
+
+        Their timestamps are the kernel's. What gathers is not more than a small receive
+        buffer has room for.
+        """
+        now_ns = monotonic_ns()
+        since_ns, self._read_ns = now_ns - self._read_ns, now_ns
+        rest_ns = min(REST_NS, since_ns * GATHER // max(1, count))
+        self._rest_timer.at(now_ns + rest_ns)
+        if not self._resting:
+            assert self._transport is not None
+            self._resting = True
+            self._loop.pause(self._transport.fileno())
+
+    def _wake(self) -> None:
+        if self._resting and self._transport is not None:
+            self._resting = False
+            self._loop.resume(self._transport.fileno())
 
     def drain(self) -> None:
         """Take in everything that has arrived until now."""
@@ -262,6 +339,8 @@ class SenderPort:
 
     def close(self) -> None:
         if self._transport is not None:
+            self._rest_timer.at(None)
+            self._resting = False
             self._loop.unregister(self._transport.fileno())
             self._collecting.closed(self.port)
             self._transport.close()
@@ -405,7 +484,7 @@ class SenderRole:
         port = self._ports.get(key)
         if port is None:
             port = self._ports[key] = SenderPort(
-                *key, self._loop, self._open, self._discards, self._collecting
+                *key, self._loop, self._clock, self._open, self._discards, self._collecting
             )
             port.filter = self._filter
         run = SenderRun(

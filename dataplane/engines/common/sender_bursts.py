@@ -8,17 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from ipaddress import IPv6Address
+from typing import NamedTuple
 
 import numpy as np
 
 from dataplane.clock import monotonic_ns, wall_ns
-from dataplane.config import SenderSession
+from dataplane.config import IPAddress, SenderSession
 from dataplane.engines.common.batch import BURST, BURST_MIN, BatchTransport
 from dataplane.engines.common.run import SenderRun
 from dataplane.stamp.packet import OPEN
-from dataplane.stamp.timestamp import encode_timestamp
+from dataplane.stamp.timestamp import TimestampFormat, encode_timestamp
 
-Lane = tuple[object, ...]
+
+class Lane(NamedTuple):
+    """What the packets of a burst have in common."""
+
+    segments: tuple[IPv6Address, ...]
+    dscp: int
+    hop_limit: int
+    destination: IPAddress
+    port: int
+    timestamp_format: TimestampFormat
 
 
 class SenderBursts:
@@ -33,7 +43,7 @@ class SenderBursts:
         """Send the packet of each session that is due."""
         lanes: dict[Lane, list[SenderRun]] = {}
         for run in due:
-            lanes.setdefault(_lane(run), []).append(run)
+            lanes.setdefault(lane_of(run.config), []).append(run)
         for runs in lanes.values():
             if len(runs) < BURST_MIN:
                 for run in runs:
@@ -68,14 +78,12 @@ class SenderBursts:
         )
 
 
-def _lane(run: SenderRun) -> Lane:
-    """What the packets of a burst have in common."""
-    config = run.config
-    return (
-        run.rthdr,
-        run.traffic_class,
+def lane_of(config: SenderSession) -> Lane:
+    return Lane(
+        config.segments,
+        config.dscp,
         config.hop_limit,
-        run.destination,
+        config.reflector_address,
         config.reflector_udp_port,
         config.timestamp_format,
     )

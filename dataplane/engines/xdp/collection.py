@@ -74,7 +74,7 @@ class DriverCollector(Collector):
 
     def _make_intervals(self) -> Intervals:
         length_ns = self.config.computation_interval_s * 1_000_000_000
-        self._driven = DriverIntervals(self._store, length_ns, self.window, self._maps)
+        self._driven = DriverIntervals(self._store, length_ns, self.window, self._maps, self.row)
         return self._driven
 
     @property
@@ -91,6 +91,7 @@ class DriverCollector(Collector):
     def close(self) -> None:
         """Take the session from the program; replies go up to the socket from here on."""
         self._maps.close()
+        super().close()
 
     def clear(self, now_ns: int) -> None:
         self._begin_write()
@@ -394,10 +395,11 @@ class DriverCollector(Collector):
 
     def _first_under_way(self) -> int:
         """The sequence number, from the settled ones on; the next one if there is none."""
-        at = self._settled
+        at, fates = self._settled, self._fate
+        assert isinstance(fates, bytearray)
         for part in self._pieces(at, self._next):
             start: int = part.start
-            found = self._fate.find(UNDER_WAY, start, part.stop)
+            found = fates.find(UNDER_WAY, start, part.stop)
             if found >= 0:
                 return at + found - start
             at += part.stop - start

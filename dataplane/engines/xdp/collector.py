@@ -131,6 +131,10 @@ class CollectorRole:
     def problem(self) -> str | None:
         return self._problem
 
+    @property
+    def table(self) -> None:
+        """The sessions share their memory with the driver instead."""
+
     def prepare(self, resumed: bool) -> None:
         if resumed:
             self.wait()

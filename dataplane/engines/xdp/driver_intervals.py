@@ -16,6 +16,7 @@ from dataplane.engines.xdp.sums import delay_state
 from dataplane.histogram import bucket_of
 from dataplane.session_state import INT64_MAX
 from dataplane.stamp.intervals import Intervals
+from dataplane.stamp.session_table import Row
 from dataplane.statistics import DelayState
 from dataplane.store import SessionStore
 
@@ -23,19 +24,26 @@ from dataplane.store import SessionStore
 class DriverIntervals(Intervals):
     """As `Intervals`, with the sums of the program folded in."""
 
-    def __init__(self, store: SessionStore, length_ns: int, window: int, maps: SessionMaps) -> None:
+    def __init__(
+        self,
+        store: SessionStore,
+        length_ns: int,
+        window: int,
+        maps: SessionMaps,
+        row: Row,
+    ) -> None:
         self.hold = False
         """The program is not to be asked, for a moment."""
         self._maps = maps
         self._folded = np.zeros(2, INTERVAL_SUMS)
         self._earlier: list[DelayState] | None = None
         self._counted = np.zeros((DIRECTIONS, BUCKETS), np.uint32)
-        super().__init__(store, length_ns, window)
+        super().__init__(store, length_ns, window, row)
 
     @property
     def parity(self) -> int:
         """Of the current interval."""
-        return self._head.closed % 2
+        return self.head.closed % 2
 
     def fold(self) -> None:
         """Bring the current interval up to date with what the program has copied."""
@@ -44,7 +52,7 @@ class DriverIntervals(Intervals):
         samples = int(sums["samples"])
         if samples != int(before["samples"]):
             self._fold_delays(sums, state["running_then"])
-        counters = self._counters
+        counters = self.counters
         counters.received += samples - int(before["samples"])
         for name in ("duplicates", "late", "reordered"):
             grown = int(sums[name]) - int(before[name])
@@ -69,7 +77,7 @@ class DriverIntervals(Intervals):
         grown = counts - before
         before[:] = counts
         for index in np.flatnonzero(grown).tolist():
-            self._histograms.add(self.parity, direction, first + index, int(grown[index]))
+            self._views.histograms.add(self.parity, direction, first + index, int(grown[index]))
 
     def close(self, end_ns: int, next_start_ns: int, next_end_ns: int, *, suspect: bool) -> None:
         closing = self.parity

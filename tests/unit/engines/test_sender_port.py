@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from dataplane.clock import monotonic_ns, wall_ns
+from dataplane.clock import Clock, monotonic_ns, wall_ns
 from dataplane.config import SenderSession
 from dataplane.engines.base import Role
 from dataplane.engines.common.loop import Loop
@@ -62,13 +62,15 @@ class Run:
 @pytest.fixture
 def port() -> tuple[SenderPort, Queue, Run]:
     queue, run = Queue(), Run(7)
-    loop = SimpleNamespace(register=lambda *_: None, overdue=lambda: True)
+    loop = SimpleNamespace(
+        register=lambda *_: None, overdue=lambda: True, timer=lambda _: SimpleNamespace()
+    )
 
     def open_queue(role: Role, address: IPv6Address | None, port: int) -> Any:
         return queue
 
     discards: Counter[DiscardReason] = Counter()
-    port = SenderPort(US, 49_862, cast(Loop, loop), open_queue, discards)
+    port = SenderPort(US, 49_862, cast(Loop, loop), Clock(), open_queue, discards)
     port.add(cast(SenderRun, run))
     assert port.problem() is None
     return port, queue, run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import IPv6Address
+from random import Random
 
 import pytest
 
@@ -62,6 +63,23 @@ def test_the_schedule_does_not_drift() -> None:
         assert due_ns == START_NS + index * INTERVAL_NS
         sender.send(due_ns + 999_999, T1_NS, ERROR)
     assert (sender.sent, sender.skipped) == (1_000, 0)
+
+
+def test_after_an_hour_of_disturbances_packets_are_due_to_the_nanosecond() -> None:
+    """3.6 million slots, with packets that are late by anything up to 200 intervals."""
+    hour_ns = 3_600_000_000_000
+    sender, random = SessionSender(session(), start_ns=START_NS), Random(862)
+    used = 0
+    while (due_ns := sender.next_send_ns()) is not None and due_ns < START_NS + hour_ns:
+        slot, remainder = divmod(due_ns - START_NS, INTERVAL_NS)
+        assert remainder == 0
+        assert slot == used
+        late_ns = random.choice((0, 1, INTERVAL_NS - 1, random.randrange(200 * INTERVAL_NS)))
+        sender.send(due_ns + late_ns, T1_NS, ERROR)
+        used = slot + late_ns // INTERVAL_NS + 1
+        assert sender.sent + sender.skipped == used
+    assert used >= 3_600_000
+    assert sender.skipped > 0
 
 
 def test_missed_slots_are_skipped_without_a_burst() -> None:

@@ -1,0 +1,232 @@
+"""What `Collector.take` does, for a reply to each of many sessions at once.
+
+The sessions are rows of one `SessionTable`. What is not as nearly all replies are (in
+time and in order, to a packet under way, with delays of an order of magnitude that was
+seen before) is left to be taken one by one. A property test holds this against
+`Collector.receive`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dataplane.histogram import SUB_BUCKETS, buckets_of
+from dataplane.histogram_store import BLOCK_WORDS, BLOCKS_AT, DIRECTORY_AT, OCTAVE_BITS, OCTAVES
+from dataplane.measurement import RECORD, RingHeader
+from dataplane.session_state import (
+    BACKWARD,
+    DIRECTIONS,
+    FORWARD,
+    ROUND_TRIP,
+    Counters,
+    IntervalState,
+    SessionHead,
+    SessionState,
+)
+from dataplane.stamp.sender_rounds import VERSION, Rows, word_of
+from dataplane.stamp.session_table import (
+    APART,
+    DELAYS,
+    END_NS,
+    ESTIMATE,
+    FATES,
+    FIRST,
+    HIGHEST,
+    HISTOGRAMS,
+    MASK,
+    NEXT,
+    RING,
+    SETTLED,
+    SLOTS,
+    STATE,
+    STATEFUL,
+    TAI_OFFSET_S,
+    TIMEOUT_NS,
+    TIMES,
+    SessionTable,
+)
+from dataplane.stamp.window import RECEIVED, UNDER_WAY
+from dataplane.statistics import DelayState
+
+Int64 = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+_WRAP = 1 << 32
+_HALF = 1 << 31
+
+_HEAD = word_of(SessionState, "head")
+_CLOSED = _HEAD + word_of(SessionHead, "closed")
+_LAST_RECEIVED = _HEAD + word_of(SessionHead, "last_received_ns")
+_RECEIVED = _HEAD + word_of(SessionHead, "counters") + word_of(Counters, "received")
+_T1_METHOD = 8 * _HEAD + SessionHead.t1_method.offset  # type: ignore[attr-defined]
+_T4_METHOD = 8 * _HEAD + SessionHead.t4_method.offset  # type: ignore[attr-defined]
+_INTERVALS = word_of(SessionState, "interval")
+_DELAY = word_of(IntervalState, "delay")
+
+
+def _words(structure: Any) -> int:
+    return ctypes.sizeof(structure) // 8
+
+
+_INTERVAL_WORDS = _words(IntervalState)
+_DELAY_WORDS = _words(DelayState)
+_RING_WORDS = _words(RingHeader)
+_RING_HEAD = word_of(RingHeader, "head")
+_RECORD_WORDS = RECORD.size // 8
+_FIELDS = {name: word_of(DelayState, name) for name, _ in DelayState._fields_}
+_DIRECTIONS = np.arange(DIRECTIONS)
+
+
+def fit_for_round(
+    table: SessionTable, rows: Rows, wire: Any, arrived_ns: Int64
+) -> tuple[Mask, Int64]:
+    """Which replies may be taken in together, as far as their packets decide that, and
+    the sequence numbers of these, unwrapped.
+
+    Each reply is of another session. `wire` has their fields; `arrived_ns` is T4 by the
+    monotonic clock.
+    """
+    cells, arena = table.cells, table.arena
+    newest, mask = cells[NEXT, rows] - 1, cells[MASK, rows]
+    age = (newest - wire["sender_sequence"]) % _WRAP
+    sequences = newest - age
+    place = sequences & mask
+    fit: Mask = (age <= mask) & (age < _HALF) & (sequences >= cells[FIRST, rows])
+    fit &= arena.bytes[cells[FATES, rows] + place] == UNDER_WAY
+    fit &= arrived_ns < cells[END_NS, rows]
+    sent_ns = arena.words[cells[TIMES, rows] + place]
+    fit &= arrived_ns <= sent_ns + cells[TIMEOUT_NS, rows]
+    fit &= (sequences > cells[HIGHEST, rows]) & (cells[APART, rows] == 0)
+    fit &= (wire["estimate"] == cells[ESTIMATE, rows]) & (cells[STATEFUL, rows] == 0)
+    offset_s = cells[TAI_OFFSET_S, rows]
+    # They differ for a moment only, when the kernel has just been told.
+    fit &= offset_s == offset_s[0]
+    return fit, sequences
+
+
+def delays_of(records: npt.NDArray[Any]) -> Int64:
+    """Forward, backward and round-trip delay of each."""
+    delays = np.empty((len(records), DIRECTIONS), np.int64)
+    np.subtract(records["t2_ns"], records["t1_ns"], out=delays[:, FORWARD])
+    np.subtract(records["t4_ns"], records["t3_ns"], out=delays[:, BACKWARD])
+    np.add(delays[:, FORWARD], delays[:, BACKWARD], out=delays[:, ROUND_TRIP])
+    return delays
+
+
+def places_in_histograms(
+    table: SessionTable, rows: Rows, delays: Int64
+) -> tuple[npt.NDArray[np.int64], Mask]:
+    """Where each delay (a row of three for each session) is counted, in integers of 32
+    bits, apart from the parity of the interval; and which sessions have a place for all."""
+    at = table.cells[HISTOGRAMS, rows][:, None]
+    buckets = buckets_of(delays)
+    entries = table.arena.halves[
+        (at + DIRECTORY_AT) // 2 + _DIRECTIONS * OCTAVES + (buckets >> OCTAVE_BITS)
+    ].astype(np.int64)
+    places = (at + BLOCKS_AT) // 4 + (entries - 1) * BLOCK_WORDS + (buckets & SUB_BUCKETS - 1)
+    unused = table.cells[DELAYS, rows][:, None] <= _DIRECTIONS
+    known: Mask = ((entries != 0) | unused).all(axis=1)
+    return places, known
+
+
+def take_round(
+    table: SessionTable,
+    rows: Rows,
+    sequences: Int64,
+    records: npt.NDArray[Any],
+    delays: Int64,
+    places: npt.NDArray[np.int64],
+) -> list[int]:
+    """Take in replies that are fit, and have places in their histograms.
+
+    Returns the rows of sessions that have more to settle.
+    """
+    cells, arena = table.cells, table.arena
+    words, state = arena.words, cells[STATE, rows]
+    version = words[state + VERSION] | 1
+    words[state + VERSION] = version
+    _append(table, rows, records)
+    words[state + _RECEIVED] += 1
+    words[state + _LAST_RECEIVED] = records["t4_ns"]
+    arena.bytes[8 * state + _T1_METHOD] = records["t1_method"]
+    arena.bytes[8 * state + _T4_METHOD] = records["t4_method"]
+    cells[HIGHEST, rows] = sequences
+    parity = words[state + _CLOSED] & 1
+    used = cells[DELAYS, rows][:, None] > _DIRECTIONS
+    at = (state + _INTERVALS + parity * _INTERVAL_WORDS + _DELAY)[:, None]
+    at = at + _DIRECTIONS * _DELAY_WORDS
+    numbers = np.broadcast_to(sequences[:, None], used.shape)
+    _update(words, at[used], delays[used], numbers[used])
+    arena.quarters[(places + parity[:, None] * SUB_BUCKETS)[used]] += 1
+    mask = cells[MASK, rows]
+    arena.bytes[cells[FATES, rows] + (sequences & mask)] = RECEIVED
+    following = sequences + 1
+    next_to_settle = sequences == cells[SETTLED, rows]
+    cells[SETTLED, rows[next_to_settle]] = following[next_to_settle]
+    more = next_to_settle & (following < cells[NEXT, rows])
+    more &= arena.bytes[cells[FATES, rows] + (following & mask)] != UNDER_WAY
+    words[state + VERSION] = version + 1
+    found: list[int] = rows[more].tolist()
+    return found
+
+
+def _append(table: SessionTable, rows: Rows, records: npt.NDArray[Any]) -> None:
+    """As `RecordRing.append`."""
+    words, ring = table.arena.words, table.cells[RING, rows]
+    head = words[ring + _RING_HEAD]
+    at = ring + _RING_WORDS + head % table.cells[SLOTS, rows] * _RECORD_WORDS
+    content = records.view(np.int64).reshape(len(records), _RECORD_WORDS)
+    words[at[:, None] + np.arange(_RECORD_WORDS)] = content
+    words[ring + _RING_HEAD] = head + 1
+
+
+def _update(words: Int64, at: Int64, values_ns: Int64, sequences: Int64) -> None:
+    """As `DelayState.update`, for the state at each place."""
+    places = at[:, None] + np.arange(_DELAY_WORDS)
+    states = np.ascontiguousarray(words[places].T)
+    floats = states.view(np.float64)
+    field = {name: states[at] for name, at in _FIELDS.items()}
+    mean, m2, ipdv_sum = (floats[_FIELDS[name]] for name in ("mean", "m2", "ipdv_sum"))
+    samples = field["samples"]
+    samples += 1
+    first = samples == 1
+    if first.any():
+        for name in ("origin_ns", "min_ns", "max_ns"):
+            field[name][first] = values_ns[first]
+        mean[first] = m2[first] = 0.0
+    about_origin = (values_ns - field["origin_ns"]).astype(np.float64)
+    difference = about_origin - mean
+    mean += difference / samples
+    m2 += difference * (about_origin - mean)
+    np.minimum(field["min_ns"], values_ns, out=field["min_ns"])
+    np.maximum(field["max_ns"], values_ns, out=field["max_ns"])
+    field["last_ns"][:] = values_ns
+    fresh = field["has_previous"] == 0
+    newer = fresh | (sequences > field["previous_sequence"])
+    pair = newer & ~fresh
+    ipdv = np.where(pair, np.abs(values_ns - field["previous_ns"]), 0)
+    ipdv_sum += ipdv
+    field["pairs"] += pair
+    np.maximum(field["ipdv_max_ns"], ipdv, out=field["ipdv_max_ns"])
+    field["has_previous"][:] = 1
+    np.copyto(field["previous_sequence"], sequences, where=newer)
+    np.copyto(field["previous_ns"], values_ns, where=newer)
+    words[places] = states.T
+
+
+def next_expiries(table: SessionTable, rows: Rows) -> Int64:
+    """As `Collector.next_timer_ns` of each session; `NEVER` for None."""
+    cells = table.cells
+    due_ns: Int64 = cells[END_NS, rows]
+    settled = cells[SETTLED, rows]
+    waiting = np.flatnonzero(settled < cells[NEXT, rows])
+    if len(waiting):
+        mine = rows[waiting]
+        place = cells[TIMES, mine] + (settled[waiting] & cells[MASK, mine])
+        lost_ns = table.arena.words[place] + cells[TIMEOUT_NS, mine] + 1
+        due_ns[waiting] = np.minimum(due_ns[waiting], lost_ns)
+    return due_ns

@@ -1,0 +1,121 @@
+"""What `Collector.sent` and `SessionSender.send` do, for a packet of each of many sessions.
+
+The sessions are rows of one `SessionTable`. A property test holds this against the two.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dataplane.measurement import TimestampMethod
+from dataplane.session_state import Counters, SessionHead, SessionState
+from dataplane.stamp.packet import OPEN
+from dataplane.stamp.session_table import (
+    APART,
+    DUE_NS,
+    END_NS,
+    END_SEQUENCE,
+    END_SLOT,
+    FATES,
+    INTERVAL_NS,
+    MASK,
+    NEVER,
+    NEXT,
+    SEQUENCE,
+    SETTLED,
+    SKIPPED,
+    SLOT,
+    START_NS,
+    STATE,
+    TIMES,
+    UNIX_OFFSET_NS,
+    SessionTable,
+)
+from dataplane.stamp.window import UNDER_WAY
+
+Rows = npt.NDArray[np.intp]
+"""Of a table, each of them once."""
+
+PACKET = np.dtype(
+    [("sequence", ">u4"), ("t1", ">u8"), ("estimate", ">u2"), ("ssid", ">u2"), ("rest", "V28")]
+)
+"""An open-mode Session-Sender packet (RFC 8762 §4.2.1, RFC 8972 §3)."""
+assert PACKET.itemsize == OPEN.length
+
+_WRAP = 0xFFFFFFFF
+
+
+def word_of(structure: Any, name: str) -> int:
+    """Where a field is in its structure, in words of 8 bytes."""
+    at: int = getattr(structure, name).offset
+    assert at % 8 == 0
+    return at // 8
+
+
+_HEAD = word_of(SessionState, "head")
+_COUNTERS = _HEAD + word_of(SessionHead, "counters")
+VERSION = _HEAD + word_of(SessionHead, "version")
+_NEXT_SEQUENCE = _HEAD + word_of(SessionHead, "next_sequence")
+_LAST_SENT = _HEAD + word_of(SessionHead, "last_sent_ns")
+_SENT = _COUNTERS + word_of(Counters, "sent")
+_SKIPPED = _COUNTERS + word_of(Counters, "skipped")
+_T1_METHOD = 8 * _HEAD + SessionHead.t1_method.offset  # type: ignore[attr-defined]
+
+
+def fit_to_send(table: SessionTable, rows: Rows, now_ns: int) -> npt.NDArray[np.bool_]:
+    """Which of these sessions `send_round` can be used for."""
+    cells = table.cells
+    fit: npt.NDArray[np.bool_] = (cells[APART, rows] == 0) & (now_ns < cells[END_NS, rows])
+    fit &= cells[NEXT, rows] - cells[SETTLED, rows] <= cells[MASK, rows]
+    fit &= (cells[STATE, rows] != 0) & (cells[SEQUENCE, rows] == cells[NEXT, rows])
+    return fit
+
+
+def send_round(
+    table: SessionTable, rows: Rows, packets: npt.NDArray[Any], now_ns: int, t1_ns: int
+) -> None:
+    """Announce the next packet of each session, and write its sequence number and SSID
+    into `packets`, an array of `PACKET`. When the following one is due is in the table.
+
+    As the two methods, this is for runs that are not complete.
+    """
+    cells, arena = table.cells, table.arena
+    words, state = arena.words, cells[STATE, rows]
+    version = words[state + VERSION] | 1
+    words[state + VERSION] = version
+    sequence = cells[NEXT, rows]
+    place = sequence & cells[MASK, rows]
+    arena.bytes[cells[FATES, rows] + place] = UNDER_WAY
+    words[cells[TIMES, rows] + place] = now_ns
+    packets["sequence"] = sequence & _WRAP
+    packets["ssid"] = rows
+    sequence += 1
+    cells[NEXT, rows] = cells[SEQUENCE, rows] = words[state + _NEXT_SEQUENCE] = sequence
+    words[state + _SENT] += 1
+    words[state + _LAST_SENT] = t1_ns
+    arena.bytes[8 * state + _T1_METHOD] = TimestampMethod.USERSPACE.code
+    cells[UNIX_OFFSET_NS, rows] = t1_ns - now_ns
+    slot, end_slot = cells[SLOT, rows], cells[END_SLOT, rows]
+    start_ns, interval_ns = cells[START_NS, rows], cells[INTERVAL_NS, rows]
+    current = np.maximum(slot, (now_ns - start_ns) // interval_ns)
+    np.minimum(current, end_slot - 1, out=current)
+    skipped = current - slot
+    if skipped.any():
+        cells[SKIPPED, rows] += skipped
+        words[state + _SKIPPED] += skipped
+    current += 1
+    cells[SLOT, rows] = current
+    complete = (sequence >= cells[END_SEQUENCE, rows]) | (current >= end_slot)
+    cells[DUE_NS, rows] = np.where(complete, NEVER, start_ns + current * interval_ns)
+    words[state + VERSION] = version + 1
+
+
+def all_sent(table: SessionTable, rows: Rows) -> npt.NDArray[np.bool_]:
+    """Which of these sessions have no run that is still to send."""
+    cells = table.cells
+    ended: npt.NDArray[np.bool_] = cells[SEQUENCE, rows] >= cells[END_SEQUENCE, rows]
+    ended |= cells[SLOT, rows] >= cells[END_SLOT, rows]
+    return ended

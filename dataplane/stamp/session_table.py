@@ -1,0 +1,131 @@
+"""What changes with each packet of a session and is not in its store, a row each.
+
+A row is of one session; the Session-Sender, the Collector and its intervals share it,
+and look at it through `Cell`s. Sessions of one `SessionTable` can be worked on together:
+their cells are columns, and their stores and windows are in the table's arena.
+"""
+
+from __future__ import annotations
+
+import mmap
+from array import array
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from dataplane.arena import Arena
+
+ROWS = 1 << 16
+"""A row for each SSID."""
+
+# The Collector's.
+NEXT: Final = 0
+"""Sequence number of the next packet."""
+FIRST: Final = 1
+"""Of the first one that this Collector knows of."""
+SETTLED: Final = 2
+HIGHEST: Final = 3
+"""Sequence number above which replies are in order; -1 before the first."""
+END_NS: Final = 4
+"""From when on a reply belongs to the next interval."""
+UNIX_OFFSET_NS: Final = 5
+ESTIMATE: Final = 6
+"""The Session-Reflector's latest Error Estimate as a wire value; -1 before the first."""
+TAI_OFFSET_S: Final = 7
+TIMEOUT_NS: Final = 8
+MASK: Final = 9
+"""The window minus one."""
+APART: Final = 10
+"""Not 0: packets are to be handled one by one."""
+STATEFUL: Final = 11
+DELAYS: Final = 12
+"""How many are evaluated."""
+FATES: Final = 13
+"""Place of the window's fates, in bytes."""
+TIMES: Final = 14
+"""Place of the window's times of sending, in words."""
+STATE: Final = 15
+RING: Final = 16
+HISTOGRAMS: Final = 17
+"""Places of the store's parts, as `StorePlaces` has them."""
+SLOTS: Final = 18
+"""Of the ring of records."""
+
+# The Session-Sender's.
+SEQUENCE: Final = 19
+"""Of the next packet."""
+START_NS: Final = 20
+INTERVAL_NS: Final = 21
+SLOT: Final = 22
+END_SLOT: Final = 23
+"""At which the run is complete; `NEVER`."""
+END_SEQUENCE: Final = 24
+"""Likewise."""
+SKIPPED: Final = 25
+
+# The schedule's.
+DUE_NS: Final = 26
+"""When the next packet is due; `NEVER`."""
+SLACK_NS: Final = 27
+"""How late it may leave."""
+EXPIRY_SLACK_NS: Final = 28
+"""How late losses and ends of intervals may be noticed."""
+LANE: Final = 29
+"""What packets that share a burst have in common, as a number."""
+
+COLUMNS: Final = 30
+NEVER: Final = (1 << 63) - 1
+
+
+class SessionTable:
+    """Rows by SSID; belongs to one thread."""
+
+    def __init__(self, arena: Arena) -> None:
+        self.arena = arena
+        # Fresh pages: those of rows that are not used never exist.
+        memory = mmap.mmap(-1, 8 * COLUMNS * ROWS)
+        self.cells: npt.NDArray[np.int64] = np.frombuffer(memory, np.int64).reshape(COLUMNS, ROWS)
+        self._view = memoryview(memory).cast("q", (COLUMNS, ROWS))
+        self.collectors: dict[int, Any] = {}
+        """By SSID."""
+
+    def row(self, ssid: int) -> Row:
+        """The row of a new session, as one of zeros."""
+        self.cells[:, ssid] = 0
+        self.cells[DUE_NS, ssid] = NEVER
+        return Row(self._view, ssid, self)
+
+
+class Row:
+    """One session's."""
+
+    __slots__ = ("cells", "index", "table")
+
+    def __init__(self, cells: memoryview, index: int, table: SessionTable | None) -> None:
+        self.cells = cells
+        self.index = index
+        self.table = table
+
+    @classmethod
+    def alone(cls) -> Row:
+        """Of a session that no other is with."""
+        return cls(
+            memoryview(array("q", bytes(8 * COLUMNS))).cast("B").cast("q", (COLUMNS, 1)), 0, None
+        )
+
+
+class Cell:
+    """An attribute of an object with a `row` that is kept there."""
+
+    def __init__(self, column: int) -> None:
+        self._column = column
+
+    def __get__(self, owner: Any, _kind: type) -> int:
+        row: Row = owner.row
+        value: int = row.cells[self._column, row.index]
+        return value
+
+    def __set__(self, owner: Any, value: int) -> None:
+        row: Row = owner.row
+        row.cells[self._column, row.index] = value

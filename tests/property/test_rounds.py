@@ -1,0 +1,196 @@
+"""Many sessions worked on together come out as if each had been worked on by itself."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dataplane.arena import Arena
+from dataplane.config import DelayMode, ReflectorMode, SenderSession
+from dataplane.stamp.collector import Collector
+from dataplane.stamp.sender_rounds import PACKET, fit_to_send, send_round
+from dataplane.stamp.session_sender import SessionSender
+from dataplane.stamp.session_table import DUE_NS, NEVER, SessionTable
+from dataplane.stamp.timestamp import ErrorEstimate, TimestampFormat
+from dataplane.store import SessionStore
+from tests.property.test_batch_collector import Arrival, Side, compare
+from tests.unit.stamp.network import MS, UNIX_NS, S, reply, session
+
+SESSIONS = 12
+ERROR = ErrorEstimate(True, TimestampFormat.NTP, 0, 7)
+
+
+@contextmanager
+def sides(configs: list[SenderSession]) -> Iterator[tuple[Side, Side]]:
+    """One by one, and together."""
+    arena = Arena(1 << 28, 1 << 24)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("one", "many"):
+            (Path(folder) / name).mkdir()
+        many = Side(Path(folder) / "many", configs, SessionTable(arena))
+        yield Side(Path(folder) / "one", configs), many
+        for store in many.stores:
+            store.close()
+
+
+def configured(kinds: list[int]) -> list[SenderSession]:
+    """Kinds of sessions: plain ones, one-way, stateful, and with small rings."""
+    return [
+        session(
+            ssid=ssid,
+            delay_mode=DelayMode.ONE_WAY if kind == 1 else DelayMode.TWO_WAY,
+            reflector_mode=ReflectorMode.STATEFUL if kind == 2 else ReflectorMode.STATELESS,
+            result_depth=3 if kind == 3 else 50,
+            percentiles=(50.0,) if kind == 3 else (50.0, 95.0, 99.0),
+            loss_timeout_ms=300 if kind == 4 else 2_000,
+        )
+        for ssid, kind in enumerate(kinds, 1)
+    ]
+
+
+kinds = st.lists(st.integers(0, 4), min_size=SESSIONS, max_size=SESSIONS)
+steps = st.lists(
+    st.tuples(
+        # Replies of each session, and one session that is out of the ordinary.
+        st.integers(1, 3),
+        st.integers(1, SESSIONS),
+        st.sampled_from(["", "", "", "lost", "twice", "behind", "far", "estimate", "refined"]),
+        st.sampled_from([MS, 7 * MS + 13, 100 * MS, 700 * MS]),
+        st.integers(-3 * S, 3 * S),
+    ),
+    max_size=25,
+)
+
+
+@settings(deadline=None, max_examples=80)
+@given(kinds, steps)
+def test_replies_taken_in_rounds(kinds: list[int], steps: Any) -> None:
+    with sides(configured(kinds)) as (one, many):
+        now_ns, following = 0, [0] * (SESSIONS + 1)
+        for count, odd, what, gap_ns, offset_ns in steps:
+            arrivals = []
+            for number in range(count):
+                now_ns += MS
+                for ssid in range(1, SESSIONS + 1):
+                    for side in (one, many):
+                        collector = side.collectors[ssid]
+                        collector.sent(collector.next_sequence, UNIX_NS + now_ns, now_ns)
+                        if what == "refined" and ssid == odd:
+                            collector.refine_t1(following[ssid], UNIX_NS + now_ns + 5)
+                    sequence = following[ssid]
+                    following[ssid] += 1
+                    sent_ns = UNIX_NS + now_ns
+                    what_now = what if ssid == odd else ""
+                    if what_now == "lost":
+                        continue
+                    if what_now == "behind":
+                        sequence = max(0, sequence - 2)
+                    t2_ns = sent_ns + offset_ns + ssid * MS
+                    changes: dict[str, Any] = {"ssid": ssid}
+                    if what_now == "far":
+                        t2_ns += 1 << 40
+                    if what_now == "estimate":
+                        changes["error_estimate"] = ErrorEstimate(
+                            True, TimestampFormat.PTPV2, number, 9
+                        )
+                    data = reply(sequence, sequence, sent_ns, t2_ns, t2_ns + 10, **changes)
+                    at_ns = now_ns + gap_ns + ssid
+                    arrivals += [Arrival(ssid, data, at_ns)] * (1 + (what_now == "twice"))
+            now_ns += gap_ns + 1
+            arrivals.sort(key=lambda arrival: arrival.at_ns)
+            for arrival in arrivals:
+                one.single(arrival)
+            many.together(arrivals)
+            for side in (one, many):
+                for collector in side.collectors.values():
+                    collector.expire(now_ns)
+                    collector.rest()
+            compare(one, many)
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    kinds,
+    st.lists(st.tuples(st.integers(0, 40), st.sets(st.integers(1, SESSIONS))), max_size=30),
+    st.integers(1, 40),
+    st.integers(1, 3),
+)
+def test_packets_sent_in_rounds(
+    kinds: list[int], turns: list[tuple[int, set[int]]], packet_count: int, duration_s: int
+) -> None:
+    configs = configured(kinds)
+    ends: list[dict[str, Any]] = [{}, {"packet_count": packet_count}, {"duration_s": duration_s}]
+    with sides(configs) as (one, many):
+        senders: list[dict[int, SessionSender]] = []
+        for side in (one, many):
+            senders.append({})
+            for number, config in enumerate(configs):
+                run = session(ssid=config.ssid, interval_us=100_000, **ends[number % 3])
+                row = side.collectors[config.ssid].row
+                senders[-1][config.ssid] = SessionSender(run, start_ns=5, row=row)
+        table = many.collectors[1].row.table
+        assert table is not None
+        now_ns = 5
+        for gap, ssids in turns:
+            now_ns += gap * 20 * MS
+            t1_ns = UNIX_NS + now_ns
+            due = [ssid for ssid in sorted(ssids) if not senders[0][ssid].complete]
+            packets = np.zeros(len(due), PACKET)
+            rows = np.array(due, np.intp)
+            fit = fit_to_send(table, rows, now_ns)
+            expected = {}
+            for ssid in due:
+                expected[ssid] = one_by_one(one.collectors[ssid], senders[0][ssid], now_ns, t1_ns)
+            for ssid in rows[~fit].tolist():
+                data = one_by_one(many.collectors[ssid], senders[1][ssid], now_ns, t1_ns)
+                assert data == expected[ssid]
+            chosen = np.zeros(int(fit.sum()), PACKET)
+            send_round(table, rows[fit], chosen, now_ns, t1_ns)
+            packets["estimate"] = ERROR.encode()
+            for ssid, packet in zip(rows[fit].tolist(), chosen, strict=True):
+                data = packet.tobytes()
+                assert data[:4] + data[14:] == expected[ssid][:4] + expected[ssid][14:]
+                due_ns = senders[0][ssid].next_send_ns()
+                assert table.cells[DUE_NS, ssid] == (NEVER if due_ns is None else due_ns)
+            for ssid in range(1, SESSIONS + 1):
+                ours, theirs = senders[1][ssid], senders[0][ssid]
+                assert ours.next_send_ns() == theirs.next_send_ns()
+                assert (ours.sent, ours.skipped) == (theirs.sent, theirs.skipped)
+            compare(one, many)
+        for side in (one, many):
+            for collector in side.collectors.values():
+                collector.expire(now_ns + 30 * S)
+        compare(one, many)
+
+
+def one_by_one(collector: Collector, sender: SessionSender, now_ns: int, t1_ns: int) -> bytes:
+    collector.sent(sender.sequence, t1_ns, now_ns)
+    skipped = sender.skipped
+    data = sender.send(now_ns, t1_ns, ERROR)
+    if sender.skipped > skipped:
+        collector.skipped(sender.skipped - skipped)
+    return data
+
+
+def test_a_store_in_an_arena_is_read_like_any_other(tmp_path: Path) -> None:
+    arena = Arena(1 << 28, 1 << 24)
+    config = session()
+    store = SessionStore.create(tmp_path / "s", config, arena)
+    store.state.head.counters.sent = 5
+    other = SessionStore.create(tmp_path / "other", config, arena)
+    other.state.head.counters.sent = 6
+    reader = SessionStore.open(tmp_path / "s", writable=False)
+    assert reader.snapshot().sent == 5
+    store.close()
+    assert other.snapshot().sent == 6
+    again = SessionStore.open(tmp_path / "s", writable=True, arena=arena)
+    assert again.snapshot().sent == 5
+    again.close()
+    other.close()

@@ -1,0 +1,87 @@
+"""One session of a port: what it does when the port goes away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import IPv6Address
+from pathlib import Path
+
+import pytest
+
+from dataplane.clock import Clock, monotonic_ns
+from dataplane.config import SenderSession
+from dataplane.engines.base import EngineContext, OperState
+from dataplane.engines.common.collecting import CollectingHere
+from dataplane.engines.common.loop import Loop
+from dataplane.engines.common.run import SenderRun
+from dataplane.measurement import TimestampMethod
+
+US, PEER = IPv6Address("fd00::1"), IPv6Address("fd00::2")
+
+
+class Port:
+    """A port that can lose its address."""
+
+    t1_method = TimestampMethod.USERSPACE
+    emptied_ns = 0
+    schedule = None
+
+    def __init__(self) -> None:
+        self.missing: str | None = None
+        self.sent: list[int] = []
+
+    def problem(self) -> str | None:
+        return self.missing
+
+    def dress(self, run: SenderRun) -> OSError | None:
+        return None
+
+    def enqueue(self, run: SenderRun) -> None: ...
+
+    def transmit(self, run: SenderRun, sequence: int, payload: bytes, t1_ns: int) -> OSError | None:
+        self.sent.append(sequence)
+        return None
+
+    def drain(self) -> None: ...
+
+    def changed(self) -> None: ...
+
+    def lane_of(self, config: SenderSession) -> int:
+        return 0
+
+
+@pytest.fixture
+def run_of_port(tmp_path: Path) -> Iterator[tuple[SenderRun, Port]]:
+    loop, port = Loop("test"), Port()
+    loop.start()
+    context = EngineContext(state_dir=tmp_path, emit=lambda _event: None)
+    run = SenderRun(
+        SenderSession(7, PEER, US), "test", loop, Clock(), context, port, CollectingHere()
+    )
+    yield run, port
+    loop.call(run.close)
+    loop.close()
+
+
+def test_a_session_that_has_failed_sends_nothing_though_its_packet_was_due(
+    run_of_port: tuple[SenderRun, Port],
+) -> None:
+    run, port = run_of_port
+    now_ns = monotonic_ns()
+    run.create(True, now_ns)
+    run.send(now_ns)
+    assert port.sent == [0]
+    port.missing = "cannot bind [fd00::1]:49862: Cannot assign requested address"
+    run.attempt(now_ns, "")
+    run.send(now_ns)
+    assert not run.prepare(memoryview(bytearray(44)), 0, now_ns, 0)
+    assert port.sent == [0]
+    assert run.status.oper_state is OperState.FAILED
+    assert run.status.last_error == port.missing
+    port.missing = None
+    run.attempt(now_ns, "recovered")
+    run.send(now_ns + 3_000_000_000)
+    assert port.sent == [0, 1]
+    collector = run.collector
+    assert collector is not None
+    assert collector.next_sequence == 2
