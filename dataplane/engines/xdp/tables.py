@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dataplane import addresses
 from dataplane.bpf.program import BpfModule
 from dataplane.bpf.syscall import delete_element, lookup_per_cpu, update_element
 from dataplane.clock import ClockStatus
@@ -40,7 +41,6 @@ BURST_NS = NS_PER_S // 10
 packets of this time."""
 
 _NO_ADDRESS = bytes(layouts.ADDRESS_BYTES)
-_MAPPED_IPV4 = bytes(10) + b"\xff\xff"
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,9 +248,7 @@ class Mirror:
 
 def packed(address: IPAddress | None) -> bytes:
     """16 bytes; of None, those that stand for any sender."""
-    if address is None:
-        return _NO_ADDRESS
-    return address.packed if address.version == 6 else _MAPPED_IPV4 + address.packed
+    return _NO_ADDRESS if address is None else addresses.packed(address)
 
 
 def interface_key(ifindex: int, outer: int, inner: int) -> bytes:
