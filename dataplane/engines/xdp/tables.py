@@ -22,7 +22,7 @@ from dataplane.bpf.syscall import delete_element, lookup_per_cpu, update_element
 from dataplane.clock import ClockStatus
 from dataplane.config import IPAddress, Reflector, ReflectorMode, ReflectorSession
 from dataplane.engines.xdp import layouts
-from dataplane.engines.xdp.interfaces import Device
+from dataplane.engines.xdp.interfaces import Device, SourceValidation
 from dataplane.engines.xdp.layouts import (
     InterfaceFlag,
     LocalFlag,
@@ -40,6 +40,11 @@ BURST_NS = NS_PER_S // 10
 """How far a source may be ahead of its rate: what it may send at once is the
 packets of this time."""
 
+_VALIDATION = {
+    SourceValidation.NONE: InterfaceFlag(0),
+    SourceValidation.STRICT: InterfaceFlag.STRICT,
+    SourceValidation.LOOSE: InterfaceFlag.LOOSE,
+}
 _NO_ADDRESS = bytes(layouts.ADDRESS_BYTES)
 
 
@@ -261,7 +266,9 @@ def interface_key(ifindex: int, outer: int, inner: int) -> bytes:
 
 def interface_value(device: Device, generic: bool = False) -> bytes:
     """What a program, in generic mode or not, knows of a device."""
-    flags = InterfaceFlag.SRV6 if device.takes_srh else InterfaceFlag(0)
+    flags = _VALIDATION[device.source_validation]
+    if device.takes_srh:
+        flags |= InterfaceFlag.SRV6
     value = np.zeros((), layouts.INTERFACE)
     value["ifindex"] = device.index
     value["flags"] = int(flags | (InterfaceFlag.GENERIC if generic else 0))
