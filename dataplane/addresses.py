@@ -1,8 +1,8 @@
 """IP addresses of both families, side by side.
 
 Where addresses are columns or keys they have 16 bytes: an IPv4 address is written as
-IPv4-mapped (RFC 4291 §2.5.5.2). On the wire there are no such IPv6 addresses: Linux
-drops packets from them.
+IPv4-mapped (RFC 4291 §2.5.5.2). No IPv6 packet is from such an address: whoever receives
+one that says so takes its source for unspecified, which is nobody's.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ def endpoint(address: IPAddress | str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in str(address) else f"{address}:{port}"
 
 
+@functools.lru_cache(maxsize=4096)
 def not_unicast(address: IPAddress) -> str | None:
     """What an address is that no single node has, for people; None for any other."""
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:

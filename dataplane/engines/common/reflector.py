@@ -20,7 +20,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from dataplane.addresses import address_of
+from dataplane.addresses import address_of, not_unicast
 from dataplane.clock import Clock, monotonic_ns, wall_ns
 from dataplane.config import IPAddress, Reflector, ReflectorSession
 from dataplane.engines.base import (
@@ -321,8 +321,7 @@ class ReflectorRole:
         if (
             request.destination[:1] == _MULTICAST
             or not any(request.destination)
-            or source.is_multicast
-            or source.is_unspecified
+            or not_unicast(source) is not None
             or request.source_port == 0
         ):
             return DiscardReason.UNANSWERABLE

@@ -20,6 +20,8 @@ Octets = npt.NDArray[np.uint8]
 NAME = 28
 """Bytes of the longer of the two socket addresses."""
 
+_MAPPED_WORDS = np.frombuffer(MAPPED, np.uint32)
+
 _CMSG = struct.Struct("=Qii")
 """struct cmsghdr: length with the header, level, type."""
 
@@ -52,6 +54,9 @@ class Family(Protocol):
     set_hop_limit: int
     set_traffic_class: int
     name_length: int
+
+    def sender(self, name: tuple[Any, ...]) -> tuple[str, int, int]:
+        """Address, port and scope of a peer as `socket.recvmsg` gives it."""
 
     def peer(self, address: str, port: int, scope_id: int) -> tuple[Any, ...]:
         """A peer as `socket.sendmsg` takes it."""
@@ -93,6 +98,12 @@ class _IPv6:
     _PKTINFO = struct.Struct("=16sI")
     """struct in6_pktinfo."""
 
+    def sender(self, name: tuple[Any, ...]) -> tuple[str, int, int]:
+        address = name[0].partition("%")[0]
+        if address.startswith("::ffff:") and "." in address:
+            address = "::"
+        return address, name[1], name[3]
+
     def peer(self, address: str, port: int, scope_id: int) -> tuple[Any, ...]:
         return address, port, 0, scope_id
 
@@ -108,7 +119,11 @@ class _IPv6:
 
     def read_names(self, names: Octets, batch: Batch) -> None:
         count = len(names)
-        batch.source[:count] = np.ascontiguousarray(names[:, 8:24]).view(np.uint64)
+        words = np.ascontiguousarray(names[:, 8:24]).view(np.uint32)
+        batch.source[:count] = words.view(np.uint64)
+        mapped = (words[:, :3] == _MAPPED_WORDS).all(axis=1)
+        if mapped.any():
+            batch.source[:count][mapped] = 0
         batch.source_port[:count] = _port(names)
         batch.scope_id[:count] = np.ascontiguousarray(names[:, 24:28]).view(np.uint32)[:, 0]
 
@@ -138,6 +153,9 @@ class _IPv4:
     """struct in_pktinfo: interface, an address of this node that answers for the
     destination, destination as in the header. The two differ where the packet was sent
     to many: whether an address is a broadcast one only the kernel knows."""
+
+    def sender(self, name: tuple[Any, ...]) -> tuple[str, int, int]:
+        return name[0], name[1], 0
 
     def peer(self, address: str, port: int, scope_id: int) -> tuple[Any, ...]:
         return address, port

@@ -161,9 +161,7 @@ class UdpSocket:
                 received_ns = seconds * _NS_PER_S + nanoseconds
         return Datagram(
             bytes(self._view[:size]),
-            address[0].partition("%")[0],
-            address[1],
-            address[3] if len(address) > 2 else 0,
+            *family.sender(address),
             hop_limit,
             traffic_class,
             destination,

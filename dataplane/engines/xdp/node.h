@@ -41,8 +41,8 @@ static __always_inline int is_mapped_ipv4(const struct address *address)
 }
 
 /*
- * Both ends of the innermost packet; negative where they cannot be read, or are no
- * addresses for a packet to have: Linux drops IPv6 packets from mapped IPv4 addresses.
+ * Both ends of the innermost packet; negative where they cannot be read, or where IPv6
+ * claims an address that is IPv4's here.
  */
 static __always_inline int read_addresses(const struct xdp_md *ctx, const struct packet *packet,
 					  struct address *source, struct address *destination)
