@@ -25,6 +25,8 @@ NEXT_HEADER_IPV6 = 41
 NEXT_HEADER_ROUTING = 43
 
 UDP_HEADER = 8
+_DONT_FRAGMENT = 1 << 14
+"""DF (RFC 791 §3.1)."""
 
 HERE_MAC = bytes.fromhex("02000000bb01")
 THERE_MAC = bytes.fromhex("02000000aa01")
@@ -49,6 +51,8 @@ class Datagram:
     """In travel order, ending with `destination`; empty for no SRH."""
 
     segments_left: int = 0
+    dont_fragment: bool = False
+    """Of IPv4 alone."""
 
     def encode(self) -> bytes:
         udp = encode_udp(self)
@@ -176,7 +180,7 @@ def _ipv4_header(datagram: Datagram, length: int) -> bytes:
         datagram.traffic_class,
         20 + length,
         0,
-        0,
+        _DONT_FRAGMENT if datagram.dont_fragment else 0,
         datagram.hop_limit,
         NEXT_HEADER_UDP,
         0,

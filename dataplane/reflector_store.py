@@ -46,7 +46,7 @@ class HandedUp(enum.IntEnum):
     TRAILER = 4
     CHECKSUM = 5
     LINK_LOCAL = 6
-    IPV4 = 7
+    IPV4_OPTIONS = 7
     NEXT_HOP = 8
     TOO_BIG = 9
     HEAD_ROOM = 10

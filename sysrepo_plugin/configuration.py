@@ -13,6 +13,7 @@ from decimal import Decimal
 from ipaddress import IPv6Address, ip_address
 from typing import Any
 
+from dataplane.addresses import not_unicast
 from dataplane.config import (
     DelayMode,
     IPAddress,
@@ -212,6 +213,7 @@ def _reflector_session(tree: Tree, segments: Segments) -> ReflectorSession:
 
 def _unicast(text: str, path: str, what: str) -> IPAddress:
     address = ip_address(text)
-    if address.is_multicast or address.is_unspecified:
-        raise ConfigurationError(path, f"the {what} address {address} is not a unicast address")
+    problem = not_unicast(address)
+    if problem is not None:
+        raise ConfigurationError(path, f"the {what} address {address} is {problem}")
     return address

@@ -14,11 +14,11 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Protocol
 
-from dataplane.config import Node, Reflector, ReflectorSession, SenderSession
+from dataplane.config import IPAddress, Node, Reflector, ReflectorSession, SenderSession
 from dataplane.stamp.errors import DiscardReason
 from dataplane.stamp.session_reflector import SessionState
 from dataplane.stamp.timestamp import TimestampFormat
@@ -237,9 +237,9 @@ def check_sender(name: str, capabilities: Capabilities, session: SenderSession) 
     """Reasons why engine `name` cannot run `session`; empty if it can."""
     if Role.SENDER not in capabilities.roles:
         return [f"engine {name} has no Session-Sender"]
-    reasons = _families(
-        name, capabilities, (session.source_address, session.reflector_address)
-    ) + _segments(name, capabilities, session.segments)
+    addresses = session.source_address, session.reflector_address
+    reasons = _families(name, capabilities, addresses)
+    reasons += _segments(name, capabilities, session.segments, session.reflector_address)
     if session.source_address.version != session.reflector_address.version:
         reasons.append(
             f"source {session.source_address} and reflector {session.reflector_address} "
@@ -273,9 +273,8 @@ def check_reflector_session(
     name: str, capabilities: Capabilities, session: ReflectorSession
 ) -> list[str]:
     """Reasons why engine `name` cannot serve `session`; empty if it can."""
-    reasons = _families(name, capabilities, (session.sender_address,)) + _segments(
-        name, capabilities, session.segments
-    )
+    reasons = _families(name, capabilities, (session.sender_address,))
+    reasons += _segments(name, capabilities, session.segments, session.sender_address)
     wanted = session.timestamp_format
     if wanted is not None and wanted not in capabilities.timestamp_formats:
         reasons.append(f"engine {name} does not support timestamp format {wanted.name}")
@@ -285,7 +284,7 @@ def check_reflector_session(
 def _families(
     name: str,
     capabilities: Capabilities,
-    addresses: tuple[IPv4Address | IPv6Address | None, ...],
+    addresses: tuple[IPAddress | None, ...],
 ) -> list[str]:
     missing = {
         address.version
@@ -296,13 +295,17 @@ def _families(
 
 
 def _segments(
-    name: str, capabilities: Capabilities, segments: tuple[IPv6Address, ...]
+    name: str,
+    capabilities: Capabilities,
+    segments: tuple[IPv6Address, ...],
+    peer: IPAddress | None,
 ) -> list[str]:
-    if len(segments) <= capabilities.max_segments:
-        return []
-    return [
-        f"engine {name} supports at most {capabilities.max_segments} segments, not {len(segments)}"
-    ]
+    most, reasons = capabilities.max_segments, []
+    if len(segments) > most:
+        reasons.append(f"engine {name} supports at most {most} segments, not {len(segments)}")
+    if segments and peer is not None and peer.version != 6:
+        reasons.append(f"packets to {peer} cannot take a path of SRv6 segments: it is not IPv6")
+    return reasons
 
 
 @dataclass(frozen=True, slots=True)

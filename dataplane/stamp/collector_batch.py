@@ -18,12 +18,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from ipaddress import IPv6Address
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from dataplane.addresses import packed
 from dataplane.histogram import BUCKETS, buckets_of
 from dataplane.measurement import RECORD_DTYPE, TimestampMethod
 from dataplane.session_state import DIRECTIONS
@@ -95,7 +95,7 @@ class Replies:
 
     length: Integers
     source: npt.NDArray[np.uint64]
-    """IPv6 addresses as they are in memory: two words a row."""
+    """Addresses of 16 bytes (`dataplane.addresses`) as they are in memory: two words a row."""
 
     source_port: Integers
     admitted: Mask
@@ -125,11 +125,9 @@ class BatchCollector:
         self._table = tables.pop() if len(tables) == 1 else None
         self._index[:] = -1
         for index, collector in enumerate(self._collectors):
-            if isinstance(collector.config.reflector_address, IPv6Address):
-                self._index[collector.config.ssid] = index
-        peers = [collector.config.reflector_address.packed for collector in self._collectors]
-        packed = b"".join(peer.ljust(16, b"\0") for peer in peers)
-        self._peer = np.frombuffer(packed, np.uint64).reshape(-1, 2)
+            self._index[collector.config.ssid] = index
+        peers = b"".join(packed(each.config.reflector_address) for each in self._collectors)
+        self._peer = np.frombuffer(peers, np.uint64).reshape(-1, 2)
         ports = [collector.config.reflector_udp_port for collector in self._collectors]
         self._port = np.array(ports, np.uint16)
 

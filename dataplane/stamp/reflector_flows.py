@@ -49,7 +49,7 @@ class Requests:
 
     length: Integers
     source: Words
-    """IPv6 addresses as they are in memory: two words a row."""
+    """Addresses of 16 bytes (`dataplane.addresses`) as they are in memory: two words a row."""
 
     source_port: Integers
     destination: Words

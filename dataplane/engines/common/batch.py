@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
+from dataplane.addresses import text_of
 from dataplane.engines.common.transport import Datagram, Transport
 
 BATCH = 1_024
@@ -38,7 +38,7 @@ class Batch:
 
         self.length: npt.NDArray[Any] = np.zeros(capacity, np.int64)
         self.source: npt.NDArray[np.uint64] = np.zeros((capacity, 2), np.uint64)
-        """IPv6 addresses as they are in memory, in two words."""
+        """Addresses of 16 bytes (`dataplane.addresses`), in two words."""
 
         self.source_port: npt.NDArray[Any] = np.zeros(capacity, np.uint16)
         self.scope_id: npt.NDArray[Any] = np.zeros(capacity, np.uint32)
@@ -61,7 +61,7 @@ class Batch:
         hop_limit = int(self.hop_limit[row])
         return Datagram(
             self.long[row] if size > ROW else self.data[row, :size].tobytes(),
-            socket.inet_ntop(socket.AF_INET6, self.source[row].tobytes()),
+            text_of(self.source[row].tobytes()),
             int(self.source_port[row]),
             int(self.scope_id[row]),
             None if hop_limit == UNKNOWN_HOP_LIMIT else hop_limit,
@@ -94,9 +94,10 @@ class BatchTransport(Transport, Protocol):
     ) -> int:
         """Transmit payloads of equal length, a row each, dressed as `dress` said.
 
-        At most `BURST` rows, in contiguous memory. `source` and `destination` are
-        packed addresses. There are no transmit timestamps for these packets.
-        Returns how many left, from the first on; raises OSError where not even one did.
+        At most `BURST` rows, in contiguous memory. `source` and `destination` have 16
+        bytes, and are of the transport's family. There are no transmit timestamps for
+        these packets. Returns how many left, from the first on; raises OSError where not
+        even one did.
         """
 
 

@@ -8,7 +8,6 @@ addresses, SRH and DSCP are sent in bursts, each with a T3 of its own.
 from __future__ import annotations
 
 import functools
-import socket
 from collections import Counter
 from collections.abc import Callable
 from ipaddress import IPv6Address
@@ -17,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from dataplane.addresses import address_of, endpoint, packed, text_of
 from dataplane.clock import Clock, wall_ns
 from dataplane.engines.common.batch import BATCH, BURST, SMALL, Batch, BatchTransport
 from dataplane.engines.common.transport import Datagram
@@ -59,7 +59,7 @@ def rthdr_of(segments: tuple[IPv6Address, ...]) -> bytes:
 
 def unanswered_text(source: str, port: int, error: OSError) -> str:
     """What an operator is told: "cannot answer [fd00::1]:49862: Network is …"."""
-    return f"cannot answer [{source}]:{port}: {error.strerror}"
+    return f"cannot answer {endpoint(source, port)}: {error.strerror}"
 
 
 class BatchReflection:
@@ -126,7 +126,7 @@ class BatchReflection:
         lane = Lane(
             rthdr_of(reply.segments),
             datagram.destination,
-            socket.inet_pton(socket.AF_INET6, datagram.source),
+            packed(address_of(datagram.source)),
             datagram.source_port,
             datagram.scope_id,
         )
@@ -161,8 +161,8 @@ class BatchReflection:
                 try:
                     start += self._burst(replies, rows, lane, dscp << 2, core.tai_offset_s)
                 except OSError as error:
-                    source = socket.inet_ntop(socket.AF_INET6, lane.destination)
-                    failed[unanswered_text(source, lane.port, error)] += 1
+                    text = unanswered_text(text_of(lane.destination), lane.port, error)
+                    failed[text] += 1
                     left[start] = False
                     start += 1
         replies.sent(left)

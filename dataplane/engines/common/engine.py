@@ -41,7 +41,9 @@ class LoopEngine:
         self._sender = SenderRole(
             *(name, self._loop, clock, context, open_transport), collecting or CollectingHere()
         )
-        self._reflector = ReflectorRole(name, self._loop, clock, context, open_transport)
+        self._reflector = ReflectorRole(
+            *(name, self._loop, clock, context, open_transport), capabilities.address_families
+        )
         self._timer = self._loop.timer(self._tick)
         self._configured: Sender | None = None
         self._loop.start()

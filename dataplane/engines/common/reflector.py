@@ -1,4 +1,4 @@
-"""The Session-Reflector role on one transport.
+"""The Session-Reflector role: on one transport, or on one of each address family.
 
 Rules that hold here, before a packet is looked into:
 
@@ -14,11 +14,15 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import errno
 import functools
-from ipaddress import IPv6Address
+from collections.abc import Collection
+from dataclasses import dataclass
+from ipaddress import ip_address
 
+from dataplane.addresses import address_of, not_unicast
 from dataplane.clock import Clock, monotonic_ns, wall_ns
-from dataplane.config import Reflector, ReflectorSession
+from dataplane.config import IPAddress, Reflector, ReflectorSession
 from dataplane.engines.base import (
     EngineContext,
     OperState,
@@ -60,7 +64,21 @@ _MULTICAST = b"\xff"
 _TIMESTAMP_AT = slice(4, 12)
 """T3 in an open-mode packet (RFC 8762 §4.3.1)."""
 
-_address = functools.lru_cache(maxsize=4096)(IPv6Address)
+_ANY = {6: ip_address("::"), 4: ip_address("0.0.0.0")}
+
+
+@dataclass(slots=True)
+class Listener:
+    """A transport that requests arrive at."""
+
+    address: IPAddress
+    """Unspecified for any of its family."""
+
+    transport: Transport
+    batches: BatchReflection | None
+    """None for a transport that has no batches."""
+
+    dropped: int = 0
 
 
 class ReflectorRole:
@@ -73,7 +91,9 @@ class ReflectorRole:
         clock: Clock,
         context: EngineContext,
         open_transport: OpenTransport,
+        families: Collection[int] = (6,),
     ) -> None:
+        """`families` are those that are listened on where no address is given."""
         self._name = name
         self._loop = loop
         self._open = open_transport
@@ -83,12 +103,11 @@ class ReflectorRole:
         self._path = reflector_store_path(context.state_dir)
         self._config = Reflector(enabled=False)
         self._filter = InterfaceFilter(())
-        self._transport: Transport | None = None
-        self._batches: BatchReflection | None = None
+        self._any = [_ANY[version] for version in sorted(families, reverse=True)]
+        self._listeners: list[Listener] = []
         self._store: ReflectorStore | None = None
         self._core: SessionReflector | None = None
         self._status: ReflectorStatus | None = None
-        self._dropped = 0
         self._noted_ns = -NS_PER_S
 
     def configure(self, config: Reflector | None) -> None:
@@ -98,7 +117,7 @@ class ReflectorRole:
             return
         old, self._config = self._config, config
         if (config.udp_port, config.source_address) != (old.udp_port, old.source_address):
-            self._close_transport()
+            self._close_transports()
         if config.interfaces != old.interfaces:
             self._filter = InterfaceFilter(config.interfaces)
         self._forget_verdicts()
@@ -106,7 +125,7 @@ class ReflectorRole:
         if config.enabled:
             self._attempt("configured")
         else:
-            self._close_transport()
+            self._close_transports()
             self._enter(OperState.DISABLED, "the Session-Reflector is disabled")
 
     def tick(self) -> None:
@@ -115,22 +134,23 @@ class ReflectorRole:
             self._core.tai_offset_s = self._clock.status.tai_offset_s
         if self._status is not None and self._config.enabled:
             self._attempt("recovered")
-        if self._batches is not None and self._batches.limitation is not None:
-            self._note_error(self._batches.limitation)
-        dropped = 0 if self._transport is None else self._transport.dropped()
-        if dropped > self._dropped:
-            text = drop_text(
-                dropped - self._dropped, self._listening_address, self._config.udp_port
-            )
-            self._note_error(text)
+        for listener in self._listeners:
+            self._look_after(listener)
+
+    def _look_after(self, listener: Listener) -> None:
+        if listener.batches is not None and listener.batches.limitation is not None:
+            self._note_error(listener.batches.limitation)
+        dropped = listener.transport.dropped()
+        lost = dropped - listener.dropped
+        listener.dropped = dropped
+        if lost > 0:
+            self._note_error(drop_text(lost, listener.address, self._config.udp_port))
             if self._store is not None:
-                lost = dropped - self._dropped
                 self._store.role.discard(DiscardReason.BUFFER_FULL, lost)
-        self._dropped = dropped
 
     def close(self) -> None:
-        """Let go of the transport; the counters stay on disk."""
-        self._close_transport()
+        """Let go of the transports; the counters stay on disk."""
+        self._close_transports()
         self._core = None
         if self._store is not None:
             self._store.close()
@@ -199,62 +219,69 @@ class ReflectorRole:
         problem = self._filter.refresh()
         if self._filter.indices != before:
             self._forget_verdicts()
-        address = self._listening_address
-        if address is not None and self._transport is not None and not is_local(address):
-            self._close_transport()
-        if problem is None and self._transport is None:
+        address = self._config.source_address
+        if address is not None and self._listeners and not is_local(address):
+            self._close_transports()
+        if problem is None and not self._listeners:
+            problem = self._listen([address] if address is not None else self._any)
+        if problem is None:
+            self._enter(OperState.RUNNING, reason)
+        else:
+            self._close_transports()
+            self._enter(OperState.FAILED, problem, problem)
+
+    def _listen(self, addresses: list[IPAddress]) -> str | None:
+        """Open a transport for each address; what keeps from it.
+
+        A family that this machine does not have is none to listen on.
+        """
+        problem = None
+        for address in addresses:
             try:
                 transport = self._open(Role.REFLECTOR, address, self._config.udp_port)
             except OSError as error:
                 problem = bind_error(address, self._config.udp_port, error)
-            else:
-                self._transport = transport
-                if isinstance(transport, BatchTransport):
-                    self._batches = BatchReflection(transport, self._clock)
-                self._loop.register(transport.fileno(), self._read)
-        if problem is None:
-            self._enter(OperState.RUNNING, reason)
-        else:
-            self._close_transport()
-            self._enter(OperState.FAILED, problem, problem)
+                if error.errno == errno.EAFNOSUPPORT:
+                    continue
+                return problem
+            batches = None
+            if isinstance(transport, BatchTransport):
+                batches = BatchReflection(transport, self._clock)
+            listener = Listener(address, transport, batches)
+            self._listeners.append(listener)
+            self._loop.register(transport.fileno(), functools.partial(self._read, listener))
+        return None if self._listeners else problem
 
     def _forget_verdicts(self) -> None:
-        if self._batches is not None:
-            self._batches.forget()
+        for listener in self._listeners:
+            if listener.batches is not None:
+                listener.batches.forget()
 
-    @property
-    def _listening_address(self) -> IPv6Address | None:
-        address = self._config.source_address
-        assert address is None or isinstance(address, IPv6Address)
-        return address
-
-    def _read(self, _events: int) -> bool:
-        if self._batches is not None:
-            return self._read_batch(self._batches)
-        transport = self._transport
+    def _read(self, listener: Listener, _events: int) -> bool:
+        if listener.batches is not None:
+            return self._read_batch(listener.transport, listener.batches)
         for _ in range(BATCH):
-            datagram = None if transport is None else transport.receive()
+            datagram = listener.transport.receive()
             if datagram is None:
                 return False
-            self._reflect(datagram)
+            self._reflect(listener.transport, datagram)
             if self._loop.overdue():
                 break
         return True
 
-    def _read_batch(self, batches: BatchReflection) -> bool:
+    def _read_batch(self, transport: Transport, batches: BatchReflection) -> bool:
         core, store = self._core, self._store
         assert core is not None
         assert store is not None
-        failed = batches.serve(core, self._reflect)
+        failed = batches.serve(core, functools.partial(self._reflect, transport))
         for error, packets in failed.items():
             store.role.discard(DiscardReason.SEND_FAILED, packets)
             self._note_error(error)
         return batches.full
 
-    def _reflect(self, request: Datagram) -> Reply | None:
+    def _reflect(self, transport: Transport, request: Datagram) -> Reply | None:
         """Answer one packet by itself; the reply if one was sent."""
-        transport, core, store = self._transport, self._core, self._store
-        assert transport is not None
+        core, store = self._core, self._store
         assert core is not None
         assert store is not None
         reason = self._unfit(request)
@@ -263,7 +290,7 @@ class ReflectorRole:
             return None
         reply = core.receive(
             request.data,
-            source=_address(request.source),
+            source=address_of(request.source),
             source_port=request.source_port,
             hop_limit=request.hop_limit,
             t2_ns=request.received_ns,
@@ -290,22 +317,21 @@ class ReflectorRole:
         """Why a packet is not even looked into."""
         if not self._filter.admits(request.interface):
             return DiscardReason.WRONG_INTERFACE
-        source = _address(request.source)
+        source = address_of(request.source)
         if (
             request.destination[:1] == _MULTICAST
-            or source.is_multicast
-            or source.is_unspecified
+            or not any(request.destination)
+            or not_unicast(source) is not None
             or request.source_port == 0
         ):
             return DiscardReason.UNANSWERABLE
         return None
 
-    def _close_transport(self) -> None:
-        if self._transport is not None:
-            self._loop.unregister(self._transport.fileno())
-            self._transport.close()
-            self._transport = None
-            self._batches = None
+    def _close_transports(self) -> None:
+        for listener in self._listeners:
+            self._loop.unregister(listener.transport.fileno())
+            listener.transport.close()
+        self._listeners.clear()
 
     def _note_error(self, text: str) -> None:
         # Others can provoke errors at will: one report a second is enough.

@@ -13,6 +13,7 @@ import os
 from ipaddress import IPv6Address
 from typing import Protocol
 
+from dataplane.addresses import endpoint
 from dataplane.clock import Clock, wall_ns
 from dataplane.config import IPAddress, SenderSession, SsidZeroAction
 from dataplane.engines.base import (
@@ -284,9 +285,7 @@ class SenderRun:
         if self._scheduled is not None:
             collector.rest()
 
-    def receive(
-        self, datagram: Datagram, source: IPv6Address, now_ns: int, arrived_ns: int
-    ) -> None:
+    def receive(self, datagram: Datagram, source: IPAddress, now_ns: int, arrived_ns: int) -> None:
         """A reply that carries this session's SSID. `arrived_ns` is T4 by the
         monotonic clock."""
         collector = self._collector
@@ -521,10 +520,8 @@ class SenderRun:
         network is unreachable for instance, is to be seen as loss."""
         if self._store is not None:
             self._store.state.head.counters.send_errors += 1
-        self.note_error(
-            f"cannot send to [{self.destination}]:{self.config.reflector_udp_port}: "
-            f"{os.strerror(failure.errno or 0)}"
-        )
+        peer = endpoint(self.destination, self.config.reflector_udp_port)
+        self.note_error(f"cannot send to {peer}: {os.strerror(failure.errno or 0)}")
 
     def collect(self, now_ns: int) -> None:
         """Time out what is due, and close intervals."""

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import functools
 import logging
 import select
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from ipaddress import IPv6Address
 
 import numpy as np
 
+from dataplane.addresses import address_of, endpoint
 from dataplane.clock import Clock, monotonic_ns, wall_ns
 from dataplane.config import IPAddress, Sender, SenderSession
 from dataplane.engines.base import (
@@ -78,15 +77,13 @@ _READ = select.EPOLLIN | select.EPOLLERR
 
 log = logging.getLogger(__name__)
 
-_address = functools.lru_cache(maxsize=4096)(IPv6Address)
-
 
 class SenderPort:
     """One local address and port, open while it has sessions that want to run."""
 
     def __init__(
         self,
-        address: IPv6Address,
+        address: IPAddress,
         port: int,
         loop: Loop,
         clock: Clock,
@@ -350,7 +347,7 @@ class SenderPort:
         self._awaited.clear()
 
     def _hand_over(self, datagram: Datagram) -> None:
-        source = _address(datagram.source)
+        source = address_of(datagram.source)
         run = self.runs.get(int.from_bytes(datagram.data[_SSID_AT], "big"))
         if run is None:
             run = self._only_candidate(source, datagram.source_port)
@@ -358,7 +355,7 @@ class SenderPort:
             short = len(datagram.data) < OPEN.length
             reason = DiscardReason.TRUNCATED if short else DiscardReason.UNKNOWN_SESSION
             self.discards[reason] += 1
-            log.debug("packet from [%s]:%d is no session's", source, datagram.source_port)
+            log.debug("packet from %s is no session's", endpoint(source, datagram.source_port))
         elif not self.filter.admits(datagram.interface):
             run.discard(DiscardReason.WRONG_INTERFACE)
         else:
@@ -367,7 +364,7 @@ class SenderPort:
             waited_ns = max(0, wall_ns() - datagram.received_ns)
             run.receive(datagram, source, now_ns, max(now_ns - waited_ns, self.emptied_ns))
 
-    def _only_candidate(self, source: IPv6Address, source_port: int) -> SenderRun | None:
+    def _only_candidate(self, source: IPAddress, source_port: int) -> SenderRun | None:
         """The session of a reply that does not say which: a peer without
         RFC 8972 answers with SSID 0, and rubbish says nothing."""
         found = self._by_peer.get((source, source_port), {})
@@ -394,7 +391,7 @@ class SenderRole:
         self._context = context
         self._config = Sender(enabled=False)
         self._filter = InterfaceFilter(())
-        self._ports: dict[tuple[IPv6Address, int], SenderPort] = {}
+        self._ports: dict[tuple[IPAddress, int], SenderPort] = {}
         self._runs: dict[int, SenderRun] = {}
         self._discards: Counter[DiscardReason] = Counter()
 
@@ -478,9 +475,7 @@ class SenderRole:
         return run
 
     def _create(self, session: SenderSession, resume: Resume | None, now_ns: int) -> None:
-        address = session.source_address
-        assert isinstance(address, IPv6Address)
-        key = address, session.sender_udp_port
+        key = session.source_address, session.sender_udp_port
         port = self._ports.get(key)
         if port is None:
             port = self._ports[key] = SenderPort(

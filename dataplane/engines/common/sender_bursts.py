@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dataplane.addresses import packed
 from dataplane.clock import monotonic_ns, wall_ns
 from dataplane.config import IPAddress, SenderSession
 from dataplane.engines.common.batch import BURST, BURST_MIN, BatchTransport
@@ -34,8 +35,8 @@ class Lane(NamedTuple):
 class SenderBursts:
     """Room for one burst; of one port."""
 
-    def __init__(self, address: IPv6Address) -> None:
-        self._source = address.packed
+    def __init__(self, address: IPAddress) -> None:
+        self._source = packed(address)
         self._rows = np.zeros((BURST, OPEN.length), np.uint8)
         self._buffer = self._rows.data.cast("B")
 
@@ -74,7 +75,7 @@ class SenderBursts:
         transport.dress(runs[first].rthdr, runs[first].traffic_class, config.hop_limit)
         rows[:, 4:12] = _t1(config, runs[first].tai_offset_s)
         return transport.send_burst(
-            rows, self._source, config.reflector_address.packed, config.reflector_udp_port, 0
+            rows, self._source, packed(config.reflector_address), config.reflector_udp_port, 0
         )
 
 

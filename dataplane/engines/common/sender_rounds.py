@@ -7,13 +7,14 @@ a T1 that is read just before.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from ipaddress import IPv6Address
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from dataplane.addresses import packed
 from dataplane.clock import Clock, monotonic_ns, wall_ns
+from dataplane.config import IPAddress
 from dataplane.engines.common.batch import BURST, BatchTransport
 from dataplane.engines.common.run import SenderRun, rthdr_of
 from dataplane.engines.common.sender_bursts import Lane
@@ -27,10 +28,10 @@ class SenderRounds:
     """Of one port."""
 
     def __init__(
-        self, address: IPv6Address, table: SessionTable, clock: Clock, lanes: Mapping[Lane, int]
+        self, address: IPAddress, table: SessionTable, clock: Clock, lanes: Mapping[Lane, int]
     ) -> None:
         """`lanes` are numbered from 0 in their order; more may be added."""
-        self._source = address.packed
+        self._source = packed(address)
         self._table = table
         self._clock = clock
         self._lanes = lanes
@@ -82,7 +83,7 @@ class SenderRounds:
                 self._stamp(lane, rows[start:end], packets[start:end])
                 payloads = packets[start:end].view(np.uint8).reshape(-1, OPEN.length)
                 end = start + transport.send_burst(
-                    payloads, self._source, lane.destination.packed, lane.port, 0
+                    payloads, self._source, packed(lane.destination), lane.port, 0
                 )
             except OSError as error:
                 failure, end = error, start + 1

@@ -10,9 +10,10 @@ import errno
 import os
 import socket
 from collections.abc import Iterator
-from ipaddress import IPv6Address
 from typing import NamedTuple, Protocol
 
+from dataplane.addresses import endpoint
+from dataplane.config import IPAddress
 from dataplane.engines.base import Role
 
 
@@ -26,7 +27,8 @@ class Datagram(NamedTuple):
     hop_limit: int | None
     traffic_class: int
     destination: bytes
-    """16 bytes: the local address that it was sent to."""
+    """16 bytes (`dataplane.addresses`): the local address that it was sent to. Of IPv4, all
+    zero where it was sent to a broadcast or multicast address."""
 
     interface: int
     """Index of the interface on which it arrived."""
@@ -68,19 +70,20 @@ class Transport(Protocol):
 
 
 class OpenTransport(Protocol):
-    def __call__(self, role: Role, address: IPv6Address | None, port: int) -> Transport:
-        """Listen; None is for any address. Raises OSError."""
+    def __call__(self, role: Role, address: IPAddress, port: int) -> Transport:
+        """Listen; the unspecified address is for any of its family. Raises OSError."""
 
 
-def drop_text(count: int, address: IPv6Address | None, port: int) -> str:
+def drop_text(count: int, address: IPAddress, port: int) -> str:
     """What an operator is told when `UdpSocket.dropped` has grown by `count`."""
-    host = "::" if address is None else str(address)
-    return f"the kernel dropped {count} packets to [{host}]:{port}: receive buffer full"
+    to = endpoint(address, port)
+    return f"the kernel dropped {count} packets to {to}: receive buffer full"
 
 
-def is_local(address: IPv6Address) -> bool:
+def is_local(address: IPAddress) -> bool:
     """Whether this network namespace has the address now: bound sockets do not tell."""
-    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+    family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:
             probe.bind((str(address), 0))
         except OSError as error:
@@ -88,7 +91,6 @@ def is_local(address: IPv6Address) -> bool:
     return True
 
 
-def bind_error(address: IPv6Address | None, port: int, error: OSError) -> str:
+def bind_error(address: IPAddress, port: int, error: OSError) -> str:
     """What an operator is told: "cannot bind [fd00::1]:49862: Cannot assign …"."""
-    host = "::" if address is None else str(address)
-    return f"cannot bind [{host}]:{port}: {os.strerror(error.errno or 0)}"
+    return f"cannot bind {endpoint(address, port)}: {os.strerror(error.errno or 0)}"

@@ -11,6 +11,7 @@ import importlib.util
 from ipaddress import IPv6Address
 
 from dataplane.clock import Clock
+from dataplane.config import IPAddress
 from dataplane.engines.base import EngineContext, Role
 from dataplane.engines.common.engine import LoopEngine
 from dataplane.engines.common.transport import Transport
@@ -28,7 +29,8 @@ def create(context: EngineContext) -> LoopEngine:
 
     clock = Clock()
 
-    def open_transport(role: Role, address: IPv6Address | None, port: int) -> Transport:
-        return ScapyTransport(role, address, port, clock)
+    def open_transport(role: Role, address: IPAddress, port: int) -> Transport:
+        assert isinstance(address, IPv6Address)
+        return ScapyTransport(role, None if address.is_unspecified else address, port, clock)
 
     return LoopEngine(NAME, CAPABILITIES, context, clock, open_transport)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv6Address
-
 from dataplane.clock import Clock
+from dataplane.config import IPAddress
 from dataplane.engines.base import Capabilities, EngineContext, Role
 from dataplane.engines.common.batch import BATCH
 from dataplane.engines.common.collecting import Collecting
@@ -14,14 +13,16 @@ from dataplane.engines.userspace.sockets import UdpSocket
 
 NAME = "userspace"
 
-CAPABILITIES = Capabilities(min_interval_us=1_000, max_segments=16)
+CAPABILITIES = Capabilities(
+    address_families=frozenset({4, 6}), min_interval_us=1_000, max_segments=16
+)
 
 
 def create(context: EngineContext, collecting: Collecting | None = None) -> LoopEngine:
     """`collecting` is where another engine collects the replies of this one's sessions."""
     receiver = Receiver(BATCH)
 
-    def open_socket(role: Role, address: IPv6Address | None, port: int) -> UdpSocket:
+    def open_socket(role: Role, address: IPAddress, port: int) -> UdpSocket:
         sender = role is Role.SENDER
         return UdpSocket(
             address, port, transmit_timestamps=sender, headers=not sender, receiver=receiver

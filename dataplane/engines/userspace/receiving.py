@@ -19,10 +19,8 @@ import numpy.typing as npt
 
 from dataplane.clock import wall_ns
 from dataplane.engines.common.batch import ROW, UNKNOWN_HOP_LIMIT, Batch
+from dataplane.engines.userspace.families import IPV4, IPV6, NAME, Family
 
-IPV6_PKTINFO = 50
-IPV6_HOPLIMIT = 52
-IPV6_TCLASS = 67
 SO_TIMESTAMPING = 37
 
 PAYLOAD_MAX = 1 << 16
@@ -51,18 +49,17 @@ MESSAGE = np.dtype(
 VECTOR = np.dtype([("base", np.uint64), ("length", np.uint64)])
 """struct iovec."""
 
-_NAME = 28
-"""sizeof(struct sockaddr_in6): family 2, port 2, flow label 4, address 16, scope 4."""
-
 _HEADER = struct.Struct("=Qii")
 """struct cmsghdr: length with the header, level, type."""
 
-_KINDS = {
-    (socket.SOL_SOCKET, SO_TIMESTAMPING),
-    (socket.IPPROTO_IPV6, IPV6_PKTINFO),
-    (socket.IPPROTO_IPV6, IPV6_HOPLIMIT),
-    (socket.IPPROTO_IPV6, IPV6_TCLASS),
+_KINDS = {(socket.SOL_SOCKET, SO_TIMESTAMPING)} | {
+    (family.level, kind)
+    for family in (IPV6, IPV4)
+    for kind in (family.address, family.hop_limit, family.traffic_class)
 }
+_LOCAL = 20
+"""Bytes of the longer of the two messages with a local address."""
+
 _NS_PER_S = 1_000_000_000
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -91,13 +88,13 @@ class Receiver:
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._names = np.zeros((capacity, _NAME), np.uint8)
+        self._names = np.zeros((capacity, NAME), np.uint8)
         self._control = np.zeros((capacity, CONTROL), np.uint8)
         # Pages of it are touched, and so exist, only where a packet is long.
         self._rest = np.zeros((capacity, PAYLOAD_MAX - ROW), np.uint8)
         self._messages = np.zeros(capacity, MESSAGE)
         self._vectors = np.zeros((capacity, 2), VECTOR)
-        self._layout: Layout | None = None
+        self._layouts: dict[int, Layout] = {}
         self._used = capacity
         self._data: npt.NDArray[np.uint8] | None = None
         rows = np.arange(capacity, dtype=np.uint64)
@@ -109,51 +106,50 @@ class Receiver:
         messages["vector_length"] = 2
         messages["control"] = _addresses(self._control, rows)
 
-    def receive(self, fd: int, batch: Batch) -> None:
-        """See `BatchTransport.receive_batch`."""
+    def receive(self, fd: int, batch: Batch, family: Family = IPV6) -> None:
+        """See `BatchTransport.receive_batch`; `family` is that of the socket."""
         if batch.data is not self._data:
             rows = np.arange(self._capacity, dtype=np.uint64)
             self._vectors["base"][:, 0] = _addresses(batch.data, rows)
             self._data = batch.data
         messages = self._messages
-        messages["name_length"][: self._used] = _NAME
+        messages["name_length"][: self._used] = NAME
         messages["control_length"][: self._used] = CONTROL
         count = _libc.recvmmsg(fd, messages.ctypes.data, self._capacity, socket.MSG_DONTWAIT, None)
         batch.count = self._used = max(0, count)
         if count > 0:
-            self._fill(batch, count)
+            self._fill(batch, count, family)
 
-    def _fill(self, batch: Batch, count: int) -> None:
-        messages, names = self._messages[:count], self._names[:count]
+    def _fill(self, batch: Batch, count: int, family: Family) -> None:
+        messages = self._messages[:count]
         length = batch.length[:count]
         length[:] = messages["length"]
-        batch.source[:count] = np.ascontiguousarray(names[:, 8:24]).view(np.uint64)
-        batch.source_port[:count] = names[:, 2].astype(np.uint16) << 8 | names[:, 3]
-        batch.scope_id[:count] = np.ascontiguousarray(names[:, 24:28]).view(np.uint32)[:, 0]
+        family.read_names(self._names[:count], batch)
         batch.long.clear()
         for row in np.flatnonzero(length > ROW).tolist():
             rest = self._rest[row, : int(length[row]) - ROW]
             batch.long[row] = batch.data[row].tobytes() + rest.tobytes()
-        self._read_control(batch, count)
+        self._read_control(batch, count, family)
 
-    def _read_control(self, batch: Batch, count: int) -> None:
+    def _read_control(self, batch: Batch, count: int, family: Family) -> None:
         lengths = self._messages["control_length"][:count]
         words = self._control[:count].view(np.uint64)
         for _ in range(2):
-            layout = self._layout
+            layout = self._layouts.get(family.domain)
             if layout is not None:
                 regular = (lengths == layout.length) & (
                     words[:, layout.words] == layout.expected
                 ).all(axis=1)
                 if regular[0]:
                     break
-            layout = self._layout = layout_of(self._control[0, : int(lengths[0])].tobytes())
+            layout = layout_of(self._control[0, : int(lengths[0])].tobytes())
+            self._layouts[family.domain] = layout
         assert layout is not None
-        _read_columns(self._control[:count], layout, batch)
+        _read_columns(self._control[:count], layout, batch, family)
         for row in np.flatnonzero(~regular).tolist():
             control = self._control[row : row + 1]
             own = layout_of(control[0, : int(lengths[row])].tobytes())
-            _read_columns(control, own, batch, row)
+            _read_columns(control, own, batch, family, row)
 
 
 def layout_of(control: bytes) -> Layout:
@@ -181,7 +177,7 @@ def _control_messages(control: bytes) -> Iterator[tuple[int, int, int, int]]:
 
 
 def _read_columns(
-    control: npt.NDArray[np.uint8], layout: Layout, batch: Batch, first: int = 0
+    control: npt.NDArray[np.uint8], layout: Layout, batch: Batch, family: Family, first: int = 0
 ) -> None:
     """What the rows of `control` say, into the rows of `batch` from `first` on."""
     count, offsets = len(control), layout.offsets
@@ -191,17 +187,17 @@ def _read_columns(
         size = np.dtype(dtype).itemsize * number
         return np.ascontiguousarray(control[:, offset : offset + size]).view(dtype)
 
-    at = offsets.get((socket.IPPROTO_IPV6, IPV6_PKTINFO))
+    at = offsets.get((family.level, family.address))
     if at is None:
         batch.destination[rows] = 0
         batch.interface[rows] = 0
     else:
-        batch.destination[rows] = words(at, np.uint64, 2)
-        batch.interface[rows] = words(at + 16, np.uint32, 1)[:, 0]
-    at = offsets.get((socket.IPPROTO_IPV6, IPV6_HOPLIMIT))
+        family.read_local(control[:, at : at + _LOCAL], batch, rows)
+    at = offsets.get((family.level, family.hop_limit))
     batch.hop_limit[rows] = UNKNOWN_HOP_LIMIT if at is None else words(at, np.int32, 1)[:, 0]
-    at = offsets.get((socket.IPPROTO_IPV6, IPV6_TCLASS))
-    batch.traffic_class[rows] = 0 if at is None else words(at, np.int32, 1)[:, 0]
+    at = offsets.get((family.level, family.traffic_class))
+    kind = family.traffic_class_type
+    batch.traffic_class[rows] = 0 if at is None else words(at, kind, 1)[:, 0]
     received_ns, stamped = batch.received_ns[rows], batch.kernel_stamped[rows]
     at = offsets.get((socket.SOL_SOCKET, SO_TIMESTAMPING))
     if at is None:

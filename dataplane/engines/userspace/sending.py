@@ -13,24 +13,23 @@ import ctypes
 import errno
 import os
 import socket
-import struct
+import sys
 
 import numpy as np
 import numpy.typing as npt
 
-IPV6_PKTINFO = 50
+from dataplane.addresses import LENGTH
+from dataplane.engines.userspace.families import IPV6, NAME, Family, message
+
 SO_TIMESTAMPING = 37
 UDP_SEGMENT = 103
 
-_PKTINFO = struct.Struct("=Qii16sI4x")
-_UNSTAMPED = struct.Struct("=QiiI4x")
-_SEGMENT = struct.Struct("=QiiH6x")
-_ALWAYS = _PKTINFO.size + _UNSTAMPED.size
-"""Bytes of control messages without segmentation: the local address, and that no
-transmit timestamp is wanted, which would be one for a whole burst."""
+_UNSTAMPED = message(socket.SOL_SOCKET, SO_TIMESTAMPING, bytes(4))
+"""No transmit timestamp is wanted, which would be one for a whole burst."""
 
-_NAME = struct.Struct("=HH4x16sI")
-_HEADER = 16
+_CONTROL = 128
+"""Bytes for all control messages."""
+
 _UNSUPPORTED = (errno.EINVAL, errno.EIO, errno.EMSGSIZE, errno.EOPNOTSUPP, errno.ENOPROTOOPT)
 
 
@@ -62,31 +61,26 @@ _libc.sendmsg.restype = ctypes.c_ssize_t
 class BurstSender:
     """The message that bursts are sent with; it belongs to one socket."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, family: Family = IPV6) -> None:
         self.limitation: str | None = None
         """Why bursts are sent one by one, once the kernel has refused to cut them up."""
         self._fd = fd
-        self._name = ctypes.create_string_buffer(_NAME.size)
-        self._control = ctypes.create_string_buffer(_ALWAYS + _SEGMENT.size)
-        _UNSTAMPED.pack_into(
-            self._control,
-            _PKTINFO.size,
-            _UNSTAMPED.size - 4,
-            socket.SOL_SOCKET,
-            SO_TIMESTAMPING,
-            0,
-        )
+        self._family = family
+        self._name = (ctypes.c_char * NAME)()
+        self._control = (ctypes.c_char * _CONTROL)()
+        self._without = self._with = 0
+        """Bytes of control messages without segmentation, and with."""
         self._vector = _Vector()
         self._message = _Message(
             name=ctypes.addressof(self._name),
-            name_length=_NAME.size,
+            name_length=family.name_length,
             vector=ctypes.addressof(self._vector),
             vector_length=1,
             control=ctypes.addressof(self._control),
         )
         self._pointer = ctypes.addressof(self._message)
-        self._peer: tuple[bytes, bytes, int, int] | None = None
-        self._size = 0
+        self._peer: tuple[bytes, int, int] | None = None
+        self._said: tuple[bytes, int] | None = None
 
     def send(
         self,
@@ -97,12 +91,12 @@ class BurstSender:
         scope_id: int,
     ) -> int:
         """See `BatchTransport.send_burst`; a `source` of None is the bound address."""
-        self._address(source or bytes(16), destination, port, scope_id)
         count, size = len(payloads), payloads.shape[1]
+        self._address(destination, port, scope_id)
+        self._say(source or bytes(LENGTH), size)
         number = 0
         if count > 1 and self.limitation is None:
-            self._segment(size)
-            self._message.control_length = _ALWAYS + _SEGMENT.size
+            self._message.control_length = self._with
             number = self._send(payloads, count * size)
             if not number:
                 return count
@@ -112,7 +106,7 @@ class BurstSender:
 
     def _send_singly(self, payloads: npt.NDArray[np.uint8], refusal: int) -> int:
         count, size = len(payloads), payloads.shape[1]
-        self._message.control_length = _ALWAYS
+        self._message.control_length = self._without
         for row in range(count):
             number = self._send(payloads[row], size)
             if number and not row:
@@ -134,21 +128,20 @@ class BurstSender:
             return ctypes.get_errno()
         return 0
 
-    def _address(self, source: bytes, destination: bytes, port: int, scope_id: int) -> None:
-        peer = source, destination, port, scope_id
+    def _address(self, destination: bytes, port: int, scope_id: int) -> None:
+        peer = destination, port, scope_id
         if peer != self._peer:
             self._peer = peer
-            _NAME.pack_into(
-                self._name, 0, socket.AF_INET6, socket.htons(port), destination, scope_id
-            )
-            length = _PKTINFO.size - 4
-            _PKTINFO.pack_into(
-                self._control, 0, length, socket.IPPROTO_IPV6, IPV6_PKTINFO, source, 0
-            )
+            name = self._family.name(*peer)
+            ctypes.memmove(self._name, name, len(name))
 
-    def _segment(self, size: int) -> None:
-        if size != self._size:
-            self._size = size
-            _SEGMENT.pack_into(
-                self._control, _ALWAYS, _HEADER + 2, socket.IPPROTO_UDP, UDP_SEGMENT, size
-            )
+    def _say(self, source: bytes, size: int) -> None:
+        said = source, size
+        if said != self._said:
+            self._said = said
+            family = self._family
+            always = message(family.level, family.address, family.source(source)) + _UNSTAMPED
+            segment = message(socket.IPPROTO_UDP, UDP_SEGMENT, size.to_bytes(2, sys.byteorder))
+            control = always + segment
+            ctypes.memmove(self._control, control, len(control))
+            self._without, self._with = len(always), len(control)

@@ -1,7 +1,7 @@
-"""UDP over IPv6 with what STAMP needs from the kernel.
+"""UDP over IPv6 or IPv4 with what STAMP needs from the kernel.
 
-Received with every packet: the kernel's receive timestamp, the Hop Limit, the
-Traffic Class, the local address and the interface. On request, the kernel's
+Received with every packet: the kernel's receive timestamp, the Hop Limit (TTL), the
+Traffic Class (TOS), the local address and the interface. On request, the kernel's
 transmit timestamp of every packet sent.
 
 One socket serves all sessions that share a local address and port, whatever
@@ -19,31 +19,22 @@ import contextlib
 import errno
 import socket
 import struct
+import sys
 from collections.abc import Iterator
-from ipaddress import IPv6Address
 
 import numpy as np
 import numpy.typing as npt
 
 from dataplane.clock import wall_ns
+from dataplane.config import IPAddress
 from dataplane.engines.common.batch import Batch
 from dataplane.engines.common.transport import Datagram
-from dataplane.engines.userspace.receiving import (
-    IPV6_HOPLIMIT,
-    IPV6_PKTINFO,
-    IPV6_TCLASS,
-    PAYLOAD_MAX,
-    SO_TIMESTAMPING,
-    Receiver,
-)
+from dataplane.engines.userspace.families import family_of
+from dataplane.engines.userspace.receiving import PAYLOAD_MAX, SO_TIMESTAMPING, Receiver
 from dataplane.engines.userspace.sending import BurstSender
 
-IPV6_UNICAST_HOPS = 16
 IPV6_V6ONLY = 26
-IPV6_RECVPKTINFO = 49
-IPV6_RECVHOPLIMIT = 51
 IPV6_RTHDR = 57
-IPV6_RECVTCLASS = 66
 SO_SNDBUFFORCE = 32
 SO_RCVBUFFORCE = 33
 SO_MEMINFO = 55
@@ -65,7 +56,6 @@ _ANCILLARY = 512
 _MEMINFO_DROPS = 8
 
 _INT = struct.Struct("=i")
-_PKTINFO = struct.Struct("=16sI")
 _TIMESPECS = struct.Struct("=qqqqqq")
 _EXTENDED_ERROR = struct.Struct("=IBBBBII")
 """struct sock_extended_err: errno, origin, type, code, pad, info, data."""
@@ -75,46 +65,47 @@ _NS_PER_S = 1_000_000_000
 
 
 class UdpSocket:
-    """A bound, non-blocking IPv6 UDP socket.
+    """A bound, non-blocking UDP socket.
 
     Raises OSError from the constructor and from `send`.
     """
 
     def __init__(
         self,
-        address: IPv6Address | None,
+        address: IPAddress,
         port: int,
         *,
         transmit_timestamps: bool = False,
         headers: bool = True,
         receiver: Receiver | None = None,
     ) -> None:
-        """`receiver`, which sockets of one thread may share, is what batches need.
-        Without `headers` there is neither Hop Limit nor Traffic Class with a packet,
-        which costs a little less."""
-        host = "::" if address is None else str(address)
-        self._socket = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        """The unspecified address stands for any of its family. `receiver`, which sockets
+        of one thread may share, is what batches need. Without `headers` there is neither
+        Hop Limit nor Traffic Class with a packet, which costs a little less."""
+        self._family = family_of(address.version)
+        kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK
+        self._socket = socket.socket(self._family.domain, kind)
         self._dress: tuple[bytes, int, int] = (b"", 0, -1)
         self._next_id = 0
         self._buffer = bytearray(PAYLOAD_MAX)
         self._view = memoryview(self._buffer)
         self._transmit_timestamps = transmit_timestamps
         self._receiver = receiver
-        self._bursts = BurstSender(self._socket.fileno())
+        self._bursts = BurstSender(self._socket.fileno(), self._family)
         try:
             self._configure(headers)
-            self._socket.bind((host, port))
+            self._socket.bind((str(address), port))
         except OSError:
             self._socket.close()
             raise
 
     def _configure(self, headers: bool) -> None:
-        sock = self._socket
-        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_V6ONLY, 1)
-        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVPKTINFO, 1)
-        if headers:
-            sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVHOPLIMIT, 1)
-            sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVTCLASS, 1)
+        sock, family = self._socket, self._family
+        if family.domain == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, IPV6_V6ONLY, 1)
+        sock.setsockopt(family.level, family.receive_address, 1)
+        for option in family.receive_headers if headers else ():
+            sock.setsockopt(family.level, option, 1)
         for force, ask, size in (
             (SO_RCVBUFFORCE, socket.SO_RCVBUF, RECEIVE_BUFFER),
             (SO_SNDBUFFORCE, socket.SO_SNDBUF, SEND_BUFFER),
@@ -155,22 +146,22 @@ class UdpSocket:
         hop_limit: int | None = None
         traffic_class = interface = received_ns = 0
         destination = b""
+        family = self._family
         for level, kind, value in ancillary:
-            if level == socket.IPPROTO_IPV6:
-                if kind == IPV6_PKTINFO:
-                    destination, interface = _PKTINFO.unpack_from(value)
-                elif kind == IPV6_HOPLIMIT:
+            if level == family.level:
+                if kind == family.address:
+                    destination, interface = family.local(value)
+                elif kind == family.hop_limit:
                     (hop_limit,) = _INT.unpack_from(value)
-                elif kind == IPV6_TCLASS:
-                    (traffic_class,) = _INT.unpack_from(value)
-            elif kind == SO_TIMESTAMPING:
+                elif kind == family.traffic_class:
+                    # Of four bytes or one; the others are zero.
+                    traffic_class = int.from_bytes(value, sys.byteorder)
+            elif level == socket.SOL_SOCKET and kind == SO_TIMESTAMPING:
                 seconds, nanoseconds = _TIMESPECS.unpack_from(value)[:2]
                 received_ns = seconds * _NS_PER_S + nanoseconds
         return Datagram(
             bytes(self._view[:size]),
-            address[0].partition("%")[0],
-            address[1],
-            address[3],
+            *family.sender(address),
             hop_limit,
             traffic_class,
             destination,
@@ -183,21 +174,22 @@ class UdpSocket:
         """See `BatchTransport`."""
         if self._receiver is None:
             self._receiver = Receiver(batch.capacity)
-        self._receiver.receive(self._socket.fileno(), batch)
+        self._receiver.receive(self._socket.fileno(), batch, self._family)
 
     def dress(self, rthdr: bytes, traffic_class: int, hop_limit: int) -> None:
-        """Send from now on with this SRH (empty: none), Traffic Class and Hop Limit."""
+        """Send from now on with this SRH (empty: none, as always over IPv4), Traffic Class
+        and Hop Limit."""
         wanted = (rthdr, traffic_class, hop_limit)
         if wanted == self._dress:
             return
         old_rthdr, old_class, old_limit = self._dress
-        option = self._socket.setsockopt
+        option, family = self._socket.setsockopt, self._family
         if rthdr != old_rthdr:
             option(socket.IPPROTO_IPV6, IPV6_RTHDR, rthdr)
         if traffic_class != old_class:
-            option(socket.IPPROTO_IPV6, IPV6_TCLASS, traffic_class)
+            option(family.level, family.set_traffic_class, traffic_class)
         if hop_limit != old_limit:
-            option(socket.IPPROTO_IPV6, IPV6_UNICAST_HOPS, hop_limit)
+            option(family.level, family.set_hop_limit, hop_limit)
         self._dress = wanted
 
     def send(self, payload: bytes, address: str, port: int) -> int:
@@ -214,11 +206,12 @@ class UdpSocket:
 
     def answer(self, payload: bytes | bytearray, request: Datagram) -> None:
         """Transmit to where `request` came from, from the address it was sent to."""
+        family = self._family
         self._socket.sendmsg(
             [payload],
-            [(socket.IPPROTO_IPV6, IPV6_PKTINFO, _PKTINFO.pack(request.destination, 0))],
+            [(family.level, family.address, family.source(request.destination))],
             0,
-            (request.source, request.source_port, 0, request.scope_id),
+            family.peer(request.source, request.source_port, request.scope_id),
         )
 
     @property
@@ -250,7 +243,7 @@ class UdpSocket:
                 if level == socket.SOL_SOCKET and kind == SO_TIMESTAMPING:
                     seconds, nanoseconds = _TIMESPECS.unpack_from(value)[:2]
                     sent_ns = seconds * _NS_PER_S + nanoseconds
-                elif level == socket.IPPROTO_IPV6:
+                elif level == self._family.level and kind == self._family.error:
                     extended = _EXTENDED_ERROR.unpack_from(value)
                     if extended[1] == _ORIGIN_TIMESTAMPING:
                         identifier = extended[6]

@@ -8,6 +8,7 @@ from dataplane.engines.xdp.layouts import SEGMENTS_MAX, SESSIONS_MAX
 NAME = "xdp"
 
 CAPABILITIES = Capabilities(
+    address_families=frozenset({4, 6}),
     min_interval_us=1_000,
     max_segments=SEGMENTS_MAX,
     needs_interfaces=True,

@@ -1,4 +1,4 @@
-"""Lets programs ask the FIB on a node that does not forward IPv6.
+"""Lets programs ask the FIB on a node that does not forward packets.
 
 `bpf_fib_lookup` answers for an interface that forwards, and programs ask on behalf of
 the loopback interface, as the kernel does for packets of its own. Whether a node
@@ -10,27 +10,30 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-LOOPBACK_FORWARDING = Path("/proc/sys/net/ipv6/conf/lo/forwarding")
+LOOPBACK_FORWARDING = tuple(
+    Path(f"/proc/sys/net/{family}/conf/lo/forwarding") for family in ("ipv6", "ipv4")
+)
 """Of the calling thread's network namespace."""
 
 
 class FibAccess:
-    """The setting, until this object is closed. Where it cannot be made, replies go
-    back to the neighbour that the request came from."""
+    """The setting of both families, until this object is closed. Where it cannot be made,
+    replies go back to the neighbour that the request came from."""
 
     def __init__(self) -> None:
-        self._changed = False
+        self._changed: set[Path] = set()
         self.refresh()
 
     def refresh(self) -> None:
         """Make the setting, if it has not been made or has been undone."""
-        with contextlib.suppress(OSError):
-            if LOOPBACK_FORWARDING.read_text().strip() == "0":
-                LOOPBACK_FORWARDING.write_text("1")
-                self._changed = True
+        for setting in LOOPBACK_FORWARDING:
+            with contextlib.suppress(OSError):
+                if setting.read_text().strip() == "0":
+                    setting.write_text("1")
+                    self._changed.add(setting)
 
     def close(self) -> None:
-        if self._changed:
-            self._changed = False
+        for setting in self._changed:
             with contextlib.suppress(OSError):
-                LOOPBACK_FORWARDING.write_text("0")
+                setting.write_text("0")
+        self._changed.clear()

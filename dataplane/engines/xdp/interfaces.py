@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
@@ -13,7 +14,7 @@ from pyroute2 import IPRoute, NetlinkError
 from dataplane.config import IPAddress
 from dataplane.engines.xdp.layouts import LocalFlag
 
-_SYSCTLS = Path("/proc/sys/net/ipv6/conf")
+_SYSCTLS = {6: Path("/proc/sys/net/ipv6/conf"), 4: Path("/proc/sys/net/ipv4/conf")}
 _FAMILY_IPV6 = 10
 _TABLE_LOCAL = 255
 _LOOPBACK = 0x8
@@ -22,11 +23,19 @@ _TENTATIVE, _OPTIMISTIC, _DAD_FAILED = 0x40, 0x04, 0x08
 _SEG6_LOCAL = 7
 """enum lwtunnel_encap_types: LWTUNNEL_ENCAP_SEG6_LOCAL."""
 
-_DECAPSULATING = {
-    7: LocalFlag.DECAPSULATES_IPV6,
-    16: LocalFlag.DECAPSULATES_IPV6 | LocalFlag.DECAPSULATES_IPV4,
-}
-"""End.DT6 and End.DT46 (enum in include/uapi/linux/seg6_local.h)."""
+_END_DX4, _END_DT6 = 6, 7
+"""enum in include/uapi/linux/seg6_local.h."""
+
+
+class SourceValidation(enum.IntEnum):
+    """Whether a device takes IPv4 packets by their source; ip-sysctl, `rp_filter`."""
+
+    NONE = 0
+    STRICT = 1
+    """The route to the source is through the device."""
+
+    LOOSE = 2
+    """There is a route to the source."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +69,8 @@ class Device:
 
     takes_srh: bool
     """Whether it accepts Segment Routing Headers, and unsigned ones."""
+
+    source_validation: SourceValidation = SourceValidation.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +156,21 @@ class Kernel:
         for route in self._route.get_routes(family=_FAMILY_IPV6):
             if route.get_attr("RTA_ENCAP_TYPE") != _SEG6_LOCAL or route["dst_len"] != 128:
                 continue
-            encapsulation = route.get_attr("RTA_ENCAP")
-            flags = _DECAPSULATING.get(encapsulation.get_attr("SEG6_LOCAL_ACTION"))
-            # Another table hands packets on, even those to an address of this node.
-            if flags and encapsulation.get_attr("SEG6_LOCAL_TABLE") == _TABLE_LOCAL:
-                yield IPv6Address(route.get_attr("RTA_DST")), flags
+            flag = _decapsulation(route.get_attr("RTA_ENCAP"))
+            if flag is not None:
+                yield IPv6Address(route.get_attr("RTA_DST")), flag
+
+
+def _decapsulation(encapsulation: Any) -> LocalFlag | None:
+    """What a SID's behaviour sets free to be delivered on this node, if anything."""
+    action = encapsulation.get_attr("SEG6_LOCAL_ACTION")
+    # Another table hands packets on, even those to an address of this node.
+    if action == _END_DT6 and encapsulation.get_attr("SEG6_LOCAL_TABLE") == _TABLE_LOCAL:
+        return LocalFlag.DECAPSULATES_IPV6
+    # Any other next hop than the packet's own destination may be another node.
+    if action == _END_DX4 and encapsulation.get_attr("SEG6_LOCAL_NH4") == "0.0.0.0":
+        return LocalFlag.DECAPSULATES_IPV4
+    return None
 
 
 def _base(link: Any, links: dict[int, Any]) -> tuple[Any | None, list[int]]:
@@ -167,19 +188,21 @@ def _base(link: Any, links: dict[int, Any]) -> tuple[Any | None, list[int]]:
 def _device(link: Any) -> Device:
     name = link.get_attr("IFLA_IFNAME")
     address = link.get_attr("IFLA_ADDRESS") or ""
-    enabled = _sysctl("all", "seg6_enabled") > 0 and _sysctl(name, "seg6_enabled") > 0
-    signed = _sysctl(name, "seg6_require_hmac") > 0
+    enabled = _sysctl(6, "all", "seg6_enabled") > 0 and _sysctl(6, name, "seg6_enabled") > 0
+    signed = _sysctl(6, name, "seg6_require_hmac") > 0
+    validation = max(_sysctl(4, where, "rp_filter") for where in ("all", name))
     return Device(
         link["index"],
         bytes.fromhex(address.replace(":", "")).ljust(6, b"\0"),
         enabled and not signed,
+        SourceValidation(min(validation, SourceValidation.LOOSE)),
     )
 
 
-def _sysctl(device: str, name: str) -> int:
-    """Of IPv6, in the calling thread's network namespace; 0 where there is none."""
+def _sysctl(version: int, device: str, name: str) -> int:
+    """Of IPv6 or IPv4, in the calling thread's network namespace; 0 where there is none."""
     try:
-        return int((_SYSCTLS / device / name).read_text())
+        return int((_SYSCTLS[version] / device / name).read_text())
     except OSError:
         return 0
 

@@ -85,6 +85,8 @@ class SsidFlag(enum.IntFlag):
 class InterfaceFlag(enum.IntFlag):
     SRV6 = 1
     GENERIC = 2
+    LOOSE = 4
+    STRICT = 8
 
 
 class ReflectorFlag(enum.IntFlag):

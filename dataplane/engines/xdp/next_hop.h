@@ -14,8 +14,10 @@
 #include "timestamp.h"
 
 #define NEXT_HOP_NS (NS_PER_S / 10)
+#define FAMILY_IPV4 2
 #define FAMILY_IPV6 10
 #define LOOPBACK_IFINDEX 1
+#define TOS_DSCP_MASK 0xfc
 
 BPF_TABLE("percpu_array", int, struct next_hop, next_hops, SESSIONS_MAX);
 
@@ -26,7 +28,8 @@ struct journey {
 	__u64 now_ns;
 	__u32 epoch;
 	__u32 slot;
-	__be32 flow;			/* first word of the IPv6 header */
+	__be32 flow;			/* first word of the IP header */
+	__u32 version;			/* of IP */
 };
 
 static __always_inline int is_fresh(const struct packet *packet,
@@ -38,16 +41,37 @@ static __always_inline int is_fresh(const struct packet *packet,
 	       same_address(&hop->next, &journey->next);
 }
 
-/* To the neighbour that the request came from, through the device that it came through. */
-static __always_inline int turn_back(struct xdp_md *ctx, struct next_hop *hop)
+/*
+ * To the neighbour that the request came from, through the device that it came through.
+ * Without the FIB nobody knows whether its IPv4 source is to be believed.
+ */
+static __always_inline int turn_back(struct xdp_md *ctx, const struct journey *journey,
+				     struct next_hop *hop)
 {
 	__u32 mtu = 0;
 
+	if (journey->version == 4 && hop->device.flags & (INTERFACE_LOOSE | INTERFACE_STRICT))
+		return -1;
 	if (bpf_check_mtu(ctx, 0, &mtu, 0, 0) < 0)
 		return -1;
 	hop->mtu = mtu;
 	hop->egress = 0;
 	return 0;
+}
+
+static __always_inline void ask_about(const struct journey *journey, struct bpf_fib_lookup *fib)
+{
+	if (journey->version == 6) {
+		fib->family = FAMILY_IPV6;
+		fib->flowinfo = journey->flow & htonl(0x0fffffff);
+		__builtin_memcpy(fib->ipv6_src, &journey->local, sizeof(journey->local));
+		__builtin_memcpy(fib->ipv6_dst, &journey->next, sizeof(journey->next));
+	} else {
+		fib->family = FAMILY_IPV4;
+		fib->tos = ntohl(journey->flow) >> 16 & TOS_DSCP_MASK;
+		fib->ipv4_src = journey->local.word[3];
+		fib->ipv4_dst = journey->next.word[3];
+	}
 }
 
 /* As a packet of this node's own would be routed; negative where a driver cannot send it. */
@@ -56,20 +80,21 @@ static __always_inline int ask_fib(struct xdp_md *ctx, const struct packet *pack
 {
 	struct interface_key egress = {};
 	struct bpf_fib_lookup fib = {
-		.family = FAMILY_IPV6,
 		.l4_protocol = NEXT_HEADER_UDP,
 		.tot_len = 1,
 		.ifindex = LOOPBACK_IFINDEX,
 	};
 	int result;
 
-	fib.flowinfo = journey->flow & htonl(0x0fffffff);
-	__builtin_memcpy(fib.ipv6_src, &journey->local, sizeof(journey->local));
-	__builtin_memcpy(fib.ipv6_dst, &journey->next, sizeof(journey->next));
+	ask_about(journey, &fib);
 	result = bpf_fib_lookup(ctx, &fib, sizeof(fib), 0);
 	if (result == BPF_FIB_LKUP_RET_FWD_DISABLED)
-		return turn_back(ctx, hop);
+		return turn_back(ctx, journey, hop);
 	if (result != BPF_FIB_LKUP_RET_SUCCESS)
+		return -1;
+	/* The route to an IPv4 sender is the one that its address is judged by. */
+	if (journey->version == 4 && hop->device.flags & INTERFACE_STRICT &&
+	    fib.ifindex != hop->device.ifindex)
 		return -1;
 	egress.ifindex = fib.ifindex;
 	if (fib.ifindex == hop->device.ifindex)

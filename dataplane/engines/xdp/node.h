@@ -35,7 +35,15 @@ static __always_inline int same_address(const struct address *a, const struct ad
 		 (a->word[2] ^ b->word[2]) | (a->word[3] ^ b->word[3]));
 }
 
-/* Both ends of the innermost packet; negative where they cannot be read. */
+static __always_inline int is_mapped_ipv4(const struct address *address)
+{
+	return !(address->word[0] | address->word[1]) && address->word[2] == htonl(0xffff);
+}
+
+/*
+ * Both ends of the innermost packet; negative where they cannot be read, or where IPv6
+ * claims an address that is IPv4's here.
+ */
 static __always_inline int read_addresses(const struct xdp_md *ctx, const struct packet *packet,
 					  struct address *source, struct address *destination)
 {
@@ -46,6 +54,8 @@ static __always_inline int read_addresses(const struct xdp_md *ctx, const struct
 			return -1;
 		*source = ipv6_address(&ip6->saddr);
 		*destination = ipv6_address(&ip6->daddr);
+		if (is_mapped_ipv4(source) || is_mapped_ipv4(destination))
+			return -1;
 	} else {
 		struct iphdr *ip4 = bytes_at(ctx, packet->ip_at, sizeof(*ip4));
 

@@ -66,6 +66,7 @@ enum form {
 	FORM_PLAIN,
 	FORM_FRAGMENT,			/* the first one: there are ports, but not all bytes */
 	FORM_SRH_TLV,			/* the kernel judges the TLVs (HMAC) */
+	FORM_OPTIONS,			/* the kernel judges the IPv4 options */
 	FORM_LENGTH,			/* the outer packet ends elsewhere than the inner one */
 };
 
@@ -180,15 +181,17 @@ static __always_inline int find_ipv6(struct packet *packet, struct cursor *curso
 	return 0;
 }
 
-/* An IPv4 header without options. */
+/* An IPv4 header. Its checksum is for the caller to look at. */
 static __always_inline int find_ipv4(struct packet *packet, struct cursor *cursor)
 {
 	struct iphdr *ip4 = cursor->at;
 
-	if (!has_room(cursor, sizeof(*ip4)) || ip4->version != 4 || ip4->ihl != 5)
+	if (!has_room(cursor, sizeof(*ip4)) || ip4->version != 4 || ip4->ihl < 5)
 		return -1;
 	if (ip4->frag_off & htons(0x1fff))
 		return -1;
+	if (ip4->ihl > 5)
+		packet->form = FORM_OPTIONS;
 	if (ip4->frag_off & htons(0x2000))
 		packet->form = FORM_FRAGMENT;
 	packet->version = 4;
@@ -196,7 +199,7 @@ static __always_inline int find_ipv4(struct packet *packet, struct cursor *curso
 	packet->ip_at = cursor->at - cursor->data;
 	packet->ip_end = packet->ip_at + ntohs(ip4->tot_len);
 	cursor->next_header = ip4->protocol;
-	cursor->at += sizeof(*ip4);
+	cursor->at += 4 * ip4->ihl;
 	return 0;
 }
 

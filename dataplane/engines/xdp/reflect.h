@@ -27,7 +27,8 @@
 #define TRAILER_MAX (4 * SUM_STEP - 1)
 
 #define REPLY_HOP_LIMIT 255
-#define ECN_MASK 0x00300000		/* in the first word of an IPv6 header */
+#define IPV6_ECN_MASK 0x00300000		/* in the first word of the header */
+#define IPV4_ECN_MASK 0x00030000
 
 #define REFLECTION_S 10			/* as in session_reflector.py */
 
@@ -46,10 +47,11 @@ struct request {
 	__u64 sum;			/* of pseudo header, ports, length, and trailer */
 	__u32 base[BASE_WORDS];		/* the base packet, as it stands there */
 	__u32 length;			/* of the UDP payload */
-	__be32 flow;			/* first word of the IPv6 header */
+	__be32 flow;			/* first word of the IP header */
 	__be16 port;			/* the Session-Sender's */
 	__be16 local_port;
-	__u8 hop_limit;
+	__u8 version;			/* of IP */
+	__u8 hop_limit;			/* or TTL */
 	__u8 open;			/* the checksum is the pseudo header's alone so far */
 };
 
@@ -65,6 +67,18 @@ static __always_inline int is_link_local(const struct address *address)
 	return (address->word[0] & htonl(0xffc00000)) == htonl(0xfe800000);
 }
 
+/*
+ * An IPv4 source that the kernel takes for a martian, or may: no part of the Internet
+ * (RFC 1122 section 3.2.1.3), or this node itself.
+ */
+static __always_inline int is_martian(struct address *source)
+{
+	__u8 network = ntohl(source->word[3]) >> 24;
+
+	return network == 0 || network == 127 || network >= 224 ||
+	       has_address(source, LOCAL_ADDRESS);
+}
+
 /* Whether the userspace engine's socket would have got the packet. */
 static __always_inline int is_ours(const struct xdp_md *ctx, const struct packet *packet,
 				   const struct reflector_config *config, struct request *request)
@@ -76,6 +90,8 @@ static __always_inline int is_ours(const struct xdp_md *ctx, const struct packet
 		return 0;
 	device = device_of(packet);
 	if (!device || !takes(ctx, packet, device))
+		return 0;
+	if (packet->version == 4 && is_martian(&request->source))
 		return 0;
 	return decapsulates(ctx, packet) && has_address(&request->destination, LOCAL_ADDRESS);
 }
@@ -99,6 +115,31 @@ static __always_inline int hand_up(__u32 reason)
 	return XDP_PASS;
 }
 
+/* What the IP header says; what keeps the request from being handled here. */
+static __always_inline __u32 read_header(const struct xdp_md *ctx, const struct packet *packet,
+					 struct request *request)
+{
+	request->version = packet->version;
+	if (packet->version == 6) {
+		struct ipv6hdr *ip6 = bytes_at(ctx, packet->ip_at, sizeof(*ip6));
+
+		if (!ip6)
+			return UP_LENGTH;
+		request->flow = *(__be32 *)ip6;
+		request->hop_limit = ip6->hop_limit;
+	} else {
+		struct iphdr *ip4 = bytes_at(ctx, packet->ip_at, sizeof(*ip4));
+
+		if (!ip4)
+			return UP_LENGTH;
+		if (folded(sum_words((void *)ip4, sizeof(*ip4) / 4)) != 0xffff)
+			return UP_CHECKSUM;
+		request->flow = *(__be32 *)ip4;
+		request->hop_limit = ip4->ttl;
+	}
+	return UP_REASONS;
+}
+
 /*
  * Reads the request. Returns what keeps it from being handled here, UP_REASONS for
  * nothing.
@@ -107,9 +148,8 @@ static __always_inline __u32 read_request(const struct xdp_md *ctx, const struct
 					  const struct reflector_config *config,
 					  struct request *request)
 {
-	struct ipv6hdr *ip6;
 	struct udphdr *udp;
-	__u32 udp_length;
+	__u32 up, udp_length;
 	__s64 trailer;
 	__u64 pseudo;
 	__u16 check;
@@ -120,8 +160,8 @@ static __always_inline __u32 read_request(const struct xdp_md *ctx, const struct
 		return UP_SRH_TLV;
 	if (packet->form == FORM_LENGTH)
 		return UP_LENGTH;
-	if (packet->version != 6)
-		return UP_IPV4;
+	if (packet->form == FORM_OPTIONS)
+		return UP_IPV4_OPTIONS;
 	if (is_link_local(&request->source))
 		return UP_LINK_LOCAL;
 	udp = bytes_at(ctx, packet->udp_at, sizeof(*udp));
@@ -137,13 +177,13 @@ static __always_inline __u32 read_request(const struct xdp_md *ctx, const struct
 		return UP_TRAILER;
 	if (request->length > BASE_LENGTH + TRAILER_MAX)
 		return UP_LENGTH;
+	up = read_header(ctx, packet, request);
+	if (up != UP_REASONS)
+		return up;
 	udp = bytes_at(ctx, packet->udp_at, sizeof(*udp) + BASE_LENGTH);
-	ip6 = bytes_at(ctx, packet->ip_at, sizeof(*ip6));
-	if (!udp || !ip6)
+	if (!udp)
 		return UP_LENGTH;
 	__builtin_memcpy(request->base, udp + 1, BASE_LENGTH);
-	request->flow = *(__be32 *)ip6;
-	request->hop_limit = ip6->hop_limit;
 	check = udp->check;
 	trailer = sum_bytes(ctx, packet->udp_at + sizeof(*udp) + BASE_LENGTH,
 			    request->length - BASE_LENGTH);
@@ -152,6 +192,9 @@ static __always_inline __u32 read_request(const struct xdp_md *ctx, const struct
 	pseudo = sum_pseudo_header(ctx, packet, udp_length);
 	request->sum = pseudo + request->port + request->local_port + htons(udp_length) + trailer;
 	request->open = config->flags & REFLECTOR_PARTIAL && check == folded(pseudo);
+	/* Over IPv4 a request may have none (RFC 768); replies have. */
+	if (packet->version == 4 && !check)
+		return UP_REASONS;
 	if (!request->open && check != checksum(request->sum + sum_words(request->base, BASE_WORDS)))
 		return UP_CHECKSUM;
 	return UP_REASONS;

@@ -26,12 +26,18 @@ struct return_path {
 	__u32 length;			/* of the SRH in bytes */
 };
 
+/* IPv4 has no SRH: without a path, replies to a sender of IPv4 go where it is. */
+static __always_inline int has_path(const struct session *session, const struct request *request)
+{
+	return session && session->segments && request->version == 6;
+}
+
 static __always_inline struct return_path return_path_of(const struct session *session,
 							 const struct request *request)
 {
 	struct return_path path = {};
 
-	if (!session || !session->segments)
+	if (!has_path(session, request))
 		return path;
 	path.appended = !same_address(&session->segment[0], &request->source);
 	path.segments = session->segments + path.appended;
@@ -43,7 +49,7 @@ static __always_inline struct return_path return_path_of(const struct session *s
 static __always_inline struct address first_stop(const struct session *session,
 						 const struct request *request)
 {
-	if (!session || !session->segments)
+	if (!has_path(session, request))
 		return request->source;
 	return session->segment[(session->segments - 1) & (SEGMENTS_MAX - 1)];
 }
@@ -67,7 +73,7 @@ static __always_inline struct layer_2 save_layer_2(const struct xdp_md *ctx,
 
 /* Returns what comes behind; NULL where there is no room. */
 static __always_inline void *write_layer_2(void *data, void *end, const struct layer_2 *saved,
-					   const struct next_hop *hop)
+					   const struct next_hop *hop, __u16 ethertype)
 {
 	struct ethhdr *eth = data;
 	__u32 *tag = (void *)&eth->h_proto;
@@ -83,7 +89,7 @@ static __always_inline void *write_layer_2(void *data, void *end, const struct l
 			*tag++ = saved->tag[i];
 	}
 	type = (void *)tag;
-	*type = htons(ETH_P_IPV6);
+	*type = htons(ethertype);
 	return type + 1;
 }
 
@@ -95,12 +101,30 @@ static __always_inline int write_ipv6(void *at, void *end, const struct request 
 
 	if (at + sizeof(*ip6) > end)
 		return -1;
-	*(__be32 *)ip6 = request->flow & ~htonl(ECN_MASK);
+	*(__be32 *)ip6 = request->flow & ~htonl(IPV6_ECN_MASK);
 	ip6->payload_len = htons(path->length + sizeof(struct udphdr) + request->length);
 	ip6->nexthdr = path->length ? NEXT_HEADER_ROUTING : NEXT_HEADER_UDP;
 	ip6->hop_limit = REPLY_HOP_LIMIT;
 	__builtin_memcpy(&ip6->saddr, &journey->local, sizeof(journey->local));
 	__builtin_memcpy(&ip6->daddr, &journey->next, sizeof(journey->next));
+	return 0;
+}
+
+/* The reply is as long as the request, which the first word says; not to be fragmented. */
+static __always_inline int write_ipv4(void *at, void *end, const struct request *request,
+				      const struct journey *journey)
+{
+	struct iphdr *ip4 = at;
+	__be32 *word = at;
+
+	if (at + sizeof(*ip4) > end)
+		return -1;
+	word[0] = request->flow & ~htonl(IPV4_ECN_MASK);
+	word[1] = htonl(0x4000);
+	word[2] = htonl(REPLY_HOP_LIMIT << 24 | NEXT_HEADER_UDP << 16);
+	word[3] = journey->local.word[3];
+	word[4] = journey->next.word[3];
+	ip4->check = ~folded(sum_words(word, sizeof(*ip4) / 4));
 	return 0;
 }
 
@@ -202,6 +226,7 @@ static __always_inline struct journey journey_of(const struct reflector_config *
 		.epoch = config->epoch,
 		.slot = session ? session->slot : 0,
 		.flow = request->flow,
+		.version = request->version,
 	};
 }
 
@@ -210,6 +235,8 @@ static __always_inline int answer(struct xdp_md *ctx, const struct packet *packe
 				  const struct session *session, const struct journey *journey)
 {
 	struct return_path path = return_path_of(session, request);
+	int six = request->version == 6;
+	__u32 header = six ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
 	struct reflector_counters *counters;
 	struct layer_2 saved;
 	struct next_hop *hop;
@@ -220,19 +247,20 @@ static __always_inline int answer(struct xdp_md *ctx, const struct packet *packe
 	hop = next_hop(ctx, packet, journey);
 	if (!hop)
 		return hand_up(UP_NEXT_HOP);
-	if (sizeof(struct ipv6hdr) + path.length + sizeof(struct udphdr) + request->length > hop->mtu)
+	if (header + path.length + sizeof(struct udphdr) + request->length > hop->mtu)
 		return hand_up(UP_TOO_BIG);
 	saved = save_layer_2(ctx, packet);
-	delta = packet->udp_at - packet->network_at - sizeof(struct ipv6hdr) - path.length;
+	delta = packet->udp_at - packet->network_at - header - path.length;
 	if (delta && bpf_xdp_adjust_head(ctx, delta))
 		return hand_up(UP_HEAD_ROOM);
 	data = (void *)(long)ctx->data;
 	end = (void *)(long)ctx->data_end;
 	sequence = count_request(clock, request, session, journey->slot);
-	at = write_layer_2(data, end, &saved, hop);
-	if (!at || write_ipv6(at, end, request, journey, &path))
+	at = write_layer_2(data, end, &saved, hop, six ? ETH_P_IPV6 : ETH_P_IP);
+	if (!at || (six ? write_ipv6(at, end, request, journey, &path)
+			: write_ipv4(at, end, request, journey)))
 		return XDP_ABORTED;
-	at += sizeof(struct ipv6hdr);
+	at += header;
 	if (session && path.length) {
 		if (write_srh(at, end, session, request, &path))
 			return XDP_ABORTED;

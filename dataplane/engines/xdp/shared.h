@@ -41,6 +41,8 @@ struct interface_key {
 
 #define INTERFACE_SRV6 1			/* takes Segment Routing Headers (seg6_enabled) */
 #define INTERFACE_GENERIC 2		/* a checksum that is left open is filled in later on */
+#define INTERFACE_LOOSE 4		/* IPv4 sources need a route (rp_filter), */
+#define INTERFACE_STRICT 8		/* through the device that they came from */
 
 struct interface {
 	__u32 ifindex;			/* the network device that the kernel gives the frame to */
@@ -113,7 +115,7 @@ enum handed_up {
 	UP_TRAILER,			/* TLVs */
 	UP_CHECKSUM,			/* the kernel judges it */
 	UP_LINK_LOCAL,
-	UP_IPV4,
+	UP_IPV4_OPTIONS,
 	UP_NEXT_HOP,			/* none is known, or none that a driver can send to */
 	UP_TOO_BIG,			/* with its return path the reply exceeds the MTU */
 	UP_HEAD_ROOM,			/* no room in front of the packet for the return path */

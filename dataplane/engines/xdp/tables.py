@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dataplane import addresses
 from dataplane.bpf.program import BpfModule
 from dataplane.bpf.syscall import delete_element, lookup_per_cpu, update_element
 from dataplane.clock import ClockStatus
 from dataplane.config import IPAddress, Reflector, ReflectorMode, ReflectorSession
 from dataplane.engines.xdp import layouts
-from dataplane.engines.xdp.interfaces import Device
+from dataplane.engines.xdp.interfaces import Device, SourceValidation
 from dataplane.engines.xdp.layouts import (
     InterfaceFlag,
     LocalFlag,
@@ -39,8 +40,12 @@ BURST_NS = NS_PER_S // 10
 """How far a source may be ahead of its rate: what it may send at once is the
 packets of this time."""
 
+_VALIDATION = {
+    SourceValidation.NONE: InterfaceFlag(0),
+    SourceValidation.STRICT: InterfaceFlag.STRICT,
+    SourceValidation.LOOSE: InterfaceFlag.LOOSE,
+}
 _NO_ADDRESS = bytes(layouts.ADDRESS_BYTES)
-_MAPPED_IPV4 = bytes(10) + b"\xff\xff"
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,9 +253,7 @@ class Mirror:
 
 def packed(address: IPAddress | None) -> bytes:
     """16 bytes; of None, those that stand for any sender."""
-    if address is None:
-        return _NO_ADDRESS
-    return address.packed if address.version == 6 else _MAPPED_IPV4 + address.packed
+    return _NO_ADDRESS if address is None else addresses.packed(address)
 
 
 def interface_key(ifindex: int, outer: int, inner: int) -> bytes:
@@ -263,7 +266,9 @@ def interface_key(ifindex: int, outer: int, inner: int) -> bytes:
 
 def interface_value(device: Device, generic: bool = False) -> bytes:
     """What a program, in generic mode or not, knows of a device."""
-    flags = InterfaceFlag.SRV6 if device.takes_srh else InterfaceFlag(0)
+    flags = _VALIDATION[device.source_validation]
+    if device.takes_srh:
+        flags |= InterfaceFlag.SRV6
     value = np.zeros((), layouts.INTERFACE)
     value["ifindex"] = device.index
     value["flags"] = int(flags | (InterfaceFlag.GENERIC if generic else 0))

@@ -32,6 +32,13 @@ NARROW = Capabilities(
         (SenderSession(1, THERE, HERE, segments=(THERE,), interval_us=5_000), []),
         (SenderSession(1, OLD, OLD), ["engine x does not support IPv4"]),
         (
+            SenderSession(1, OLD, OLD, segments=(THERE,)),
+            [
+                "engine x does not support IPv4",
+                "packets to 192.0.2.1 cannot take a path of SRv6 segments: it is not IPv6",
+            ],
+        ),
+        (
             SenderSession(1, OLD, HERE),
             [
                 "engine x does not support IPv4",
@@ -67,6 +74,7 @@ def test_check_reflector() -> None:
     assert check_reflector_session("x", NARROW, wanted) == [
         "engine x does not support IPv4",
         "engine x supports at most 1 segments, not 2",
+        "packets to 192.0.2.1 cannot take a path of SRv6 segments: it is not IPv6",
         "engine x does not support timestamp format PTPV2",
     ]
 
@@ -81,12 +89,12 @@ def test_a_role_that_an_engine_has_not() -> None:
 
 def test_refusals_name_their_session() -> None:
     node = Node(
-        Sender(sessions={7: SenderSession(7, OLD, OLD)}),
-        Reflector(sessions={(8, OLD): ReflectorSession(8, OLD)}),
+        Sender(engine="scapy", sessions={7: SenderSession(7, OLD, OLD)}),
+        Reflector(engine="scapy", sessions={(8, OLD): ReflectorSession(8, OLD)}),
     )
     assert list(registry.refusals(node)) == [
-        "session 7: engine userspace does not support IPv4",
-        "reflector session 8: engine userspace does not support IPv4",
+        "session 7: engine scapy does not support IPv4",
+        "reflector session 8: engine scapy does not support IPv4",
     ]
     assert list(registry.refusals(Node())) == []
 

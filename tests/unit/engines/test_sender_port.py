@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from dataplane.clock import Clock, monotonic_ns, wall_ns
-from dataplane.config import SenderSession
+from dataplane.config import IPAddress, SenderSession
 from dataplane.engines.base import Role
 from dataplane.engines.common.loop import Loop
 from dataplane.engines.common.run import SenderRun
@@ -53,9 +53,7 @@ class Run:
         self.collector = None
         self.arrived_ns: list[int] = []
 
-    def receive(
-        self, datagram: Datagram, source: IPv6Address, now_ns: int, arrived_ns: int
-    ) -> None:
+    def receive(self, datagram: Datagram, source: IPAddress, now_ns: int, arrived_ns: int) -> None:
         self.arrived_ns.append(arrived_ns)
 
 
@@ -66,7 +64,7 @@ def port() -> tuple[SenderPort, Queue, Run]:
         register=lambda *_: None, overdue=lambda: True, timer=lambda _: SimpleNamespace()
     )
 
-    def open_queue(role: Role, address: IPv6Address | None, port: int) -> Any:
+    def open_queue(role: Role, address: IPAddress, port: int) -> Any:
         return queue
 
     discards: Counter[DiscardReason] = Counter()

@@ -97,7 +97,8 @@ def packet(
     **udp: Any,
 ) -> bytes:
     source, destination = source or link.there, destination or link.here
-    return wire.ipv6(
+    within = wire.ipv6 if source.version == 6 else wire.ipv4
+    return within(
         source,
         destination,
         wire.NH_UDP,

@@ -142,12 +142,12 @@ def reply_to(
     ssid: int | None = None,
     sender_sequence: int | None = None,
     error: int | None = None,
-    source: IPv6Address = MAIN.there,
-    destination: IPv6Address = MAIN.here,
+    source: Any = MAIN.there,
+    destination: Any = MAIN.here,
     ports: tuple[int, int] | None = None,
     cut: int | None = None,
 ) -> bytes:
-    """An IPv6 packet with the answer to `request`, wrong in what is given."""
+    """An IP packet with the answer to `request`, wrong in what is given."""
     asked = Request.read(request.payload)
     now = encode_timestamp(time.time_ns(), fmt)
     z = wire.PTPV2 if fmt is TimestampFormat.PTPV2 else wire.UNSYNCHRONIZED
@@ -163,7 +163,8 @@ def reply_to(
         ttl=request.hop_limit,
     )
     datagram = wire.udp(source, destination, ports or request.ports[::-1], payload[:cut])
-    return wire.ipv6(source, destination, wire.NH_UDP, datagram)
+    within = wire.ipv6 if source.version == 6 else wire.ipv4
+    return within(source, destination, wire.NH_UDP, datagram)
 
 
 def behind_srh(*path: IPv6Address, left: int = 0) -> Wrap:

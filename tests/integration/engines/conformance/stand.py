@@ -5,8 +5,12 @@
     p0.7 fd00:7::1 ─────────── n0.7 fd00:7::2     VLAN 7 of the same link, on request
     p1   fd00:2::1 ─────────── n1   fd00:2::2
 
+Over IPv4 they are 192.0.2.1 and 192.0.2.2 (default route), 192.0.2.129 and 192.0.2.130
+(VLAN 7), 198.51.100.1 and 198.51.100.2.
+
 The peer's addresses are nobody's: its kernel keeps silent, and every answer that is
-seen was written by hand. The node has the SID fc00:2::d6 (End.DT6).
+seen was written by hand. The node has the SIDs fc00:2::d6 (End.DT6) and fc00:2::d4
+(End.DX4).
 """
 
 from __future__ import annotations
@@ -20,8 +24,9 @@ import struct
 import subprocess
 import time
 from dataclasses import dataclass
-from ipaddress import IPv6Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,6 +52,9 @@ from tests.integration.engines.network import Capture, eventually, inside, ip, s
 DECAPSULATING = IPv6Address("fc00:2::d6")
 """The node's SID with the behaviour End.DT6."""
 
+DECAPSULATING_IPV4 = IPv6Address("fc00:2::d4")
+"""The node's SID with the behaviour End.DX4, to the packet's own destination."""
+
 GRACE_S = 0.1
 """How long something that must not happen is waited for."""
 
@@ -63,14 +71,25 @@ class Link:
     far: str
     """On the peer."""
 
-    here: IPv6Address
-    """The node's address."""
+    here: Any
+    """The node's address, of either family."""
 
-    there: IPv6Address
+    there: Any
     """The peer's."""
 
     vlan: int | None = None
 
+    def over_ipv4(self) -> Link:
+        """The same link, by its addresses of IPv4."""
+        here, there = _IPV4[self.far]
+        return dataclasses.replace(self, here=IPv4Address(here), there=IPv4Address(there))
+
+
+_IPV4 = {
+    "p0": ("192.0.2.2", "192.0.2.1"),
+    "p0.7": ("192.0.2.130", "192.0.2.129"),
+    "p1": ("198.51.100.2", "198.51.100.1"),
+}
 
 MAIN = Link("n0", "p0", IPv6Address("fd00:1::2"), IPv6Address("fd00:1::1"))
 VLAN = Link("n0.7", "p0.7", IPv6Address("fd00:7::2"), IPv6Address("fd00:7::1"), vlan=7)
@@ -104,13 +123,14 @@ class Stand:
             subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
 
     def inject(self, link: Link, packet: bytes, to: bytes | None = None) -> None:
-        """Have an IPv6 packet arrive at the node, its VLAN tag in the frame; `to`
+        """Have an IP packet arrive at the node, its VLAN tag in the frame; `to`
         is another link-layer address than the node's."""
         far = link.far.partition(".")[0]
         header = (to or self._macs[link.device]) + self._macs[link.far]
         if link.vlan is not None:
             header += struct.pack("!HH", wire.ETHERTYPE_VLAN, link.vlan)
-        self._sockets[far].send(header + struct.pack("!H", wire.ETHERTYPE_IPV6) + packet)
+        kind = wire.ETHERTYPE_IPV6 if packet[0] >> 4 == 6 else wire.ETHERTYPE_IPV4
+        self._sockets[far].send(header + struct.pack("!H", kind) + packet)
 
     def frames(self, link: Link) -> list[bytes]:
         """What the node has sent on a link since the last call."""
@@ -127,12 +147,16 @@ class Stand:
             return socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
 
     def restore(self, link: Link) -> None:
-        """The node's address and routes on a link, as they were at first."""
-        near = ("-n", self.node, "-6")
+        """The node's addresses and routes on a link, as they were at first."""
+        near = ("-n", self.node)
+        old = link.over_ipv4()
         ip(*near, "address", "replace", f"{link.here}/64", "dev", link.device, "nodad")
-        self._neighbour(link)
-        if link is MAIN:
-            ip(*near, "route", "replace", "default", "via", str(MAIN.there))
+        ip(*near, "address", "replace", f"{old.here}/26", "dev", link.device)
+        for each in (link, old):
+            self._neighbour(each)
+            if link is MAIN:
+                default = ("route", "replace", "default", "via", str(each.there))
+                ip(*near, f"-{each.here.version}", *default)
 
     def _build(self) -> None:
         for name in (self.node, self.peer):
@@ -146,6 +170,10 @@ class Stand:
         ip(
             *("-n", self.node, "-6", "route", "add", str(DECAPSULATING)),
             *("encap", "seg6local", "action", "End.DT6", "table", "255", "dev", MAIN.device),
+        )
+        ip(
+            *("-n", self.node, "-6", "route", "add", str(DECAPSULATING_IPV4)),
+            *("encap", "seg6local", "action", "End.DX4", "nh4", "0.0.0.0", "dev", MAIN.device),
         )
 
     def add_vlan(self) -> None:

@@ -39,6 +39,7 @@ from tests.integration.engines.network import (
     eventually,
     inside,
     ip,
+    sysctl,
 )
 
 pytestmark = pytest.mark.integration
@@ -71,11 +72,11 @@ class Running:
         self.engine.configure(node)
         eventually(self._reflects, "the Session-Reflector runs")
 
-    def reflected(self, ssid: int) -> int:
+    def reflected(self, served: ReflectorSession) -> int:
         snapshot = self.results.reflector()
         assert snapshot is not None
         assert not any(snapshot.discards.values())
-        return snapshot.sessions[ssid, None].reflected
+        return snapshot.sessions[served.key].reflected
 
     def _reflects(self) -> bool:
         return any(
@@ -147,15 +148,22 @@ def test_pairs_measure(network: Network, names: tuple[str, str], fmt: TimestampF
             assert record.t4_ns - record.t1_ns < 1_000_000_000
             # A router on the way, and where the kernel adds the SRH, that too, cost a hop.
             assert record.sender_ttl in (253, 254)
-        eventually(lambda: answering.reflected(5) == 30, "30 are counted as reflected")
+        eventually(lambda: answering.reflected(SERVED) == 30, "30 are counted as reflected")
 
 
 @pytest.mark.parametrize("names", PAIRS, ids="-".join)
 def test_pairs_over_ipv4(network: Network, names: tuple[str, str]) -> None:
     """Measured where both can, refused by each that cannot."""
     ours, theirs = IPv4Address("192.0.2.1"), IPv4Address("192.0.2.65")
-    session = SenderSession(5, theirs, ours, interval_us=20_000, packet_count=10)
-    sender, reflector = nodes(names, session, ReflectorSession(5, ours))
+    session = SenderSession(
+        *(5, theirs, ours),
+        interval_us=20_000,
+        packet_count=30,
+        dscp=46,
+        reflector_mode=ReflectorMode.STATEFUL,
+    )
+    served = ReflectorSession(5, ours, mode=ReflectorMode.STATEFUL)
+    sender, reflector = nodes(names, session, served)
     lacking = False
     for name, node, who in zip(
         names, (sender, reflector), ("session", "reflector session"), strict=True
@@ -167,6 +175,7 @@ def test_pairs_over_ipv4(network: Network, names: tuple[str, str]) -> None:
             ]
     if lacking:
         return
+    sysctl(network.router, "net.ipv4.ip_forward", 1)
     for node, near, far, address, gateway in (
         (network.sender, "va", "ra", ours, "192.0.2.2"),
         (network.reflector, "vb", "rb", theirs, "192.0.2.66"),
@@ -181,7 +190,16 @@ def test_pairs_over_ipv4(network: Network, names: tuple[str, str]) -> None:
         answering.reflect(reflector)
         measuring.engine.configure(sender)
         results = measuring.results
-        eventually(lambda: results.snapshot(5).received == 10, "10 replies")
+        eventually(lambda: results.snapshot(5).received == 30, "30 replies")
+        snapshot = results.snapshot(5)
+        assert (snapshot.sent, snapshot.loss.round_trip, snapshot.duplicates) == (30, 0, 0)
+        records = results.fetch(5, 100)
+        assert [record.sequence for record in records] == list(range(30))
+        assert [record.reflector_sequence for record in records] == list(range(30))
+        for record in records:
+            assert record.t1_ns <= record.t2_ns < record.t3_ns <= record.t4_ns
+            assert record.sender_ttl == 254
+        eventually(lambda: answering.reflected(served) == 30, "30 are counted as reflected")
 
 
 @pytest.mark.parametrize("name", sorted(registry.ENGINES))

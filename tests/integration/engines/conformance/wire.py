@@ -5,10 +5,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import IPv6Address
+from ipaddress import IPv4Address, IPv6Address
 
-ETHERTYPE_IPV6, ETHERTYPE_VLAN = 0x86DD, 0x8100
+IPAddress = IPv4Address | IPv6Address
+
+ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN = 0x0800, 0x86DD, 0x8100
 NH_UDP, NH_IPV6, NH_ROUTING, NH_ICMPV6, NH_DESTINATION = 17, 41, 43, 58, 60
+NH_ICMP, NH_IPV4 = 1, 4
 
 UNSYNCHRONIZED, PTPV2 = 0x0001, 0x4001
 """Error Estimates: the least error, not synchronised; Z bit clear and set."""
@@ -38,9 +41,31 @@ def ipv6(
     return fixed + source.packed + destination.packed + payload
 
 
+def ipv4(
+    source: IPv4Address,
+    destination: IPv4Address,
+    protocol: int,
+    payload: bytes,
+    *,
+    hop_limit: int = 64,
+    traffic_class: int = 0,
+    options: bytes = b"",
+    fragment: int = 0,
+) -> bytes:
+    """RFC 791 §3.1; `fragment` is flags and offset."""
+    size = 20 + len(options)
+    head = struct.pack(
+        *("!BBHHHBBH", 4 << 4 | size // 4, traffic_class, size + len(payload), 0, fragment),
+        *(hop_limit, protocol, 0),
+    )
+    head += source.packed + destination.packed + options
+    checksum = ~_fold(head) & 0xFFFF
+    return head[:10] + struct.pack("!H", checksum) + head[12:] + payload
+
+
 def udp(
-    source: IPv6Address,
-    destination: IPv6Address,
+    source: IPAddress,
+    destination: IPAddress,
     ports: tuple[int, int],
     payload: bytes,
     *,
@@ -55,10 +80,16 @@ def udp(
     return header[:6] + struct.pack("!H", checksum) + payload
 
 
-def _sum(source: IPv6Address, destination: IPv6Address, datagram: bytes) -> int:
-    """One's complement sum with the pseudo header (RFC 8200 §8.1)."""
-    pseudo = source.packed + destination.packed + struct.pack("!IxxxB", len(datagram), NH_UDP)
-    data = pseudo + datagram + bytes(len(datagram) % 2)
+def _sum(source: IPAddress, destination: IPAddress, datagram: bytes) -> int:
+    """One's complement sum with the pseudo header (RFC 8200 §8.1, RFC 768)."""
+    layout = "!IxxxB" if source.version == 6 else "!xBH"
+    numbers = (len(datagram), NH_UDP) if source.version == 6 else (NH_UDP, len(datagram))
+    return _fold(source.packed + destination.packed + struct.pack(layout, *numbers) + datagram)
+
+
+def _fold(data: bytes) -> int:
+    """One's complement sum (RFC 1071)."""
+    data += bytes(len(data) % 2)
     total = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total > 0xFFFF:
         total = (total & 0xFFFF) + (total >> 16)
@@ -123,9 +154,9 @@ class Reflected:
 class Seen:
     """A UDP packet that was captured."""
 
-    source: IPv6Address
-    destination: IPv6Address
-    """Of the IPv6 header: the first segment, where there is an SRH."""
+    source: IPAddress
+    destination: IPAddress
+    """Of the IP header: the first segment, where there is an SRH."""
 
     hop_limit: int
     traffic_class: int
@@ -138,8 +169,11 @@ class Seen:
 
 
 def seen(frame: bytes) -> Seen | None:
-    """A captured frame; None for anything but UDP over IPv6, with an SRH or without."""
+    """A captured frame; None for anything but UDP over IPv6, with an SRH or without, or
+    over IPv4 without options."""
     (ethertype,) = struct.unpack_from("!H", frame, 12)
+    if ethertype == ETHERTYPE_IPV4:
+        return _seen_ipv4(frame[14:])
     if ethertype != ETHERTYPE_IPV6:
         return None
     first, length, header, hop_limit = struct.unpack_from("!IHBB", frame, 14)
@@ -152,18 +186,33 @@ def seen(frame: bytes) -> Seen | None:
         final = IPv6Address(found[8:24])
     if header != NH_UDP:
         return None
-    sport, dport, udp_length, checksum = struct.unpack_from("!HHHH", packet)
-    right = checksum != 0 and _sum(source, final, packet) == 0xFFFF
-    return Seen(
-        *(source, destination, hop_limit, first >> 20 & 0xFF, found),
-        *((sport, dport), packet[8:udp_length], right and udp_length == len(packet)),
-    )
+    ports, payload, right = _seen_udp(source, final, packet)
+    traffic_class = first >> 20 & 0xFF
+    return Seen(source, destination, hop_limit, traffic_class, found, ports, payload, right)
+
+
+def _seen_ipv4(packet: bytes) -> Seen | None:
+    traffic_class, length, ttl, protocol = struct.unpack_from("!xBHxxxxBB", packet)
+    if packet[0] != 0x45 or protocol != NH_UDP:
+        return None
+    source, destination = IPv4Address(packet[12:16]), IPv4Address(packet[16:20])
+    ports, payload, right = _seen_udp(source, destination, packet[20:length])
+    right = right and _fold(packet[:20]) == 0xFFFF
+    return Seen(source, destination, ttl, traffic_class, b"", ports, payload, right)
+
+
+def _seen_udp(
+    source: IPAddress, destination: IPAddress, packet: bytes
+) -> tuple[tuple[int, int], bytes, bool]:
+    """Ports, payload, and whether checksum and length are right."""
+    sport, dport, length, checksum = struct.unpack_from("!HHHH", packet)
+    right = checksum != 0 and _sum(source, destination, packet) == 0xFFFF
+    return (sport, dport), packet[8:length], right and length == len(packet)
 
 
 def is_unreachable(frame: bytes) -> bool:
-    """Whether it is an ICMPv6 Destination Unreachable (RFC 4443 §3.1)."""
-    return (
-        struct.unpack_from("!H", frame, 12)[0] == ETHERTYPE_IPV6
-        and frame[20] == NH_ICMPV6
-        and frame[54] == 1
-    )
+    """Whether it is a Destination Unreachable of ICMPv6 or ICMP (RFC 4443 §3.1, RFC 792)."""
+    (ethertype,) = struct.unpack_from("!H", frame, 12)
+    if ethertype == ETHERTYPE_IPV4:
+        return frame[23] == NH_ICMP and frame[34] == 3
+    return ethertype == ETHERTYPE_IPV6 and frame[20] == NH_ICMPV6 and frame[54] == 1

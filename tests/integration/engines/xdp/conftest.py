@@ -10,6 +10,8 @@ import pytest
 
 import dataplane.engines.xdp
 from dataplane.bpf.program import BpfModule
+from dataplane.config import Reflector
+from tests.integration.engines.xdp.reflecting import SESSIONS, Bench
 
 _CLONE_NEWNET = 0x40000000
 
@@ -49,3 +51,15 @@ def in_own_namespace() -> Iterator[None]:
             yield
         finally:
             libc.setns(home.fileno(), _CLONE_NEWNET)
+
+
+@pytest.fixture(scope="module")
+def module_bench(reflector_module: BpfModule) -> Iterator[Bench]:
+    with in_own_namespace():
+        yield Bench(reflector_module)
+
+
+@pytest.fixture
+def bench(module_bench: Bench) -> Bench:
+    module_bench.serve(Reflector(sessions=SESSIONS))
+    return module_bench

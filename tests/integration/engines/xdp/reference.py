@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import struct
 from dataclasses import replace
-from ipaddress import IPv6Address
+from ipaddress import IPv4Address, IPv6Address
 
 from dataplane.clock import ClockStatus
 from dataplane.frames import (
+    ETHERTYPE_IPV4,
     ETHERTYPE_IPV6,
     ETHERTYPE_SERVICE_VLAN,
     ETHERTYPE_VLAN,
@@ -42,9 +43,13 @@ def decode(data: bytes) -> Frame:
             raise Unreadable("VLAN tag")
         vlans.append(int.from_bytes(data[at + 2 : at + 4], "big"))
         at += 4
-    if data[at : at + 2] != ETHERTYPE_IPV6.to_bytes(2, "big"):
-        raise Unreadable("no IPv6")
-    outer, datagram = _packet(data[at + 2 :])
+    ethertype = int.from_bytes(data[at : at + 2], "big")
+    if ethertype == ETHERTYPE_IPV6:
+        outer, datagram = _packet(data[at + 2 :])
+    elif ethertype == ETHERTYPE_IPV4:
+        outer, datagram = None, _in_ipv4(data[at + 2 :])
+    else:
+        raise Unreadable("no IP")
     return Frame(datagram, data[:6], data[6:12], vlans, outer)
 
 
@@ -55,7 +60,25 @@ def _packet(data: bytes) -> tuple[Outer | None, Datagram]:
         outer = Outer(header.source, header.destination, segments, header.hop_limit)
         header, segments, inside, rest = _ipv6(rest)
     elif inside == NEXT_HEADER_IPV4:
-        raise Unreadable("IPv4")
+        return Outer(header.source, header.destination, segments, header.hop_limit), _in_ipv4(rest)
+    return outer, _datagram(replace(header, segments=segments), inside, rest)
+
+
+def _in_ipv4(data: bytes) -> Datagram:
+    """RFC 791 §3.1."""
+    if len(data) < 20 or data[0] != 0x45:
+        raise Unreadable("IPv4 header, or one with options")
+    tos, length, fragment, ttl, inside = struct.unpack_from("!xBH2xHBB", data)
+    if internet_checksum(data[:20]) != 0:
+        raise Unreadable("IPv4 header checksum")
+    if length != len(data) or fragment & 0x3FFF:
+        raise Unreadable("IPv4 length, or a fragment")
+    source, destination = IPv4Address(data[12:16]), IPv4Address(data[16:20])
+    header = Datagram(source, destination, 0, 0, b"", ttl, tos, dont_fragment=bool(fragment >> 14))
+    return _datagram(header, inside, data[20:])
+
+
+def _datagram(header: Datagram, inside: int, rest: bytes) -> Datagram:
     if inside != NEXT_HEADER_UDP or len(rest) < 8:
         raise Unreadable("no UDP")
     source_port, destination_port, length, check = struct.unpack_from("!HHHH", rest)
@@ -66,11 +89,11 @@ def _packet(data: bytes) -> tuple[Outer | None, Datagram]:
         source_port=source_port,
         destination_port=destination_port,
         payload=rest[8:],
-        segments=segments,
     )
-    if encode_udp(datagram)[6:8] != rest[6:8] or check == 0:
+    without = check == 0 and datagram.source.version == 4
+    if not without and (encode_udp(datagram)[6:8] != rest[6:8] or check == 0):
         raise Unreadable("UDP checksum")
-    return outer, datagram
+    return datagram
 
 
 def _ipv6(data: bytes) -> tuple[Datagram, tuple[IPv6Address, ...], int, bytes]:
@@ -126,6 +149,8 @@ def turned_back(request: Frame, reply: Reply, t3_ns: int, clock: ClockStatus) ->
         flow_label=asked.flow_label,
         segments=reply.segments,
         segments_left=max(0, len(reply.segments) - 1),
+        # As the kernel sends what a socket has it send (ip(7), IP_MTU_DISCOVER).
+        dont_fragment=True,
     )
     return Frame(datagram, request.source_mac, request.destination_mac, request.vlans)
 

@@ -7,7 +7,6 @@ replies go back to the neighbour that the request came from.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import IPv6Address
 
@@ -15,112 +14,33 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dataplane.bpf.program import BpfModule
-from dataplane.bpf.syscall import XDP_DROP, XDP_PASS, XDP_TX, Run, run_program
-from dataplane.clock import ClockStatus
-from dataplane.config import Reflector, ReflectorMode, ReflectorSession
-from dataplane.engines.xdp.interfaces import Device
-from dataplane.engines.xdp.layouts import LocalFlag, ReflectorFlag
-from dataplane.engines.xdp.tables import ReflectorTables
-from dataplane.frames import HERE_MAC, Datagram, Frame, Outer
+from dataplane.bpf.syscall import XDP_DROP, XDP_PASS, XDP_TX, run_program
+from dataplane.config import Reflector, ReflectorSession
+from dataplane.engines.xdp.layouts import ReflectorFlag
+from dataplane.frames import Frame, Outer
 from dataplane.reflector_store import HandedUp
 from dataplane.stamp.errors import DiscardReason
-from dataplane.stamp.packet import SenderPacket
-from dataplane.stamp.session_reflector import SessionReflector
-from dataplane.stamp.timestamp import ErrorEstimate, TimestampFormat
+from dataplane.stamp.timestamp import ErrorEstimate
 from tests.integration.engines.xdp import reference
-from tests.integration.engines.xdp.conftest import in_own_namespace
+from tests.integration.engines.xdp.reflecting import (
+    CLOCK,
+    DEVICE,
+    NTP,
+    PATH,
+    PTP,
+    REFLECTOR,
+    SENDER,
+    SESSIONS,
+    SID,
+    T2_NS,
+    VLANS,
+    Bench,
+    judged_rightly,
+    mutated,
+    request,
+)
 
 pytestmark = pytest.mark.integration
-
-SENDER = IPv6Address("fd00:a::1")
-REFLECTOR = IPv6Address("fd00:b::1")
-SID = IPv6Address("fc00:e::d6")
-PATH = tuple(IPv6Address(f"fc00:e::{n}") for n in range(1, 17))
-NTP = ErrorEstimate(False, TimestampFormat.NTP, 3, 7)
-PTP = NTP.in_format(TimestampFormat.PTPV2)
-T2_NS = 1_790_000_000_123_456_789
-CLOCK = ClockStatus(synchronized=True, error_ns=12_345, tai_offset_s=37)
-DEVICE = Device(1, HERE_MAC, takes_srh=True)
-VLANS = {(1, vlan, inner): DEVICE for vlan, inner in ((0, 0), (5, 0), (5, 6))}
-
-SESSIONS = {
-    session.key: session
-    for session in (
-        ReflectorSession(1),
-        ReflectorSession(2, mode=ReflectorMode.STATEFUL),
-        ReflectorSession(3, SENDER, timestamp_format=TimestampFormat.PTPV2),
-        ReflectorSession(3, timestamp_format=TimestampFormat.NTP),
-        ReflectorSession(4, sender_udp_port=50_000),
-        ReflectorSession(5, SENDER, sender_udp_port=50_000, segments=PATH[:1]),
-        ReflectorSession(5, segments=PATH[:2]),
-        ReflectorSession(6, SENDER, enabled=False),
-        ReflectorSession(6),
-        ReflectorSession(7, segments=PATH[:8]),
-        ReflectorSession(8, segments=(*PATH[:2], SENDER)),
-        ReflectorSession(9, segments=(SENDER,)),
-        ReflectorSession(10, sender_udp_port=862),
-        ReflectorSession(11, segments=PATH),
-        ReflectorSession(65_535, SENDER, mode=ReflectorMode.STATEFUL, segments=PATH[:3]),
-    )
-}
-
-
-class Bench:
-    """The program and the core, with the same configuration, clock and packets."""
-
-    def __init__(self, module: BpfModule) -> None:
-        self.tables = ReflectorTables(module)
-        self.program = module.load("reflector")
-        self.tables.set_clock(CLOCK)
-        self.tables.set_interfaces(VLANS)
-        self.tables.set_locals({REFLECTOR: LocalFlag.ADDRESS, SID: LocalFlag.DECAPSULATES_IPV6})
-        self.core = SessionReflector(Reflector(), tai_offset_s=CLOCK.tai_offset_s)
-        self.now_ns = T2_NS
-        self.serve(Reflector(sessions=SESSIONS))
-
-    def serve(self, config: Reflector, flags: ReflectorFlag = ReflectorFlag.TRAILERS) -> None:
-        # Both forget every session first, so that counters start together.
-        for step in (Reflector(), config):
-            self.tables.set_sessions(step.sessions, lambda _key: 0)
-            self.tables.set_config(step, flags)
-            self.core.update(step)
-
-    def run(self, data: bytes) -> Run:
-        self.now_ns += 1_000_003
-        self.tables.fix_clock(self.now_ns, self.now_ns + 777)
-        return run_program(self.program, data)
-
-    def expect_reply(self, request: Frame) -> Frame:
-        reply = reference.receive(self.core, request, self.now_ns)
-        assert not isinstance(reply, DiscardReason)
-        return reference.turned_back(request, reply, self.now_ns + 777, CLOCK)
-
-
-@pytest.fixture(scope="module")
-def module_bench(reflector_module: BpfModule) -> Iterator[Bench]:
-    with in_own_namespace():
-        yield Bench(reflector_module)
-
-
-@pytest.fixture
-def bench(module_bench: Bench) -> Bench:
-    module_bench.serve(Reflector(sessions=SESSIONS))
-    return module_bench
-
-
-def request(
-    ssid: int = 1,
-    *,
-    sequence: int = 7,
-    error: ErrorEstimate = NTP,
-    tail: bytes = b"",
-    **fields: object,
-) -> Frame:
-    packet = SenderPacket(sequence, 0x0123456789ABCDEF, error, ssid, tail)
-    datagram = Datagram(SENDER, REFLECTOR, 49_862, 862, packet.encode(), 61, 0xB9, 0xABCDE)
-    return Frame(replace(datagram, **fields))  # type: ignore[arg-type]
-
 
 FORMS = {
     "plain": request(),
@@ -378,51 +298,6 @@ def test_a_source_has_a_rate(bench: Bench) -> None:
     # A clock that is set back costs nobody more than a burst.
     bench.tables.fix_clock(T2_NS - 10**12, T2_NS)
     assert run_program(bench.program, asked).action == XDP_TX
-
-
-def judged_rightly(bench: Bench, data: bytes) -> int:
-    """Run it, and hold what became of it against the core; the action."""
-    before = bench.tables.counts()
-    run = bench.run(data)
-    after = bench.tables.counts()
-    if run.action == XDP_PASS:
-        assert run.data == data
-        assert after.answered == before.answered
-        assert after.discarded == before.discarded
-        return run.action
-    asked = reference.decode(data)
-    assert asked.datagram.destination == REFLECTOR
-    assert asked.destination_mac == HERE_MAC
-    assert asked.outer is None or asked.outer.destination == SID
-    assert (1, *(*(tag & 0xFFF for tag in asked.vlans), 0, 0)[:2]) in VLANS
-    if run.action == XDP_TX:
-        assert run.data.hex() == bench.expect_reply(asked).encode().hex()
-    else:
-        assert run.action == XDP_DROP
-        reason = reference.receive(bench.core, asked, bench.now_ns)
-        assert isinstance(reason, DiscardReason)
-        assert after.discarded[reason] == before.discarded[reason] + 1
-    return run.action
-
-
-def mutated(data: bytes, chance: random.Random) -> bytes:
-    """A bit, a byte, a length: what goes wrong with packets."""
-    changed = bytearray(data)
-    kind = chance.randrange(5)
-    if kind == 0:
-        at = chance.randrange(len(changed))
-        changed[at] ^= 1 << chance.randrange(8)
-    elif kind == 1:
-        for _ in range(chance.randrange(1, 5)):
-            changed[chance.randrange(12, len(changed))] = chance.randrange(256)
-    elif kind == 2:
-        del changed[chance.randrange(14, len(changed)) :]
-    elif kind == 3:
-        changed += chance.randbytes(chance.randrange(1, 64))
-    else:
-        at = chance.randrange(len(changed))
-        del changed[at : at + chance.randrange(1, 20)]
-    return bytes(changed) if len(changed) >= 14 else data
 
 
 def random_request(chance: random.Random) -> Frame:
