@@ -89,6 +89,7 @@ class ReflectorRole:
         self._core: SessionReflector | None = None
         self._status: ReflectorStatus | None = None
         self._dropped = 0
+        self._limitation: str | None = None
         self._noted_ns = -NS_PER_S
 
     def configure(self, config: Reflector | None) -> None:
@@ -115,8 +116,9 @@ class ReflectorRole:
             self._core.tai_offset_s = self._clock.status.tai_offset_s
         if self._status is not None and self._config.enabled:
             self._attempt("recovered")
-        if self._batches is not None and self._batches.limitation is not None:
-            self._note_error(self._batches.limitation)
+        limitation = None if self._batches is None else self._batches.limitation
+        if limitation != self._limitation and (limitation is None or self._note_error(limitation)):
+            self._limitation = limitation
         dropped = 0 if self._transport is None else self._transport.dropped()
         if dropped > self._dropped:
             text = drop_text(
@@ -249,7 +251,7 @@ class ReflectorRole:
         for error, packets in failed.items():
             store.role.discard(DiscardReason.SEND_FAILED, packets)
             self._note_error(error)
-        return batches.full
+        return batches.more
 
     def _reflect(self, request: Datagram) -> Reply | None:
         """Answer one packet by itself; the reply if one was sent."""
@@ -307,23 +309,27 @@ class ReflectorRole:
             self._transport = None
             self._batches = None
 
-    def _note_error(self, text: str) -> None:
-        # Others can provoke errors at will: one report a second is enough.
+    def _note_error(self, text: str) -> bool:
+        """Whether it was told: others can provoke errors at will, and one report a
+        second is enough."""
         status, now_ns = self._status, monotonic_ns()
         if now_ns - self._noted_ns < NS_PER_S:
-            return
+            return False
         if status is not None and status.last_error != text:
             self._noted_ns = now_ns
             self._status = dataclasses.replace(status, last_error=text)
             self._emit(ReflectorStatusReport(self._status, text))
+        return True
 
     def _enter(self, state: OperState, reason: str, error: str | None = None) -> None:
         old = self._status
+        attachments = () if self._batches is None else self._batches.attachments
         if old is None:
-            new = ReflectorStatus(state, self._name, wall_ns(), error)
+            new = ReflectorStatus(state, self._name, wall_ns(), error, attachments)
         else:
             since_ns = old.since_ns if old.oper_state is state else wall_ns()
-            new = ReflectorStatus(state, self._name, since_ns, error or old.last_error)
+            last_error = error or old.last_error
+            new = ReflectorStatus(state, self._name, since_ns, last_error, attachments)
         if new != old:
             self._status = new
             self._emit(ReflectorStatusReport(new, reason))

@@ -1,14 +1,19 @@
-"""The `userspace` engine: the shared event loop and roles, on UDP sockets."""
+"""The `userspace` engine: the shared event loop and roles, on UDP and AF_XDP sockets."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from ipaddress import IPv6Address
 
 from dataplane.clock import Clock
-from dataplane.engines.base import Capabilities, EngineContext, Role
+from dataplane.config import Node
+from dataplane.engines.base import Capabilities, EngineContext, Resume, Role
 from dataplane.engines.common.batch import BATCH
 from dataplane.engines.common.collecting import Collecting
 from dataplane.engines.common.engine import LoopEngine
+from dataplane.engines.userspace.arrivals import Arrivals
+from dataplane.engines.userspace.driver_receiving import DriverReceiving
+from dataplane.engines.userspace.driver_socket import DriverSocket
 from dataplane.engines.userspace.receiving import Receiver
 from dataplane.engines.userspace.sockets import UdpSocket
 
@@ -17,8 +22,39 @@ NAME = "userspace"
 CAPABILITIES = Capabilities(min_interval_us=1_000, max_segments=16)
 
 
-def create(context: EngineContext, collecting: Collecting | None = None) -> LoopEngine:
-    """`collecting` is where another engine collects the replies of this one's sessions."""
+class UserspaceEngine(LoopEngine):
+    """Receives in the driver where it may."""
+
+    def __init__(self, context: EngineContext) -> None:
+        clock, receiver, arrivals = Clock(), Receiver(BATCH), Arrivals(BATCH)
+
+        def open_socket(role: Role, address: IPv6Address | None, port: int) -> DriverSocket:
+            return self._driver.open(role, address, port, receiver, arrivals)
+
+        super().__init__(NAME, CAPABILITIES, context, clock, open_socket)
+        self._driver = DriverReceiving(self._loop, clock, context.hook_claims)
+
+    def configure(self, node: Node, resume: Mapping[int, Resume] | None = None) -> None:
+        """See `Engine`. Runs that are resumed do not wait for the program."""
+        self._loop.call(lambda: self._driver.configure(node))
+        if not resume:
+            self._driver.wait()
+        super().configure(node, resume)
+
+    def close(self) -> None:
+        self._loop.call(self._driver.close)
+        super().close()
+
+
+def create(context: EngineContext) -> LoopEngine:
+    return UserspaceEngine(context)
+
+
+def create_behind(context: EngineContext, collecting: Collecting | None = None) -> LoopEngine:
+    """The engine behind a program of another one's in the driver: on UDP sockets alone.
+
+    `collecting` is where that one collects the replies of this one's sessions.
+    """
     receiver = Receiver(BATCH)
 
     def open_socket(role: Role, address: IPv6Address | None, port: int) -> UdpSocket:

@@ -110,7 +110,7 @@ class Receiver:
         messages["control"] = _addresses(self._control, rows)
 
     def receive(self, fd: int, batch: Batch) -> None:
-        """See `BatchTransport.receive_batch`."""
+        """What has arrived at a socket; `batch.count` is 0 where nothing has."""
         if batch.data is not self._data:
             rows = np.arange(self._capacity, dtype=np.uint64)
             self._vectors["base"][:, 0] = _addresses(batch.data, rows)

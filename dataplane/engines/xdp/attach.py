@@ -10,6 +10,7 @@ Rules that hold here:
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 from collections.abc import Iterable
@@ -46,8 +47,11 @@ class Attachments:
     """Where one program is attached. The interfaces are those of the calling thread's
     network namespace."""
 
-    def __init__(self, program: int) -> None:
+    def __init__(self, program: int, *, receives_only: bool = False) -> None:
+        """A program that `receives_only` sends nothing by itself: the other end of a veth
+        does not matter to it, nor is it worth anything in generic mode."""
         self._program = program
+        self._receives_only = receives_only
         self._own_id = program_info(program).identifier
         self._links: dict[str, _Link] = {}
 
@@ -67,7 +71,7 @@ class Attachments:
 
     def refresh(self, wanted: Iterable[Interface]) -> str | None:
         """Be attached to `wanted` and to nothing else; what is in the way of that."""
-        interfaces = {interface.name: interface for interface in wanted}
+        interfaces = {interface.name: self._seen(interface) for interface in wanted}
         for name, link in list(self._links.items()):
             interface = interfaces.get(name)
             if interface is None or not _is_there(link, interface):
@@ -90,7 +94,12 @@ class Attachments:
         # What was detached a moment ago may have been seen there still.
         if interface.program_id not in (0, self._own_id):
             raise AttachError(_occupied_text(interface))
-        return _attach(self._program, interface)
+        return _attach(self._program, interface, generic=not self._receives_only)
+
+    def _seen(self, interface: Interface) -> Interface:
+        """An interface in this program's eyes."""
+        sends = interface.drops_frames and not self._receives_only
+        return dataclasses.replace(interface, drops_frames=sends)
 
     def _detach(self, name: str) -> None:
         os.close(self._links.pop(name).fd)
@@ -108,7 +117,7 @@ def _is_there(link: _Link, interface: Interface) -> bool:
     )
 
 
-def _attach(program: int, interface: Interface) -> _Link:
+def _attach(program: int, interface: Interface, generic: bool) -> _Link:
     name = interface.name
     if interface.drops_frames:
         note = f"the other end of {name} has no XDP program, and would take no frames of one here"
@@ -119,6 +128,8 @@ def _attach(program: int, interface: Interface) -> _Link:
         if error.errno in _OCCUPIED:
             raise AttachError(f"interface {name} has another XDP program") from error
         note = f"no XDP in the driver of {name}: {os.strerror(error.errno or 0)}"
+        if not generic:
+            raise AttachError(note) from error
         return _attach_generic(program, interface, note, could_not=True)
     return _Link(interface.index, fd, Attachment(name, AttachmentMode.NATIVE, None), False)
 

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable, Iterable
 
 from dataplane.engines.base import Attachment, Role
+from dataplane.engines.hook_claims import HookClaims
 from dataplane.engines.xdp.attach import Attachments
 from dataplane.engines.xdp.interfaces import Interface
 
@@ -20,7 +21,8 @@ _BOTH = frozenset(Role)
 class Hook:
     """Belongs to one thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, claims: HookClaims | None = None) -> None:
+        self._claims = claims or HookClaims()
         self._wanted: dict[Role, dict[str, Interface]] = {}
         self._attachments: dict[_Roles, Attachments] = {}
         self._first: int | None = None
@@ -52,10 +54,13 @@ class Hook:
     def refresh(self, role: Role, wanted: Iterable[Interface]) -> str | None:
         """Have `role` served on `wanted` and nowhere else; what is in the way of that."""
         self._wanted[role] = {interface.name: interface for interface in wanted}
-        ours = {one.interface for each in self._attachments.values() for one in each.attachments}
+        vacated = self._claims.claim(self, self._interfaces())
+        vacant = vacated.union(
+            one.interface for each in self._attachments.values() for one in each.attachments
+        )
         parts: dict[_Roles, list[Interface]] = {roles: [] for roles in self._attachments}
         for name, interface in self._interfaces().items():
-            if name in ours:
+            if name in vacant:
                 interface = dataclasses.replace(interface, program_id=0)
             parts[self._roles(name)].append(interface)
         for roles, attachments in self._attachments.items():
