@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 from dataplane.config import IPAddress, Node, Reflector, ReflectorSession, SenderSession
+from dataplane.engines.hook_claims import HookClaims
 from dataplane.stamp.errors import DiscardReason
 from dataplane.stamp.session_reflector import SessionState
 from dataplane.stamp.timestamp import TimestampFormat
@@ -321,6 +322,9 @@ class EngineContext:
     share_state: Callable[[ReflectorSession, SessionState], SessionState] | None = None
     """Given a session that is reflected and the state that it would have, the state
     to use: of an engine that serves the same sessions elsewhere as well."""
+
+    hook_claims: HookClaims = field(default_factory=HookClaims)
+    """Shared by the engines of one host process."""
 
 
 class Engine(Protocol):

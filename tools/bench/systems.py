@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from dataplane.clock import monotonic_ns
+from dataplane.config import STAMP_PORT
 from dataplane.engines import registry
 from dataplane.engines.base import session_store_path
 from dataplane.store import SessionStore
@@ -26,13 +27,17 @@ from tools.bench import topology
 from tools.bench.bed import Bed
 from tools.bench.cell import NO_SYSTEM, CellKey, Role
 from tools.bench.errors import BenchError
-from tools.bench.namespace import NICE, scheduled
+from tools.bench.namespace import NICE, inside, scheduled
 from tools.bench.shape import Shape
 from tools.bench.system_process import CAPACITY
 from tools.lab.kernel import in_namespace
 
 READY_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 10.0
+LISTEN_TIMEOUT_S = 5.0
+"""How long a command is waited for that is to bind STAMP's UDP port; one that receives
+by other means is measured then."""
+
 BARE_PROGRAMS = {"xdp-tx": "bare_tx", "xdp-drop": "bare_drop", "xdp-pass": "pass_on"}
 """Names of systems, and of functions of sink.c."""
 
@@ -140,6 +145,9 @@ class Listener(Idle):
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
+        deadline_ns = monotonic_ns() + int(LISTEN_TIMEOUT_S * 1e9)
+        while not _listens(bed) and self._process.poll() is None and monotonic_ns() < deadline_ns:
+            time.sleep(0.02)
 
     def stop(self) -> None:
         if self._process is not None:
@@ -271,6 +279,13 @@ def _exchange(to: IO[bytes], back: IO[bytes], request: str) -> bytes | None:
     except BrokenPipeError:
         return None
     return back.readline() or None
+
+
+def _listens(bed: Bed) -> bool:
+    """Whether a UDP socket has STAMP's port."""
+    with inside(bed.system_namespace):
+        text = Path("/proc/thread-self/net/udp6").read_text()
+    return any(line.split()[1].endswith(f":{STAMP_PORT:04X}") for line in text.splitlines()[1:])
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

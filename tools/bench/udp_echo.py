@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import functools
 import mmap
 import os
 import select
@@ -23,15 +24,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dataplane.bpf.syscall import XDP_FLAGS_DRV_MODE, attach_xdp
+from dataplane.clock import read_clock_status
 from dataplane.engines.common.batch import BURST, Batch
+from dataplane.engines.userspace.arrivals import Arrivals
+from dataplane.engines.userspace.driver_program import DriverProgram
 from dataplane.engines.userspace.receiving import MESSAGE, VECTOR, Receiver
 from dataplane.engines.userspace.sockets import UdpSocket
+from dataplane.engines.userspace.xsk import Pool, XdpSocket
+from dataplane.engines.xdp.interfaces import Kernel
 from dataplane.srv6 import SegmentRoutingHeader, rthdr_for_socket
 from dataplane.stamp.timestamp import TimestampFormat, encode_timestamp
 from dataplane.stamp.timestamp_arrays import encode_timestamps
 from tools.bench import topology
 
 CAPACITY = 512
+RING = 4_096
 LENGTH = 44
 STAMP_PORT, SENDER_PORT = 862, 49_862
 PATH = topology.path_to(topology.GENERATOR, 2, topology.BACK)
@@ -47,6 +55,8 @@ _libc.sendmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.
 
 Rows = npt.NDArray[np.uint8]
 Send = Callable[[Rows], None]
+
+_kept: list[object] = []
 
 
 def replies(data: Rows, t2_ns: npt.NDArray[np.int64], into: Rows) -> None:
@@ -178,7 +188,26 @@ class PacketRing:
         return payload, t2_ns
 
 
+def driver_socket() -> XdpSocket:
+    """AF_XDP: what the program in the driver takes for a request of the bed."""
+    kernel = Kernel()
+    found = kernel.devices((topology.NEAR,))
+    program = DriverProgram()
+    program.set_clock(read_clock_status())
+    program.set_locals(kernel.locals())
+    program.set_interfaces(found.devices, partial=False)
+    ifindex = found.interfaces[0].index
+    sock = XdpSocket(Pool(ifindex, 0, RING), RING)
+    program.add(topology.SYSTEM, STAMP_PORT, sock)
+    attach_xdp(program.fd, ifindex, XDP_FLAGS_DRV_MODE)
+    # The program's maps go with it, and are wanted for as long as this process lives.
+    _kept.append(program)
+    return sock
+
+
 def serve(send_way: str, receive_way: str) -> None:
+    # The bench begins when the UDP socket is there.
+    xsk = driver_socket() if receive_way == "xsk" else None
     sock = UdpSocket(topology.SYSTEM, STAMP_PORT)
     # A ring's block may hold more than a batch does.
     rows: Any = np.zeros((_BLOCK // 128, LENGTH), np.uint8)
@@ -203,10 +232,17 @@ def serve(send_way: str, receive_way: str) -> None:
             filled = rows[: len(found[0])]
             replies(*found, filled)
             send(filled)
-    receiver, batch = Receiver(CAPACITY), Batch(CAPACITY)
-    waiting.register(sock.fileno(), select.EPOLLIN)
+    batch = Batch(CAPACITY)
+    if xsk is not None:
+        arrivals = Arrivals(CAPACITY)
+        waiting.register(xsk.fileno(), select.EPOLLIN)
+        receive = functools.partial(arrivals.receive, xsk, batch)
+    else:
+        receiver = Receiver(CAPACITY)
+        waiting.register(sock.fileno(), select.EPOLLIN)
+        receive = functools.partial(receiver.receive, sock.fileno(), batch)
     while True:
-        receiver.receive(sock.fileno(), batch)
+        receive()
         if not batch.count:
             waiting.poll()
             continue
@@ -218,7 +254,7 @@ def serve(send_way: str, receive_way: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--send", choices=("mmsg", "raw", "burst"), default="burst")
-    parser.add_argument("--receive", choices=("mmsg", "ring"), default="mmsg")
+    parser.add_argument("--receive", choices=("mmsg", "ring", "xsk"), default="mmsg")
     arguments = parser.parse_args()
     serve(arguments.send, arguments.receive)
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dataplane.addresses import text_of
+from dataplane.engines.base import Attachment
 from dataplane.engines.common.transport import Datagram, Transport
 
 BATCH = 1_024
@@ -81,8 +82,20 @@ class BatchTransport(Transport, Protocol):
     def limitation(self) -> str | None:
         """What this transport has found that it cannot do here, for the operator."""
 
-    def receive_batch(self, batch: Batch) -> None:
-        """Fill `batch` with what has arrived: nothing, or up to its capacity."""
+    @property
+    def attachments(self) -> tuple[Attachment, ...]:
+        """Interfaces whose packets reach this transport by a program in the driver."""
+
+    @property
+    def sources(self) -> int:
+        """How many queues are read in turn, one at each call of `receive_batch`."""
+
+    def receive_batch(self, batch: Batch) -> bool:
+        """Fill `batch` with what has arrived: nothing, or up to its capacity.
+
+        Returns whether there may be more; of one source packets come in the order in
+        which they arrived.
+        """
 
     def send_burst(
         self,

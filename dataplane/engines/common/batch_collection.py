@@ -32,14 +32,16 @@ class BatchCollection:
         self.latest_count = 0
         """Packets that were received last."""
 
-        self.latest_ns = 0
-        """CLOCK_REALTIME at which the last packet received arrived."""
-
+        self._latest_ns = 0
         self._transport = transport
         self._port = port
         self._batch = Batch(BATCH)
         self._collector = BatchCollector()
         self._changed = True
+
+    @property
+    def limitation(self) -> str | None:
+        return self._transport.limitation
 
     def changed(self) -> None:
         """The sessions of the port, or their collectors, are no longer the same."""
@@ -49,17 +51,25 @@ class BatchCollection:
         """Receive once; `single` takes in one packet. Whether there may be more."""
         batch = self._batch
         before_ns = monotonic_ns()
-        self._transport.receive_batch(batch)
-        count = self.latest_count = batch.count
-        if count:
+        more = self._transport.receive_batch(batch)
+        self.latest_count = batch.count
+        if batch.count:
             self._take_in(batch, single)
-        if count < batch.capacity:
+        if not more:
             self._port.emptied_ns = before_ns
-        return count == batch.capacity
+        return more
+
+    def drain(self, begun_ns: int, single: Callable[[Datagram], None]) -> None:
+        """Take in everything that had arrived by `begun_ns` (CLOCK_REALTIME)."""
+        newer = 0
+        while self.serve(single):
+            newer = newer + 1 if self._latest_ns > begun_ns else 0
+            if newer >= self._transport.sources:
+                break
 
     def _take_in(self, batch: Batch, single: Callable[[Datagram], None]) -> None:
         count = batch.count
-        self.latest_ns = int(batch.received_ns[count - 1])
+        self._latest_ns = int(batch.received_ns[count - 1])
         if count < SMALL:
             for row in range(count):
                 single(batch.datagram(row))

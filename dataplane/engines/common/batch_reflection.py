@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from dataplane.addresses import address_of, endpoint, packed, text_of
 from dataplane.clock import Clock, wall_ns
+from dataplane.engines.base import Attachment
 from dataplane.engines.common.batch import BATCH, BURST, SMALL, Batch, BatchTransport
 from dataplane.engines.common.transport import Datagram
 from dataplane.srv6 import rthdr_for_socket
@@ -69,18 +70,23 @@ class BatchReflection:
         self._transport = transport
         self._clock = clock
         self._batch = Batch(BATCH)
+        self._more = False
         self._flows = ReflectorFlows()
         self._lanes: list[Lane] = []
         self._lane_numbers: dict[Lane, int] = {}
 
     @property
-    def full(self) -> bool:
+    def more(self) -> bool:
         """Whether there may be more to receive."""
-        return self._batch.count == self._batch.capacity
+        return self._more
 
     @property
     def limitation(self) -> str | None:
         return self._transport.limitation
+
+    @property
+    def attachments(self) -> tuple[Attachment, ...]:
+        return self._transport.attachments
 
     def forget(self) -> None:
         """What a verdict depends on has changed."""
@@ -96,7 +102,7 @@ class BatchReflection:
         Returns the replies that could not be sent, by what an operator is told.
         """
         batch, failed = self._batch, Counter[str]()
-        self._transport.receive_batch(batch)
+        self._more = self._transport.receive_batch(batch)
         count = batch.count
         if count < SMALL:
             for row in range(count):

@@ -24,6 +24,7 @@ from dataplane.addresses import address_of, not_unicast
 from dataplane.clock import Clock, monotonic_ns, wall_ns
 from dataplane.config import IPAddress, Reflector, ReflectorSession
 from dataplane.engines.base import (
+    Attachment,
     EngineContext,
     OperState,
     ReflectorStatus,
@@ -79,6 +80,8 @@ class Listener:
     """None for a transport that has no batches."""
 
     dropped: int = 0
+    limitation: str | None = None
+    """What was told of it."""
 
 
 class ReflectorRole:
@@ -138,8 +141,11 @@ class ReflectorRole:
             self._look_after(listener)
 
     def _look_after(self, listener: Listener) -> None:
-        if listener.batches is not None and listener.batches.limitation is not None:
-            self._note_error(listener.batches.limitation)
+        limitation = None if listener.batches is None else listener.batches.limitation
+        if limitation != listener.limitation and (
+            limitation is None or self._note_error(limitation)
+        ):
+            listener.limitation = limitation
         dropped = listener.transport.dropped()
         lost = dropped - listener.dropped
         listener.dropped = dropped
@@ -277,7 +283,7 @@ class ReflectorRole:
         for error, packets in failed.items():
             store.role.discard(DiscardReason.SEND_FAILED, packets)
             self._note_error(error)
-        return batches.full
+        return batches.more
 
     def _reflect(self, transport: Transport, request: Datagram) -> Reply | None:
         """Answer one packet by itself; the reply if one was sent."""
@@ -333,23 +339,36 @@ class ReflectorRole:
             listener.transport.close()
         self._listeners.clear()
 
-    def _note_error(self, text: str) -> None:
-        # Others can provoke errors at will: one report a second is enough.
+    def _note_error(self, text: str) -> bool:
+        """Whether it was told: others can provoke errors at will, and one report a
+        second is enough."""
         status, now_ns = self._status, monotonic_ns()
         if now_ns - self._noted_ns < NS_PER_S:
-            return
+            return False
         if status is not None and status.last_error != text:
             self._noted_ns = now_ns
             self._status = dataclasses.replace(status, last_error=text)
             self._emit(ReflectorStatusReport(self._status, text))
+        return True
+
+    def _attachments(self) -> tuple[Attachment, ...]:
+        found = {
+            each.interface: each
+            for listener in self._listeners
+            if listener.batches is not None
+            for each in listener.batches.attachments
+        }
+        return tuple(found[name] for name in sorted(found))
 
     def _enter(self, state: OperState, reason: str, error: str | None = None) -> None:
         old = self._status
+        attachments = self._attachments()
         if old is None:
-            new = ReflectorStatus(state, self._name, wall_ns(), error)
+            new = ReflectorStatus(state, self._name, wall_ns(), error, attachments)
         else:
             since_ns = old.since_ns if old.oper_state is state else wall_ns()
-            new = ReflectorStatus(state, self._name, since_ns, error or old.last_error)
+            last_error = error or old.last_error
+            new = ReflectorStatus(state, self._name, since_ns, last_error, attachments)
         if new != old:
             self._status = new
             self._emit(ReflectorStatusReport(new, reason))

@@ -124,6 +124,7 @@ class SenderPort:
         self._read_ns = 0
         self._by_peer: dict[tuple[IPAddress, int], dict[int, SenderRun]] = {}
         self._dropped = 0
+        self._limitation: str | None = None
 
     def add(self, run: SenderRun) -> None:
         config = run.config
@@ -143,6 +144,7 @@ class SenderPort:
 
     def changed(self) -> None:
         """A session has come, gone or got another store."""
+        self._limitation = None
         if self._batches is not None:
             self._batches.changed()
 
@@ -292,9 +294,7 @@ class SenderPort:
         begun_ns = wall_ns()
         self._refine()
         if self._batches is not None:
-            while self._batches.serve(self._hand_over):
-                if self._batches.latest_ns > begun_ns:
-                    break
+            self._batches.drain(begun_ns, self._hand_over)
             return
         while (datagram := self._receive_one()) and datagram.received_ns <= begun_ns:
             pass
@@ -329,10 +329,19 @@ class SenderPort:
             self.discards[DiscardReason.BUFFER_FULL] += dropped - self._dropped
             log.warning(drop_text(dropped - self._dropped, self.address, self.port))
         self._dropped = dropped
+        self._tell_limitation()
         if self._transport is None or is_local(self.address):
             return False
         self.close()
         return True
+
+    def _tell_limitation(self) -> None:
+        """Each session once what the transport cannot do here."""
+        limitation = None if self._batches is None else self._batches.limitation
+        if limitation not in (None, self._limitation):
+            for run in self.runs.values():
+                run.note_error(limitation)
+        self._limitation = limitation
 
     def close(self) -> None:
         if self._transport is not None:

@@ -107,7 +107,7 @@ class Receiver:
         messages["control"] = _addresses(self._control, rows)
 
     def receive(self, fd: int, batch: Batch, family: Family = IPV6) -> None:
-        """See `BatchTransport.receive_batch`; `family` is that of the socket."""
+        """What has arrived at a socket of `family`; `batch.count` is 0 where nothing has."""
         if batch.data is not self._data:
             rows = np.arange(self._capacity, dtype=np.uint64)
             self._vectors["base"][:, 0] = _addresses(batch.data, rows)

@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from dataplane.clock import wall_ns
 from dataplane.config import IPAddress
+from dataplane.engines.base import Attachment
 from dataplane.engines.common.batch import Batch
 from dataplane.engines.common.transport import Datagram
 from dataplane.engines.userspace.families import family_of
@@ -170,11 +171,22 @@ class UdpSocket:
             received_ns != 0,
         )
 
-    def receive_batch(self, batch: Batch) -> None:
+    @property
+    def attachments(self) -> tuple[Attachment, ...]:
+        """See `BatchTransport`."""
+        return ()
+
+    @property
+    def sources(self) -> int:
+        """See `BatchTransport`."""
+        return 1
+
+    def receive_batch(self, batch: Batch) -> bool:
         """See `BatchTransport`."""
         if self._receiver is None:
             self._receiver = Receiver(batch.capacity)
         self._receiver.receive(self._socket.fileno(), batch, self._family)
+        return batch.count == batch.capacity
 
     def dress(self, rthdr: bytes, traffic_class: int, hop_limit: int) -> None:
         """Send from now on with this SRH (empty: none, as always over IPv4), Traffic Class

@@ -45,6 +45,9 @@ class Wanted:
     transmits: bool
     """Whether the program sends frames, which not every interface gets rid of."""
 
+    native_only: bool = False
+    """Whether it is worth nothing in generic mode."""
+
     @property
     def frames_lost(self) -> bool:
         return self.transmits and self.interface.drops_frames
@@ -76,6 +79,11 @@ class Attachments:
             for name, link in self._links.items()
             if link.attachment.mode is AttachmentMode.GENERIC
         )
+
+    @property
+    def attachments(self) -> tuple[Attachment, ...]:
+        """By name of the interface."""
+        return tuple(self._links[name].attachment for name in sorted(self._links))
 
     def of(self, name: str) -> Attachment | None:
         """What the interface of this name has."""
@@ -153,6 +161,8 @@ def _attach(place: Wanted) -> _Link:
         if error.errno in _OCCUPIED:
             raise AttachError(f"interface {name} has another XDP program") from error
         note = f"no XDP in the driver of {name}: {os.strerror(error.errno or 0)}"
+        if place.native_only:
+            raise AttachError(note) from error
         return _attach_generic(place, note, could_not=True)
     return _Link(index, fd, place.program, Attachment(name, AttachmentMode.NATIVE, None), False)
 

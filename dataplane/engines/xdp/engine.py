@@ -31,9 +31,9 @@ class XdpEngine:
     def __init__(self, context: EngineContext) -> None:
         self._clock = Clock()
         self._loop = Loop("xdp-engine")
-        hook = Hook()
+        hook = Hook(context.hook_claims)
         self._collector = CollectorRole(self._loop, self._clock, hook, context.emit)
-        self._sender: Engine = userspace.create(renamed(context, NAME), self._collector)
+        self._sender: Engine = userspace.create_behind(renamed(context, NAME), self._collector)
         self._reflector = ReflectorRole(NAME, self._loop, self._clock, context, hook)
         self._timer = self._loop.timer(self._tick)
         self._loop.start()

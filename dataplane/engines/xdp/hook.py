@@ -6,9 +6,11 @@ collector's with the reflector's behind it.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable
 
 from dataplane.engines.base import Attachment, Role
+from dataplane.engines.hook_claims import HookClaims
 from dataplane.engines.xdp.attach import Attachments, Wanted
 from dataplane.engines.xdp.interfaces import Interface
 
@@ -19,7 +21,8 @@ _BOTH = frozenset(Role)
 class Hook:
     """Belongs to one thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, claims: HookClaims | None = None) -> None:
+        self._claims = claims or HookClaims()
         self._wanted: dict[Role, dict[str, Interface]] = {}
         self._programs: dict[_Roles, int] = {}
         self._attachments = Attachments()
@@ -48,11 +51,15 @@ class Hook:
     def refresh(self, role: Role, wanted: Iterable[Interface]) -> str | None:
         """Have `role` served on `wanted` and nowhere else; what is in the way of that."""
         self._wanted[role] = {interface.name: interface for interface in wanted}
+        names = {name for each in self._wanted.values() for name in each}
+        vacated = self._claims.claim(self, names)
         places = {}
         for asking, interfaces in self._wanted.items():
             # What was seen last is nearest to the truth.
             for name, interface in interfaces.items():
                 if name not in places or asking is role:
+                    if name in vacated:
+                        interface = dataclasses.replace(interface, program_id=0)
                     roles = self._roles(name)
                     places[name] = Wanted(interface, self._programs[roles], Role.REFLECTOR in roles)
         problems = self._attachments.refresh(places.values())

@@ -125,7 +125,7 @@ class ReflectorRole:
         # What an earlier process has left there is in the ledger already.
         slow_path.unlink(missing_ok=True)
         self._ledger = Ledger(self._path, slow_path)
-        self._slow = userspace.create(
+        self._slow = userspace.create_behind(
             EngineContext(self._slow_dir, self._heard_from_slow, self._share_state)
         )
 

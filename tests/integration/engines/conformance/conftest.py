@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dataplane.engines.registry import ENGINES
-from tests.integration.engines.conformance.stand import Running, Stand
+from tests.integration.engines.conformance.stand import MAIN, Running, Stand
 
 
 @pytest.fixture
@@ -18,9 +18,16 @@ def stand() -> Iterator[Stand]:
         yield built
 
 
-@pytest.fixture(params=sorted(ENGINES))
+IN_DRIVER = "userspace-in-driver"
+"""The userspace engine with interfaces, where it receives by AF_XDP."""
+
+
+@pytest.fixture(params=[*sorted(ENGINES), IN_DRIVER])
 def running(request: pytest.FixtureRequest, stand: Stand) -> Iterator[Running]:
+    in_driver = request.param == IN_DRIVER
+    name = "userspace" if in_driver else request.param
     with tempfile.TemporaryDirectory(prefix="stamp-test-", dir="/dev/shm") as folder:
-        engine = Running(stand, request.param, Path(folder))
+        engine = Running(stand, name, Path(folder), everywhere=in_driver)
         yield engine
         engine.close()
+    assert not stand.has_program(MAIN)

@@ -146,6 +146,11 @@ class Stand:
         with inside(self.node):
             return socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
 
+    def has_program(self, link: Link) -> bool:
+        """Whether the node's end of a link has an XDP program."""
+        shown = run("ip", "-n", self.node, "-j", "link", "show", link.device)
+        return "xdp" in json.loads(shown)[0]
+
     def restore(self, link: Link) -> None:
         """The node's addresses and routes on a link, as they were at first."""
         near = ("-n", self.node)
@@ -218,9 +223,12 @@ class Stand:
 class Running:
     """An engine on the node of a stand."""
 
-    def __init__(self, stand: Stand, name: str, folder: Path) -> None:
+    def __init__(self, stand: Stand, name: str, folder: Path, everywhere: bool = False) -> None:
+        """`everywhere`: both roles name all interfaces of the stand, where a test names
+        none. By default, a reflector does so that has to."""
         self.stand = stand
         self.name = name
+        self._everywhere = everywhere
         self.able: Capabilities = registry.capabilities(name)
         self.reports: list[Report] = []
         self.results = Results(folder)
@@ -239,14 +247,19 @@ class Running:
         self.engine.configure(named)
 
     def _naming_interfaces(self, node: Node) -> Node:
-        """With all interfaces of the stand, where none is named and the engine wants it."""
-        reflector = node.reflector
-        if reflector is None or reflector.interfaces or not self.able.needs_interfaces:
-            return node
+        """With all interfaces of the stand, where none is named and that is wanted."""
         with inside(self.stand.node):
-            known = {name for _, name in socket.if_nameindex()} - {"lo"}
-        named = dataclasses.replace(reflector, interfaces=tuple(sorted(known)))
-        return dataclasses.replace(node, reflector=named)
+            known = tuple(sorted({name for _, name in socket.if_nameindex()} - {"lo"}))
+        sender, reflector = node.sender, node.reflector
+        if sender is not None and not sender.interfaces and self._everywhere:
+            sender = dataclasses.replace(sender, interfaces=known)
+        if (
+            reflector is not None
+            and not reflector.interfaces
+            and (self._everywhere or self.able.needs_interfaces)
+        ):
+            reflector = dataclasses.replace(reflector, interfaces=known)
+        return dataclasses.replace(node, sender=sender, reflector=reflector)
 
     def refused(self, node: Node, *reasons: str) -> bool:
         """Whether the engine lacks what `node` needs; it then says so in these words."""

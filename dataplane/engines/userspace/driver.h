@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/*
+ * What driver.c and user space share. Its mirror in Python is driver_layouts.py; a test
+ * compares the two by what the kernel knows of the maps (BTF).
+ *
+ * Addresses and ports are in network order, everything else is in the machine's.
+ */
+#ifndef STAMP_DRIVER_H
+#define STAMP_DRIVER_H
+
+#include "../xdp/shared.h"
+
+#ifndef RECEIVERS_MAX
+#define RECEIVERS_MAX 4096		/* AF_XDP sockets */
+#endif
+#define PORT_WORDS 1024			/* a bit for each UDP port */
+
+#define ARRIVAL_LENGTH_MAX 1728		/* bytes of UDP payload: with struct arrival, what a chunk holds */
+
+/* Where a packet has to have arrived, and what for. */
+struct receiver_key {
+	struct address address;		/* all zero for any */
+	__u32 ifindex;			/* that has the program */
+	__u32 queue;
+	__be16 port;
+	__u16 reserved;
+};
+
+#define ARRIVALS_PARTIAL 1		/* checksums may be left open, for an interface that is none */
+
+struct arrivals_config {
+	__u64 flags;
+};
+
+/* What stands in front of a UDP payload on its way to user space. */
+struct arrival {
+	struct address source;
+	struct address destination;
+	__s64 received_ns;		/* since 1970 UTC */
+	__u32 length;			/* of the payload */
+	__u32 ifindex;			/* of the device that the kernel would have given it to */
+	__be16 source_port;
+	__u8 hop_limit;
+	__u8 traffic_class;
+	__u32 reserved;
+};
+
+#endif

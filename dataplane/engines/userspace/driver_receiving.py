@@ -1,0 +1,360 @@
+"""Where, and whether, packets are received in the driver (AF_XDP).
+
+Rules that hold here:
+
+- It is for roles with configured interfaces; it is attached there and nowhere else, by
+  links that end with this process.
+- Only a driver's own XDP is worth it, and no other program is replaced: where there is
+  none, or another, packets are received by UDP sockets, and the role's state says so.
+- An engine that cannot do without the hook gets it (`HookClaims`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import threading
+from collections.abc import Callable
+from ipaddress import IPv6Address
+from typing import TypeVar
+
+from dataplane.bpf.program import BpfError
+from dataplane.bpf.syscall import LoadError
+from dataplane.clock import REFRESH_NS, Clock, monotonic_ns
+from dataplane.config import Node
+from dataplane.engines.base import Role
+from dataplane.engines.common.loop import Loop
+from dataplane.engines.hook_claims import HookClaims
+from dataplane.engines.userspace.arrivals import Arrivals
+from dataplane.engines.userspace.driver_program import DriverProgram
+from dataplane.engines.userspace.driver_socket import DriverSocket
+from dataplane.engines.userspace.receiving import Receiver
+from dataplane.engines.userspace.xsk import Pool, XdpSocket
+from dataplane.engines.xdp.attach import Attachments, Wanted
+from dataplane.engines.xdp.doorbell import Doorbell
+from dataplane.engines.xdp.interfaces import Devices, Interface, Kernel
+from dataplane.stamp.timestamp import NS_PER_S
+
+RING_SETTING = "STAMP_XDP_RING"
+"""Environment variable: frames that can wait on each queue of an interface, a power of
+two; `RING` where it is not set. Each takes 2 KiB of memory, which is locked."""
+
+RING = 4_096
+
+QUEUES_MAX = 16
+"""Queues of an interface that are served. Packets of others come through the kernel."""
+
+RETRY_NS = 30 * NS_PER_S
+"""What the kernel has refused is tried again after this long."""
+
+WAIT_S = 3.0
+"""How long a configuration waits for the program; afterwards, roles begin without it."""
+
+T = TypeVar("T")
+
+_MACHINES = ("x86_64",)
+"""`xsk.Ring` says why."""
+
+_CAPABILITIES = {12: "CAP_NET_ADMIN", 13: "CAP_NET_RAW", 39: "CAP_BPF"}
+_SYS_ADMIN = 21
+
+
+class DriverReceiving:
+    """Belongs to the thread of its loop, but for `wait`."""
+
+    def __init__(self, loop: Loop, clock: Clock, claims: HookClaims) -> None:
+        self._loop = loop
+        self._clock = clock
+        self._claims = claims
+        self._names: dict[Role, tuple[str, ...]] = {}
+        self._sockets: dict[DriverSocket, list[tuple[XdpSocket, int]]] = {}
+        self._pools: dict[int, list[Pool]] = {}
+        self._refusals: dict[int, tuple[str, int]] = {}
+        self._program: DriverProgram | None = None
+        self._attachments: Attachments | None = None
+        self._kernel: Kernel | None = None
+        self._doorbell: Doorbell | None = None
+        self._problem: str | None = None
+        self._failed_ns: int | None = None
+        self._loading = False
+        self._closed = False
+        self._settled = threading.Event()
+        self._timer = loop.timer(self._tick)
+
+    def configure(self, node: Node) -> None:
+        """Serve the roles of `node` from now on."""
+        roles = ((Role.SENDER, node.sender), (Role.REFLECTOR, node.reflector))
+        self._names = {
+            role: config.interfaces
+            for role, config in roles
+            if config is not None and config.enabled and config.interfaces
+        }
+        if self._program is not None:
+            self._refusals.clear()
+            self._attend()
+        elif self._names:
+            self._begin()
+
+    def wait(self) -> None:
+        """Until the program is loaded or refused; not in the thread of the loop."""
+        if self._names:
+            self._settled.wait(WAIT_S)
+
+    def open(
+        self,
+        role: Role,
+        address: IPv6Address,
+        port: int,
+        receiver: Receiver,
+        arrivals: Arrivals,
+    ) -> DriverSocket:
+        """See `OpenTransport`."""
+        sock = DriverSocket(
+            role, address, port, receiver=receiver, arrivals=arrivals, on_close=self._forget
+        )
+        self._sockets[sock] = []
+        if self._program is not None:
+            self._attend()
+        else:
+            sock.shortcoming = self._shortcoming(role)
+        return sock
+
+    def close(self) -> None:
+        """Detach, and let go of everything but the sockets."""
+        self._closed = True
+        self._claims.leave(self)
+        self._timer.at(None)
+        self._names = {}
+        if self._program is not None:
+            self._attend()
+            self._program.close()
+        if self._kernel is not None:
+            self._kernel.close()
+        if self._doorbell is not None:
+            self._loop.unregister(self._doorbell.fileno())
+            self._doorbell.close()
+
+    def _begin(self) -> None:
+        """Load the program, in a thread of its own: packets do not wait for the compiler."""
+        if self._kernel is None:
+            self._claims.attend(self, self._let_go)
+            self._kernel = Kernel()
+            self._doorbell = Doorbell()
+            self._loop.register(self._doorbell.fileno(), self._rung)
+            self._timer.at(monotonic_ns() + REFRESH_NS)
+        if self._loading:
+            return
+        missing = unfit()
+        if missing is not None:
+            self._not_loaded(missing)
+            return
+        self._loading = True
+
+        def load() -> None:
+            try:
+                program = DriverProgram()
+            except LoadError as error:
+                self._post(self._not_loaded, f"the kernel refuses the XDP program: {error.reason}")
+            except (BpfError, OSError) as error:
+                self._post(self._not_loaded, f"the XDP program cannot be loaded: {error}")
+            else:
+                self._post(self._loaded, program)
+
+        threading.Thread(target=load, name="xsk-load", daemon=True).start()
+
+    def _post(self, function: Callable[[T], None], argument: T) -> None:
+        # Once the loop has ended nobody waits for the program any more.
+        with contextlib.suppress(OSError):
+            self._loop.post(lambda: function(argument))
+
+    def _not_loaded(self, problem: str) -> None:
+        self._loading = False
+        self._problem = problem
+        self._failed_ns = monotonic_ns()
+        for sock in self._sockets:
+            sock.shortcoming = self._shortcoming(sock.role)
+        self._settled.set()
+
+    def _loaded(self, program: DriverProgram) -> None:
+        self._loading = False
+        if self._closed:
+            program.close()
+            return
+        self._problem = None
+        self._program = program
+        self._attachments = Attachments()
+        self._attend()
+        self._settled.set()
+
+    def _tick(self, now_ns: int) -> None:
+        """Once a second: look after what may be missing, or may have come back."""
+        self._timer.at(now_ns + REFRESH_NS)
+        if self._program is not None:
+            self._attend()
+        elif self._names and self._failed_ns is not None and now_ns - self._failed_ns >= RETRY_NS:
+            self._begin()
+
+    def _rung(self, _events: int) -> bool:
+        assert self._doorbell is not None
+        if self._doorbell.rung() and self._program is not None:
+            self._attend()
+        return False
+
+    def _let_go(self, claimed: frozenset[str]) -> frozenset[str]:
+        """In the thread of another engine: leave it the hooks of these interfaces."""
+
+        def leave() -> frozenset[str]:
+            if self._attachments is None:
+                return frozenset()
+            before = {one.interface for one in self._attachments.attachments}
+            if before & claimed:
+                self._attend()
+            return frozenset(before) & claimed
+
+        return self._loop.call(leave)
+
+    def _attend(self) -> None:
+        """Be attached where packets may arrive, with sockets that read them."""
+        program, attachments, kernel = self._program, self._attachments, self._kernel
+        assert program is not None
+        assert attachments is not None
+        assert kernel is not None
+        found = kernel.devices(tuple({name for names in self._names.values() for name in names}))
+        program.set_clock(self._clock.status)
+        program.set_locals(kernel.locals())
+        program.set_interfaces(
+            found.devices, partial=any(each.leaves_checksums for each in found.interfaces)
+        )
+        self._attach(found, attachments)
+        by_role = {role: kernel.devices(names) for role, names in self._names.items()}
+        for sock in self._sockets:
+            self._equip(sock, by_role.get(sock.role))
+
+    def _attach(self, found: Devices, attachments: Attachments) -> None:
+        now_ns, claimed = monotonic_ns(), self._claims.claimed()
+        wanted = []
+        for interface in found.interfaces:
+            refusal = self._refusals.get(interface.index)
+            if refusal is not None and now_ns - refusal[1] < RETRY_NS:
+                continue
+            if interface.name not in claimed:
+                wanted.append(interface)
+        problems = attachments.refresh(map(self._wanted, wanted))
+        self._problem = next(iter(problems.values()), None)
+        attached = {one.interface for one in attachments.attachments}
+        kept = {each.index for each in wanted if each.name in attached and self._pool(each)}
+        for ifindex in self._pools.keys() - kept:
+            self._drop_pools(ifindex)
+        if len(kept) < len(attached):
+            attachments.refresh(self._wanted(each) for each in wanted if each.index in kept)
+        if self._problem is None:
+            self._problem = next(
+                (self._refusals[each.index][0] for each in found.interfaces
+                 if each.index in self._refusals and each.index not in kept), None,
+            )  # fmt: skip
+        taken = sorted(claimed & {each.name for each in found.interfaces})
+        if taken:
+            self._problem = f"interface {taken[0]} has the program of another engine"
+
+    def _wanted(self, interface: Interface) -> Wanted:
+        assert self._program is not None
+        return Wanted(interface, self._program.fd, transmits=False, native_only=True)
+
+    def _pool(self, interface: Interface) -> bool:
+        """Whether there is memory for packets of this interface."""
+        ifindex = interface.index
+        if ifindex in self._pools:
+            return True
+        pools: list[Pool] = []
+        try:
+            while len(pools) < QUEUES_MAX:
+                pools.append(Pool(ifindex, len(pools), ring_size()))
+        except (OSError, ValueError) as error:
+            # After the first, this is how the kernel says that there is no such queue.
+            if not pools:
+                why = os.strerror(error.errno or 0) if isinstance(error, OSError) else error
+                text = f"no AF_XDP on interface {interface.name}: {why}"
+                self._refusals[ifindex] = text, monotonic_ns()
+                return False
+        self._refusals.pop(ifindex, None)
+        self._pools[ifindex] = pools
+        return True
+
+    def _drop_pools(self, ifindex: int) -> None:
+        for sock, sockets in self._sockets.items():
+            for each, place in [one for one in sockets if one[0].pool.ifindex == ifindex]:
+                self._detach(sock, each, place)
+        for pool in self._pools.pop(ifindex):
+            pool.close()
+
+    def _equip(self, sock: DriverSocket, devices: Devices | None) -> None:
+        """Have a transport read what is handed over on the interfaces of its role."""
+        assert self._attachments is not None
+        served = {} if devices is None else {each.index: each.name for each in devices.interfaces}
+        for each, place in list(self._sockets[sock]):
+            if each.pool.ifindex not in served:
+                self._detach(sock, each, place)
+        there = {each.pool for each, _ in self._sockets[sock]}
+        problem = None
+        for ifindex in served:
+            for pool in self._pools.get(ifindex, ()):
+                if pool not in there:
+                    problem = problem or self._attach_socket(sock, pool)
+        names = {served[each.pool.ifindex] for each, _ in self._sockets[sock]}
+        sock.served = tuple(one for one in self._attachments.attachments if one.interface in names)
+        whole = len(names) == len(served)
+        sock.shortcoming = None if whole else self._shortcoming(sock.role, problem)
+
+    def _attach_socket(self, sock: DriverSocket, pool: Pool) -> str | None:
+        """What is in the way, if anything."""
+        assert self._program is not None
+        try:
+            each = XdpSocket(pool, pool.size)
+        except OSError as error:
+            return f"no AF_XDP socket: {os.strerror(error.errno or 0)}"
+        try:
+            place = self._program.add(sock.address, sock.port, each)
+        except OSError as error:
+            each.close()
+            return f"no place for an AF_XDP socket: {os.strerror(error.errno or 0)}"
+        sock.attach(each)
+        self._sockets[sock].append((each, place))
+        return None
+
+    def _detach(self, sock: DriverSocket, each: XdpSocket, place: int) -> None:
+        assert self._program is not None
+        self._program.remove(sock.address, sock.port, each, place)
+        self._sockets[sock].remove((each, place))
+        sock.detach(each)
+
+    def _forget(self, sock: DriverSocket) -> None:
+        for each, place in list(self._sockets[sock]):
+            self._detach(sock, each, place)
+        del self._sockets[sock]
+
+    def _shortcoming(self, role: Role, problem: str | None = None) -> str | None:
+        problem = problem or self._problem
+        if role not in self._names or problem is None:
+            return None
+        return f"packets are received by UDP sockets, not in the driver: {problem}"
+
+
+def ring_size() -> int:
+    """As configured. Raises ValueError where that is no power of two."""
+    text = os.environ.get(RING_SETTING, str(RING))
+    if not text.isdecimal() or int(text).bit_count() != 1:
+        raise ValueError(f"{RING_SETTING} is {text!r}, which is no power of two")
+    return int(text)
+
+
+def unfit() -> str | None:
+    """What this machine or this process lacks for certain, if anything."""
+    if platform.machine() not in _MACHINES:
+        return f"no AF_XDP rings on {platform.machine()}"
+    with open("/proc/thread-self/status") as status:
+        line = next(line for line in status if line.startswith("CapEff:"))
+    effective = int(line.split()[1], 16)
+    have = effective | (1 << 39 if effective >> _SYS_ADMIN & 1 else 0)
+    missing = [name for bit, name in _CAPABILITIES.items() if not have >> bit & 1]
+    return f"no privilege: {', '.join(missing)} missing" if missing else None
