@@ -117,9 +117,9 @@ def test_what_is_in_running_is_applied_at_start(sender: Element) -> None:
             id="by the model",
         ),
         pytest.param(
-            sessions(session(2, reflector_address="192.0.2.2", source_address="192.0.2.1")),
+            {"session-sender": {"engine": "scapy", "session": [session(2, interval="9999")]}},
             "/srv6-stamp:stamp/session-sender/session[ssid='2']: "
-            "engine userspace does not support IPv4",
+            "engine scapy needs an interval of at least 10000 us",
             id="by the engine",
         ),
     ],

@@ -6,8 +6,8 @@ import contextlib
 import dataclasses
 import itertools
 import tempfile
-from collections.abc import Iterator
-from ipaddress import IPv4Address
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 import pytest
@@ -151,18 +151,54 @@ def test_pairs_measure(network: Network, names: tuple[str, str], fmt: TimestampF
         eventually(lambda: answering.reflected(SERVED) == 30, "30 are counted as reflected")
 
 
+OURS, THEIRS = IPv4Address("192.0.2.1"), IPv4Address("192.0.2.65")
+TO_OURS, TO_THEIRS = IPv6Address("fc00:a::d4"), IPv6Address("fc00:b::d4")
+"""SIDs with the behaviour End.DX4."""
+
+
+def routed(network: Network) -> None:
+    """IPv4, as it is."""
+    sysctl(network.router, "net.ipv4.ip_forward", 1)
+    for node, near, far, address, gateway in (
+        (network.sender, "va", "ra", OURS, "192.0.2.2"),
+        (network.reflector, "vb", "rb", THEIRS, "192.0.2.66"),
+    ):
+        ip("-n", node, "address", "add", f"{address}/26", "dev", near)
+        ip("-n", network.router, "address", "add", f"{gateway}/26", "dev", far)
+        ip("-n", node, "route", "add", "default", "via", gateway)
+
+
+def in_srv6(network: Network) -> None:
+    """H.Encaps by a route of each end, End.DX4 at the other; the router knows no IPv4."""
+    for node, near, far, address, there, sid, path, prefix, via in (
+        (network.sender, "va", "ra", OURS, "192.0.2.64/26", TO_OURS, (FORTH, TO_THEIRS),
+         "fc00:a::/32", SENDER),
+        (network.reflector, "vb", "rb", THEIRS, "192.0.2.0/26", TO_THEIRS, (BACK, TO_OURS),
+         "fc00:b::/32", REFLECTOR),
+    ):  # fmt: skip
+        ip("-n", node, "address", "add", f"{address}/26", "dev", near)
+        segments = ",".join(map(str, path))
+        encapsulation = ("encap", "seg6", "mode", "encap", "segs", segments)
+        ip("-n", node, "route", "add", there, *encapsulation, "dev", near)
+        behaviour = ("encap", "seg6local", "action", "End.DX4", "nh4", "0.0.0.0")
+        ip("-n", node, "-6", "route", "add", str(sid), *behaviour, "dev", near)
+        ip("-n", network.router, "-6", "route", "add", prefix, "via", str(via), "dev", far)
+
+
+@pytest.mark.parametrize("way", [routed, in_srv6])
 @pytest.mark.parametrize("names", PAIRS, ids="-".join)
-def test_pairs_over_ipv4(network: Network, names: tuple[str, str]) -> None:
+def test_pairs_over_ipv4(
+    network: Network, names: tuple[str, str], way: Callable[[Network], None]
+) -> None:
     """Measured where both can, refused by each that cannot."""
-    ours, theirs = IPv4Address("192.0.2.1"), IPv4Address("192.0.2.65")
     session = SenderSession(
-        *(5, theirs, ours),
+        *(5, THEIRS, OURS),
         interval_us=20_000,
         packet_count=30,
         dscp=46,
         reflector_mode=ReflectorMode.STATEFUL,
     )
-    served = ReflectorSession(5, ours, mode=ReflectorMode.STATEFUL)
+    served = ReflectorSession(5, OURS, mode=ReflectorMode.STATEFUL)
     sender, reflector = nodes(names, session, served)
     lacking = False
     for name, node, who in zip(
@@ -175,14 +211,7 @@ def test_pairs_over_ipv4(network: Network, names: tuple[str, str]) -> None:
             ]
     if lacking:
         return
-    sysctl(network.router, "net.ipv4.ip_forward", 1)
-    for node, near, far, address, gateway in (
-        (network.sender, "va", "ra", ours, "192.0.2.2"),
-        (network.reflector, "vb", "rb", theirs, "192.0.2.66"),
-    ):
-        ip("-n", node, "address", "add", f"{address}/26", "dev", near)
-        ip("-n", network.router, "address", "add", f"{gateway}/26", "dev", far)
-        ip("-n", node, "route", "add", "default", "via", gateway)
+    way(network)
     with (
         engine(network.reflector, names[1]) as answering,
         engine(network.sender, names[0]) as measuring,
@@ -198,7 +227,8 @@ def test_pairs_over_ipv4(network: Network, names: tuple[str, str]) -> None:
         assert [record.reflector_sequence for record in records] == list(range(30))
         for record in records:
             assert record.t1_ns <= record.t2_ns < record.t3_ns <= record.t4_ns
-            assert record.sender_ttl == 254
+            # To the encapsulated packet the path is one hop.
+            assert record.sender_ttl == (254 if way is routed else 255)
         eventually(lambda: answering.reflected(served) == 30, "30 are counted as reflected")
 
 
