@@ -94,8 +94,8 @@ static __always_inline int read_arrival(const struct xdp_md *ctx, const struct p
 	check = udp->check;
 	if (!agrees_on_end(packet, udp_length) || udp_length > sizeof(*udp) + ARRIVAL_LENGTH_MAX)
 		return -1;
-	arrival->source = ipv6_address(&ip6->saddr);
-	arrival->destination = ipv6_address(&ip6->daddr);
+	if (read_addresses(ctx, packet, &arrival->source, &arrival->destination))
+		return -1;
 	arrival->hop_limit = ip6->hop_limit;
 	arrival->traffic_class = ntohl(*(__be32 *)ip6) >> 20;
 	arrival->source_port = packet->source_port;
