@@ -62,12 +62,16 @@ def bucket_bounds(index: int) -> tuple[int, int]:
 
 
 def percentiles(
-    counts: Counts, first_bucket: int, percents: Iterable[float], min_ns: int, max_ns: int
+    counts: Counts,
+    buckets: int | npt.NDArray[np.intp],
+    percents: Iterable[float],
+    min_ns: int,
+    max_ns: int,
 ) -> dict[float, int]:
     """Percentiles by nearest rank, by percent; empty where nothing was counted.
 
-    `counts` is a stretch of a histogram that holds all of its values and
-    starts at bucket `first_bucket`. Results stay within `min_ns`..`max_ns`,
+    `counts` are of the `buckets` that hold all values, in order; of a stretch of
+    buckets the first says enough. Results stay within `min_ns`..`max_ns`,
     the known extremes.
     """
     cumulative = np.cumsum(counts, dtype=np.uint64)
@@ -78,6 +82,7 @@ def percentiles(
     ranks = [min(max(1, -int(-percent * total // 100)), total) for percent in wanted]
     found = {}
     for percent, index in zip(wanted, cumulative.searchsorted(ranks).tolist(), strict=True):
-        low, high = bucket_bounds(first_bucket + index)
+        bucket = buckets + index if isinstance(buckets, int) else int(buckets[index])
+        low, high = bucket_bounds(bucket)
         found[percent] = min(max((low + high) // 2, min_ns), max_ns)
     return found

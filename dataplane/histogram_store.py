@@ -49,6 +49,10 @@ log = logging.getLogger(__name__)
 
 Counts = npt.NDArray[np.uint64]
 
+_WITHIN = np.arange(SUB_BUCKETS)
+_FIRSTS = np.arange(1, DELAYS + 1) * OCTAVES
+"""Where in the directory the next delay begins."""
+
 
 class HistogramStore:
     """Over a writable buffer of `SIZE` bytes, zeros at first."""
@@ -74,30 +78,39 @@ class HistogramStore:
         at = (entry - 1) * BLOCK_WORDS + parity * SUB_BUCKETS + (bucket & SUB_BUCKETS - 1)
         self._words[at] += samples
 
-    def close(self, old: int, delay: int) -> None:
-        """Writer: the total of the other parity is that of parity `old` with its interval
-        added; its own interval is empty."""
-        new, blocks = 1 - old, self._blocks()
-        mine = np.array(self._entries(delay), np.intp) - 1
-        if len(mine):
+    def close(self, old: int) -> None:
+        """Writer: the totals of the other parity are those of parity `old` with its interval
+        added; its own interval is empty. Of all delays."""
+        used = self._used[0]
+        if used:
+            new, blocks = 1 - old, self._blocks()
             totals, currents = blocks["total"], blocks["current"]
-            totals[mine, new] = totals[mine, old] + currents[mine, old]
-            currents[mine, new] = 0
+            np.add(totals[:used, old], currents[:used, old], out=totals[:used, new])
+            currents[:used, new] = 0
 
     def clear(self) -> None:
         """Writer: forget all samples. Memory that is in use stays so."""
         self._blocks()[: self._used[0]] = np.zeros((), BLOCK)
 
-    def interval(self, parity: int, delay: int) -> tuple[int, Counts]:
-        """The current interval: the first bucket of a stretch that holds everything,
-        and its counts."""
-        return self._stretch(delay, parity, False)
+    def interval(self, parity: int) -> list[tuple[npt.NDArray[np.intp], Counts]]:
+        """The current interval, for each delay: buckets, in order, and their counts; all
+        others are empty."""
+        directory = np.frombuffer(self._directory, np.uint16)
+        octaves = np.flatnonzero(directory)
+        counts = self._blocks()["current"][directory[octaves] - 1, parity]
+        buckets = (octaves % OCTAVES << OCTAVE_BITS)[:, None] + _WITHIN
+        ends = [0, *octaves.searchsorted(_FIRSTS).tolist()]
+        return [
+            (
+                buckets[ends[delay] : ends[delay + 1]].ravel(),
+                counts[ends[delay] : ends[delay + 1]].ravel(),
+            )
+            for delay in range(DELAYS)
+        ]
 
     def total(self, parity: int, delay: int) -> tuple[int, Counts]:
-        """All samples, those of the current interval among them; as `interval`."""
-        return self._stretch(delay, parity, True)
-
-    def _stretch(self, delay: int, parity: int, closed: bool) -> tuple[int, Counts]:
+        """All samples, those of the current interval among them: the first bucket of a
+        stretch that holds everything, and its counts."""
         directory = self._directory[delay * OCTAVES : (delay + 1) * OCTAVES].tolist()
         known = [octave for octave, entry in enumerate(directory) if entry]
         if not known:
@@ -106,14 +119,8 @@ class HistogramStore:
         counts = np.zeros((known[-1] + 1 - first, SUB_BUCKETS), np.uint64)
         where, mine = [octave - first for octave in known], [directory[o] - 1 for o in known]
         blocks = self._blocks()
-        counts[where] = blocks["current"][mine, parity]
-        if closed:
-            counts[where] += blocks["total"][mine, parity]
+        counts[where] = blocks["current"][mine, parity] + blocks["total"][mine, parity]
         return first << OCTAVE_BITS, counts.reshape(-1)
-
-    def _entries(self, delay: int) -> list[int]:
-        directory = self._directory[delay * OCTAVES : (delay + 1) * OCTAVES]
-        return [entry for entry in directory.tolist() if entry]
 
     def _blocks(self) -> npt.NDArray[np.void]:
         if self._arrays is None:

@@ -315,11 +315,11 @@ class SessionStore:
         slots = self._head.history_depth + 1
         at = self._intervals_at + number % slots * self._codec.size
         self._codec.pack_into(self._file.view, at, summary)
+        self.histograms.close(old)
         for direction in self.directions:
             closing, total = state.interval[old].delay[direction], state.total[new].delay[direction]
             total.assign(state.total[old].delay[direction])
             total.merge(closing)
-            self.histograms.close(old, direction)
             stale = state.interval[new].delay[direction]
             stale.reset()
             stale.continue_from(closing)
@@ -465,9 +465,10 @@ class SessionStore:
     ) -> IntervalSummary:
         now, then = self.state.head.counters, interval.at_start
         delays: list[DelaySummary | None] = [None] * DIRECTIONS
+        found = self.histograms.interval((number - 1) % 2)
         for direction in self.directions:
             delay = interval.delay[direction]
-            counts = self.histograms.interval((number - 1) % 2, direction)
+            counts = found[direction]
             delays[direction] = delay.summary(self._percentiles(counts, delay))
         return IntervalSummary(
             number=number,
@@ -492,12 +493,12 @@ class SessionStore:
         )
 
     def _percentiles(
-        self, stretch: tuple[int, npt.NDArray[np.uint64]], delay: DelayState
+        self, found: tuple[int | npt.NDArray[np.intp], npt.NDArray[np.uint64]], delay: DelayState
     ) -> dict[float, int]:
         if not delay.samples:
             return {}
-        first, counts = stretch
-        return percentiles(counts, first, self.percentiles, delay.min_ns, delay.max_ns)
+        buckets, counts = found
+        return percentiles(counts, buckets, self.percentiles, delay.min_ns, delay.max_ns)
 
 
 def _offsets(
