@@ -12,6 +12,7 @@ import functools
 import os
 import platform
 import struct
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,9 @@ _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE = 1, 2, 3
 _PROG_LOAD, _PROG_TEST_RUN = 5, 10
 _PROG_GET_FD_BY_ID, _OBJ_GET_INFO_BY_FD = 13, 15
 _LINK_CREATE, _LINK_UPDATE = 28, 29
+_SIZE_OUT = slice(12, 16)
+"""Of `test`: data_size_out."""
+
 _NAME_LENGTH = 15
 
 LOG_SIZE = 1 << 24
@@ -157,6 +161,27 @@ def run_program(
     bpf(_PROG_TEST_RUN, buffer)
     _, action, _, length, _, _, _, duration_ns = struct.unpack_from("=IIIIQQII", attributes)
     return Run(action, result.raw[:length], duration_ns)
+
+
+class Exchange:
+    """An XDP program that is run on one packet, again and again: what user space asks it
+    and what it answers. `packet` is written before, and read after."""
+
+    def __init__(self, fd: int, length: int) -> None:
+        self.packet = ctypes.create_string_buffer(length)
+        at = ctypes.addressof(self.packet)
+        request = struct.pack(
+            "=IIIIQQIIIIQQIII4x", fd, 0, length, length, at, at, 1, 0, *(0,) * 7
+        )  # fmt: skip
+        self._attributes = ctypes.create_string_buffer(request, len(request))
+        self._room = struct.pack("=I", length)
+
+    def run(self) -> int:
+        """The program's action. Raises OSError."""
+        # The kernel leaves the length of the answer where that of its room was.
+        self._attributes[_SIZE_OUT] = self._room
+        bpf(_PROG_TEST_RUN, self._attributes)
+        return int.from_bytes(self._attributes[4:8], sys.byteorder)
 
 
 def xdp_context(length: int, ingress_ifindex: int) -> bytes:

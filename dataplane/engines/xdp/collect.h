@@ -144,6 +144,16 @@ static __always_inline int interval_at(const struct collection *session, __u64 n
 	return ~boundary & 1;
 }
 
+/* Whether nothing lies between the reply and the one of the highest sequence number. */
+static __always_inline int follows(const struct collection *session, const struct reply *reply)
+{
+	const struct running *running = &session->running;
+
+	return reply->sequence == running->highest &&
+	       (reply->reflector_sequence == running->next_number ||
+		!(session->flags & COLLECTION_STATEFUL));
+}
+
 static __always_inline void count_delays(struct collection *session, const struct reply *reply,
 					 int parity)
 {
@@ -170,8 +180,11 @@ static __always_inline void count_delays(struct collection *session, const struc
 	}
 	if (newest)
 		running->previous_sequence = reply->sequence + 1;
+	if (!follows(session, reply))
+		running->breaks++;
 	if (reply->sequence + 1 > running->highest) {
 		running->highest = reply->sequence + 1;
+		running->next_number = reply->reflector_sequence + 1;
 	} else {
 		running->reordered++;
 		sums->reordered++;

@@ -28,6 +28,8 @@ from dataplane.config import SenderSession
 from dataplane.engines.xdp.collector_layouts import ORDER_MAX, Command, Outcome, SlotFlag
 from dataplane.engines.xdp.driver_intervals import DriverIntervals
 from dataplane.engines.xdp.session_maps import SessionMaps
+from dataplane.engines.xdp.sums import Running
+from dataplane.loss import LossAttribution
 from dataplane.measurement import RECORD_DTYPE, Record, RecordFlag, TimestampMethod
 from dataplane.stamp.collector import RECEIVED, UNDER_WAY, Collector, window_of
 from dataplane.stamp.errors import DiscardReason
@@ -35,7 +37,7 @@ from dataplane.stamp.intervals import Intervals
 from dataplane.stamp.replies import Ignored, Reply
 from dataplane.store import SessionStore
 
-DRAIN_NS = 200_000_000
+DRAIN_NS = 1_000_000_000
 """How old what the store says about replies may be."""
 
 ONE_BY_ONE = 64
@@ -65,6 +67,8 @@ class DriverCollector(Collector):
         self._maps = SessionMaps(module, config, window, head.next_sequence, head.closed % 2)
         self._drained = 0
         self._reordered_seen = 0
+        self._breaks_seen = 0
+        self._early = 0
         self._newest_seen = (-1, 0)
         self._unobserved = False
         self._newest_then: int | None = None
@@ -215,12 +219,14 @@ class DriverCollector(Collector):
             return
         self._maps.command(Command.COPY, now_ns=now_ns)
         intervals.fold()
-        if now_ns >= intervals.end_ns:
+        over = now_ns >= intervals.end_ns
+        if over:
             self._absorb(self._head.closed % 2)
             super()._expire(intervals.end_ns)
         self._absorb(None)
         super()._expire(now_ns)
-        intervals.fold()
+        if over:
+            intervals.fold()
 
     def _make_room(self, now_ns: int) -> None:
         self._expire(now_ns)
@@ -240,16 +246,12 @@ class DriverCollector(Collector):
     def _absorb(self, parity: int | None) -> None:
         """Take in the records that the program had made when it was last asked: those
         that count in the interval of this parity, or all."""
-        running = self._maps.state["running_then"]
-        received, highest = int(running["received"]), int(running["highest"])
-        if received == self._drained:
+        running = self._maps.copied.running
+        if running.received == self._drained:
             return
-        if received - self._drained < ORDER_MAX // 2:
-            found = self._found_by_order(received)
-        else:
-            found = self._found_by_place(received, highest)
-        if parity is not None:
-            found = found[(found["flags"] & SlotFlag.PARITY != 0) == bool(parity)]
+        if running.breaks == self._breaks_seen and self._absorb_run(parity):
+            return
+        found = self._found(running, parity)
         if not len(found):
             return
         self._drained += len(found)
@@ -263,6 +265,62 @@ class DriverCollector(Collector):
         newest = int(np.argmax(sequences))
         if int(sequences[newest]) > self._newest_seen[0]:
             self._newest_seen = int(sequences[newest]), int(found["reflector_sequence"][newest])
+        self._note_early(running, parity)
+
+    def _note_early(self, running: Running, parity: int | None) -> None:
+        """Everything was drained, of the next interval as well."""
+        if parity is None:
+            self._breaks_seen = running.breaks
+            self._early = self._maps.copied.intervals[1 - self._driven.parity].samples
+
+    def _absorb_run(self, parity: int | None) -> bool:
+        """As `_absorb` where each record follows on the one before: what that takes does
+        not depend on how many there are. False where it is not so simple."""
+        running, loss = self._maps.copied.running, self._intervals.loss
+        count = running.received - self._drained
+        if parity is not None:
+            count -= self._maps.copied.intervals[1 - parity].samples - self._early
+        if count <= 0:
+            return True
+        sequence, number = self._newest_seen
+        if loss is not None and not self._can_wait(loss):
+            return False
+        self._drained += count
+        self._newest_seen = sequence + count, (number + count) % _WRAP
+        self._keep_run(sequence + 1, count)
+        fates = self._as_arrays()[0]
+        for part in self._pieces(sequence + 1, sequence + 1 + count):
+            fates[part] = RECEIVED
+        self._settle()
+        self._note_early(running, parity)
+        return True
+
+    def _can_wait(self, loss: LossAttribution) -> bool:
+        """Whether packets may be settled in runs; from here on they are, if so."""
+        self._unobserved = self._unobserved or (
+            loss.clean
+            and loss.latest_counter == self._newest_seen[1]
+            and self._settled > self._newest_seen[0]
+            and not self._copies
+        )
+        return self._unobserved
+
+    def _keep_run(self, first: int, count: int) -> None:
+        """Records of as many packets, from `first` on, in the order of their numbers."""
+        kept = min(count, self._records.capacity)
+        pieces = self._pieces(first + count - kept, first + count)
+        found = np.concatenate([self._maps.slots[part] for part in pieces])
+        self._append(found, count - kept)
+
+    def _found(self, running: Running, parity: int | None) -> _Slots:
+        received = running.received
+        if received - self._drained < ORDER_MAX // 2:
+            found = self._found_by_order(received)
+        else:
+            found = self._found_by_place(running)
+        if parity is not None:
+            found = found[(found["flags"] & SlotFlag.PARITY != 0) == bool(parity)]
+        return found
 
     def _found_by_order(self, received: int) -> _Slots:
         """Records from the last one drained on, of which there are not many."""
@@ -271,13 +329,12 @@ class DriverCollector(Collector):
         found: _Slots = self._maps.slots[low & np.uint32(self._mask)]
         return found
 
-    def _found_by_place(self, received: int, highest: int) -> _Slots:
+    def _found_by_place(self, running: Running) -> _Slots:
         """The same, among all packets whose reply may have come since."""
-        reordered = int(self._maps.state["running_then"]["reordered"])
-        first = self._settled
-        if reordered == self._reordered_seen:
+        received, highest, first = running.received, running.highest, self._settled
+        if running.reordered == self._reordered_seen:
             first = max(first, self._newest_seen[0] + 1)
-        self._reordered_seen = reordered
+        self._reordered_seen = running.reordered
         slots = self._maps.slots
         found = np.concatenate([slots[part] for part in self._pieces(first, highest)])
         indices = found["index"]
@@ -297,8 +354,12 @@ class DriverCollector(Collector):
 
     def _keep(self, found: _Slots) -> None:
         kept = found[-self._records.capacity :]
-        records = _records_of(kept)
-        self._records.extend(records, len(found) - len(kept))
+        self._append(kept, len(found) - len(kept))
+
+    def _append(self, found: _Slots, before: int) -> None:
+        """The newest records, in order; `before` more came before them."""
+        records = _records_of(found)
+        self._records.extend(records, before)
         head, last = self._head, records[-1]
         head.last_received_ns = int(last["t4_ns"])
         head.t1_method = int(last["t1_method"])
@@ -313,14 +374,8 @@ class DriverCollector(Collector):
         """
         loss = self._intervals.loss
         assert loss is not None
-        if len(found) > ONE_BY_ONE and not self._unobserved:
-            self._unobserved = (
-                loss.clean
-                and loss.latest_counter == self._newest_seen[1]
-                and self._settled > self._newest_seen[0]
-                and not self._copies
-            )
-        if self._unobserved and self._is_regular(found, sequences):
+        runs = self._can_wait(loss) if len(found) > ONE_BY_ONE else self._unobserved
+        if runs and self._is_regular(found, sequences):
             self._as_arrays()[0][sequences & np.uint64(self._mask)] = RECEIVED
             self._settle()
             return
