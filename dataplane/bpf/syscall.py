@@ -12,7 +12,6 @@ import functools
 import os
 import platform
 import struct
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,8 +33,9 @@ _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE = 1, 2, 3
 _PROG_LOAD, _PROG_TEST_RUN = 5, 10
 _PROG_GET_FD_BY_ID, _OBJ_GET_INFO_BY_FD = 13, 15
 _LINK_CREATE, _LINK_UPDATE = 28, 29
-_SIZE_OUT = slice(12, 16)
-"""Of `test`: data_size_out."""
+
+_ACTION, _ROOM, _SIZE_OUT_AT = struct.Struct("=4xI"), struct.Struct("=I"), 12
+"""Of what a test run is asked and answers: `retval` and `data_size_out`."""
 
 _NAME_LENGTH = 15
 
@@ -174,14 +174,14 @@ class Exchange:
             "=IIIIQQIIIIQQIII4x", fd, 0, length, length, at, at, 1, 0, *(0,) * 7
         )  # fmt: skip
         self._attributes = ctypes.create_string_buffer(request, len(request))
-        self._room = struct.pack("=I", length)
+        self._length = length
 
     def run(self) -> int:
         """The program's action. Raises OSError."""
         # The kernel leaves the length of the answer where that of its room was.
-        self._attributes[_SIZE_OUT] = self._room
+        _ROOM.pack_into(self._attributes, _SIZE_OUT_AT, self._length)
         bpf(_PROG_TEST_RUN, self._attributes)
-        return int.from_bytes(self._attributes[4:8], sys.byteorder)
+        return int(_ACTION.unpack_from(self._attributes)[0])
 
 
 def xdp_context(length: int, ingress_ifindex: int) -> bytes:

@@ -144,14 +144,24 @@ static __always_inline int interval_at(const struct collection *session, __u64 n
 	return ~boundary & 1;
 }
 
-/* Whether nothing lies between the reply and the one of the highest sequence number. */
-static __always_inline int follows(const struct collection *session, const struct reply *reply)
+/*
+ * What user space has to look at records for, one by one: not for those that follow on
+ * each other, and for losses alone only at which they are.
+ */
+static __always_inline void count_breaks(struct collection *session, const struct reply *reply)
 {
-	const struct running *running = &session->running;
+	struct running *running = &session->running;
+	__u64 passed = reply->sequence - running->highest;
+	__u32 counted = 0;
 
-	return reply->sequence == running->highest &&
-	       (reply->reflector_sequence == running->next_number ||
-		!(session->flags & COLLECTION_STATEFUL));
+	if (session->flags & COLLECTION_STATEFUL)
+		counted = reply->reflector_sequence - running->next_number;
+	if (!(passed | counted))
+		return;
+	running->breaks++;
+	/* The first number may be any. */
+	if (running->highest && ((__s64)passed < 0 || counted > passed))
+		running->turns++;
 }
 
 static __always_inline void count_delays(struct collection *session, const struct reply *reply,
@@ -180,8 +190,7 @@ static __always_inline void count_delays(struct collection *session, const struc
 	}
 	if (newest)
 		running->previous_sequence = reply->sequence + 1;
-	if (!follows(session, reply))
-		running->breaks++;
+	count_breaks(session, reply);
 	if (reply->sequence + 1 > running->highest) {
 		running->highest = reply->sequence + 1;
 		running->next_number = reply->reflector_sequence + 1;

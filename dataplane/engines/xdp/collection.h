@@ -81,9 +81,9 @@ struct running {
 	__u64 received;			/* records so far: the index of the next one */
 	__u64 highest;			/* sequence number, plus 1; 0 before the first */
 	__u64 reordered;		/* so far */
-	__u64 breaks;			/* records that do not follow on the one before, so far */
+	__u64 breaks;			/* records that do not follow on the one before, so far: */
+	__u32 turns;			/* those of them that more than losses must have led to */
 	__u32 next_number;		/* the reflector's, of the reply that would follow on */
-	__u32 reserved;
 	__u64 previous_sequence;	/* plus 1; 0 where the next packet makes no pair */
 	__s64 previous_ns[DIRECTIONS];
 };

@@ -67,8 +67,8 @@ RUNNING = _struct(
     ("highest", np.uint64),
     ("reordered", np.uint64),
     ("breaks", np.uint64),
+    ("turns", np.uint32),
     ("next_number", np.uint32),
-    ("reserved", np.uint32),
     ("previous_sequence", np.uint64),
     ("previous_ns", np.int64, DIRECTIONS),
 )

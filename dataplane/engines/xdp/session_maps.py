@@ -16,9 +16,9 @@ from dataplane.config import ReflectorMode, SenderSession
 from dataplane.engines.xdp.collector_layouts import (
     COLLECTION,
     COMMAND,
+    DIRECTIONS,
     SLOT,
     CollectionFlag,
-    DIRECTIONS,
     Command,
     Outcome,
     codes,
@@ -35,7 +35,7 @@ _SLOT_HEAD = struct.Struct("@QqQ")
 """Time of sending, T1 to use, tag. The tag comes last, as it is written."""
 
 _COMMAND = struct.Struct("=" + codes(COMMAND))
-_FIELDS = {name: 0 for name in COMMAND.names or ()}
+_FIELDS = dict.fromkeys(COMMAND.names or (), 0)
 _OUTCOME_AT = COMMAND.fields["outcome"][1] if COMMAND.fields else 0
 
 _NEXT_AT = COLLECTION.fields["next_sequence"][1] // 8 if COLLECTION.fields else 0
@@ -154,7 +154,7 @@ class SessionMaps:
             _COMMAND.pack_into(control.packet, 0, *values.values())
             if control.run() != XDP_PASS:
                 raise LockError(f"session {self._ssid} has no maps")
-            outcome = _OUTCOMES[_UINT32.unpack_from(control.packet, _OUTCOME_AT)[0]]
+            outcome: Outcome = _OUTCOMES[_UINT32.unpack_from(control.packet, _OUTCOME_AT)[0]]
             if outcome is not Outcome.BUSY:
                 if what & Command.COPY:
                     self.copied = copied(self._collection.memory)

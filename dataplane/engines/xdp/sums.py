@@ -52,8 +52,8 @@ class Running(NamedTuple):
     highest: int = 0
     reordered: int = 0
     breaks: int = 0
+    turns: int = 0
     next_number: int = 0
-    reserved: int = 0
     previous_sequence: int = 0
     forward_previous_ns: int = 0
     backward_previous_ns: int = 0
@@ -99,7 +99,8 @@ def _interval(values: tuple[int, ...], at: int) -> IntervalSums:
             DelaySums._make(values[start : start + _DELAY])
             for start in range(at + _HEAD, at + _SUMS, _DELAY)
         )
-    return IntervalSums(*values[at : at + _HEAD - 1], delays)
+    samples, pairs, duplicates, late, reordered = values[at : at + _HEAD - 1]
+    return IntervalSums(samples, pairs, duplicates, late, reordered, delays)
 
 
 def delay_state(sums: IntervalSums, direction: int, running: Running) -> DelayState:
