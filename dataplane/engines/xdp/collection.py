@@ -31,10 +31,11 @@ from dataplane.engines.xdp.session_maps import SessionMaps
 from dataplane.engines.xdp.sums import Running
 from dataplane.loss import LossAttribution
 from dataplane.measurement import RECORD_DTYPE, Record, RecordFlag, TimestampMethod
-from dataplane.stamp.collector import RECEIVED, UNDER_WAY, UNRESOLVED, Collector, window_of
+from dataplane.stamp.collector import Collector, window_of
 from dataplane.stamp.errors import DiscardReason
 from dataplane.stamp.intervals import Intervals
 from dataplane.stamp.replies import Ignored, Reply
+from dataplane.stamp.window import RECEIVED, UNDER_WAY, UNRESOLVED
 from dataplane.store import SessionStore
 
 DRAIN_NS = 1_000_000_000
