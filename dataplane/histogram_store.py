@@ -78,6 +78,23 @@ class HistogramStore:
         at = (entry - 1) * BLOCK_WORDS + parity * SUB_BUCKETS + (bucket & SUB_BUCKETS - 1)
         self._words[at] += samples
 
+    def add_stretch(
+        self, parity: int, delay: int, first: int, counts: npt.NDArray[np.uint32]
+    ) -> None:
+        """Writer: as `add`, for as many buckets, from `first` on, as there are `counts`."""
+        start = first & -SUB_BUCKETS
+        whole = np.zeros(-(-(first - start + len(counts)) // SUB_BUCKETS) * SUB_BUCKETS, np.uint32)
+        whole[first - start : first - start + len(counts)] = counts
+        octaves = whole.reshape(-1, SUB_BUCKETS)
+        for octave in np.flatnonzero(octaves.any(axis=1)).tolist():
+            entry = self._directory[delay * OCTAVES + (start >> OCTAVE_BITS) + octave]
+            if entry:
+                self._blocks()["current"][entry - 1, parity] += octaves[octave]
+                continue
+            bucket = start + octave * SUB_BUCKETS
+            for offset in np.flatnonzero(octaves[octave]).tolist():
+                self.add(parity, delay, bucket + offset, int(octaves[octave, offset]))
+
     def close(self, old: int) -> None:
         """Writer: the totals of the other parity are those of parity `old` with its interval
         added; its own interval is empty. Of all delays."""

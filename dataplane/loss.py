@@ -168,9 +168,15 @@ class LossAttribution:
         return self._agree()
 
     @property
+    def based(self) -> bool:
+        """Whether a number is known that others can be compared with."""
+        return self._base is not None
+
+    @property
     def clean(self) -> bool:
-        """Whether everything that was observed is settled, without a contradiction."""
-        return self._base is not None and not self._ahead and self._conflict_until is None
+        """Whether everything that was observed and can be compared is settled, without a
+        contradiction."""
+        return self._conflict_until is None and not (self.based and self._ahead)
 
     @property
     def latest_counter(self) -> int | None:
@@ -181,8 +187,9 @@ class LossAttribution:
         """As `observe` and `settle_received` for each of the next `packets` packets in
         order of sending, the last of which has this 32-bit number.
 
-        For a `clean` comparison, where the numbers grow, from the latest one on, with
-        each packet that was received, and by no more than the sequence numbers do.
+        For a `clean` comparison that is `based`, where the numbers grow, from the latest
+        one on, with each packet that was received, and by no more than the sequence
+        numbers do.
         """
         number = self._frontier + (counter - self._frontier) % _WRAP
         self._latest, self._latest_t3_ns = number, t3_ns

@@ -33,6 +33,10 @@ _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE = 1, 2, 3
 _PROG_LOAD, _PROG_TEST_RUN = 5, 10
 _PROG_GET_FD_BY_ID, _OBJ_GET_INFO_BY_FD = 13, 15
 _LINK_CREATE, _LINK_UPDATE = 28, 29
+
+_ACTION, _ROOM, _SIZE_OUT_AT = struct.Struct("=4xI"), struct.Struct("=I"), 12
+"""Of what a test run is asked and answers: `retval` and `data_size_out`."""
+
 _NAME_LENGTH = 15
 
 LOG_SIZE = 1 << 24
@@ -157,6 +161,27 @@ def run_program(
     bpf(_PROG_TEST_RUN, buffer)
     _, action, _, length, _, _, _, duration_ns = struct.unpack_from("=IIIIQQII", attributes)
     return Run(action, result.raw[:length], duration_ns)
+
+
+class Exchange:
+    """An XDP program that is run on one packet, again and again: what user space asks it
+    and what it answers. `packet` is written before, and read after."""
+
+    def __init__(self, fd: int, length: int) -> None:
+        self.packet = ctypes.create_string_buffer(length)
+        at = ctypes.addressof(self.packet)
+        request = struct.pack(
+            "=IIIIQQIIIIQQIII4x", fd, 0, length, length, at, at, 1, 0, *(0,) * 7
+        )  # fmt: skip
+        self._attributes = ctypes.create_string_buffer(request, len(request))
+        self._length = length
+
+    def run(self) -> int:
+        """The program's action. Raises OSError."""
+        # The kernel leaves the length of the answer where that of its room was.
+        _ROOM.pack_into(self._attributes, _SIZE_OUT_AT, self._length)
+        bpf(_PROG_TEST_RUN, self._attributes)
+        return int(_ACTION.unpack_from(self._attributes)[0])
 
 
 def xdp_context(length: int, ingress_ifindex: int) -> bytes:

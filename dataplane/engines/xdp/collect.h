@@ -144,6 +144,26 @@ static __always_inline int interval_at(const struct collection *session, __u64 n
 	return ~boundary & 1;
 }
 
+/*
+ * What user space has to look at records for, one by one: not for those that follow on
+ * each other, and for losses alone only at which they are.
+ */
+static __always_inline void count_breaks(struct collection *session, const struct reply *reply)
+{
+	struct running *running = &session->running;
+	__u64 passed = reply->sequence - running->highest;
+	__u32 counted = 0;
+
+	if (session->flags & COLLECTION_STATEFUL)
+		counted = reply->reflector_sequence - running->next_number;
+	if (!(passed | counted))
+		return;
+	running->breaks++;
+	/* The first number may be any. */
+	if (running->highest && ((__s64)passed < 0 || counted > passed))
+		running->turns++;
+}
+
 static __always_inline void count_delays(struct collection *session, const struct reply *reply,
 					 int parity)
 {
@@ -170,8 +190,10 @@ static __always_inline void count_delays(struct collection *session, const struc
 	}
 	if (newest)
 		running->previous_sequence = reply->sequence + 1;
+	count_breaks(session, reply);
 	if (reply->sequence + 1 > running->highest) {
 		running->highest = reply->sequence + 1;
+		running->next_number = reply->reflector_sequence + 1;
 	} else {
 		running->reordered++;
 		sums->reordered++;

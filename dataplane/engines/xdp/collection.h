@@ -81,6 +81,9 @@ struct running {
 	__u64 received;			/* records so far: the index of the next one */
 	__u64 highest;			/* sequence number, plus 1; 0 before the first */
 	__u64 reordered;		/* so far */
+	__u64 breaks;			/* records that do not follow on the one before, so far: */
+	__u32 turns;			/* those of them that more than losses must have led to */
+	__u32 next_number;		/* the reflector's, of the reply that would follow on */
 	__u64 previous_sequence;	/* plus 1; 0 where the next packet makes no pair */
 	__s64 previous_ns[DIRECTIONS];
 };
@@ -102,9 +105,8 @@ struct collection {
 	__be16 local_port;
 	__u32 flags;
 	__u64 pseudo;			/* the sum of the pseudo header, as in checksum.h */
-	__u64 reserved[2];
 	struct running running;
-	__u64 reserved_too;
+	__u64 reserved;
 	struct interval_sums interval[2];	/* by parity */
 	/* What the control program has copied for user space. */
 	struct running running_then;

@@ -28,14 +28,17 @@ from dataplane.config import SenderSession
 from dataplane.engines.xdp.collector_layouts import ORDER_MAX, Command, Outcome, SlotFlag
 from dataplane.engines.xdp.driver_intervals import DriverIntervals
 from dataplane.engines.xdp.session_maps import SessionMaps
+from dataplane.engines.xdp.sums import Running
+from dataplane.loss import LossAttribution
 from dataplane.measurement import RECORD_DTYPE, Record, RecordFlag, TimestampMethod
-from dataplane.stamp.collector import RECEIVED, UNDER_WAY, Collector, window_of
+from dataplane.stamp.collector import Collector, window_of
 from dataplane.stamp.errors import DiscardReason
 from dataplane.stamp.intervals import Intervals
 from dataplane.stamp.replies import Ignored, Reply
+from dataplane.stamp.window import RECEIVED, UNDER_WAY, UNRESOLVED
 from dataplane.store import SessionStore
 
-DRAIN_NS = 200_000_000
+DRAIN_NS = 1_000_000_000
 """How old what the store says about replies may be."""
 
 ONE_BY_ONE = 64
@@ -65,6 +68,8 @@ class DriverCollector(Collector):
         self._maps = SessionMaps(module, config, window, head.next_sequence, head.closed % 2)
         self._drained = 0
         self._reordered_seen = 0
+        self._breaks_seen = self._turns_seen = 0
+        self._early = 0
         self._newest_seen = (-1, 0)
         self._unobserved = False
         self._newest_then: int | None = None
@@ -126,13 +131,16 @@ class DriverCollector(Collector):
         self._expire(now_ns)
         self._end_write()
         self._intervals.unix_offset_ns = t1_ns - now_ns
-        if first + packets - self._settled > self.window or self._copies:
+        if not packets:
+            return
+        if packets > self.window:
             for sequence in range(first, first + packets):
                 self.sent(sequence, t1_ns, now_ns, t1_method)
             return
-        if not packets:
-            return
         self._begin_write()
+        self._make_room_for(packets)
+        for sequence in [old for old in self._copies if old < first + packets - self.window]:
+            del self._copies[sequence]
         fates, sent_ns = self._as_arrays()
         for part in self._pieces(first, first + packets):
             fates[part] = UNDER_WAY
@@ -215,54 +223,173 @@ class DriverCollector(Collector):
             return
         self._maps.command(Command.COPY, now_ns=now_ns)
         intervals.fold()
-        if now_ns >= intervals.end_ns:
+        over = now_ns >= intervals.end_ns
+        if over:
             self._absorb(self._head.closed % 2)
             super()._expire(intervals.end_ns)
         self._absorb(None)
         super()._expire(now_ns)
-        intervals.fold()
+        if over:
+            intervals.fold()
 
     def _make_room(self, now_ns: int) -> None:
         self._expire(now_ns)
-        if self._next - self._settled >= self.window:
-            self._maps.command(Command.COPY, settled=self._settled + 1)
-            self._absorb(None)
-            self._observe_waiting()
-            super()._make_room(now_ns)
+        self._make_room_for(1)
+
+    def _make_room_for(self, packets: int) -> None:
+        """As `_make_room`, of as many packets as the window holds at most."""
+        first = self._next + packets - self.window
+        if first <= self._settled:
+            return
+        self._maps.command(Command.COPY, settled=first)
+        self._driven.fold()
+        self._absorb(None)
+        if self._intervals.loss is None or self._unobserved:
+            self._pass_over(first)
+        while self._settled < first:
+            self._fate[self._settled & self._mask] = UNRESOLVED
+            self._counters.unresolved += 1
+            if self._intervals.loss is not None:
+                self._intervals.loss.interrupt()
+            self._settled += 1
+            self._settle()
+
+    def _pass_over(self, first: int) -> None:
+        """Packets under way before `first` become unresolved, all at once: of those between
+        them nothing can be told that would still matter."""
+        fates, loss = self._fates, self._intervals.loss
+        passed = self._settled
+        for part in self._pieces(self._settled, first):
+            under_way = np.flatnonzero(fates[part] == UNDER_WAY)
+            if len(under_way):
+                fates[part][under_way] = UNRESOLVED
+                self._counters.unresolved += len(under_way)
+                passed = self._sequence_at(part.start + int(under_way[-1])) + 1
+        if passed == self._settled:
+            return
+        if loss is not None:
+            loss.interrupt()
+        self._settled = passed
+        self._settle()
+
+    def _sequence_at(self, place: int) -> int:
+        """The first sequence number from the settled ones on that has this place."""
+        return self._settled + ((place - self._settled) & self._mask)
 
     def _give_up(self) -> None:
         self._maps.command(Command.COPY, settled=self._next)
         self._driven.fold()
         self._absorb(None)
-        self._observe_waiting()
+        if self._unobserved:
+            # Of those that wait nothing can be told any more, but which number is the latest.
+            self._unobserved = False
+            slot, loss = self._maps.slots[self._newest_seen[0] & self._mask], self._intervals.loss
+            assert loss is not None
+            loss.observe(self._newest_seen[1], int(slot["t3_ns"]))
         super()._give_up()
 
     def _absorb(self, parity: int | None) -> None:
         """Take in the records that the program had made when it was last asked: those
         that count in the interval of this parity, or all."""
-        running = self._maps.state["running_then"]
-        received, highest = int(running["received"]), int(running["highest"])
-        if received == self._drained:
+        running = self._maps.copied.running
+        if running.received == self._drained:
             return
-        if received - self._drained < ORDER_MAX // 2:
-            found = self._found_by_order(received)
-        else:
-            found = self._found_by_place(received, highest)
-        if parity is not None:
-            found = found[(found["flags"] & SlotFlag.PARITY != 0) == bool(parity)]
+        if running.turns == self._turns_seen and self._absorb_run(running, parity):
+            return
+        found = self._found(running, parity)
         if not len(found):
             return
         self._drained += len(found)
         self._keep(found)
         sequences = found["tag"] >> _ONE
         if self._intervals.loss is None:
-            self._as_arrays()[0][sequences & np.uint64(self._mask)] = RECEIVED
+            self._fates[sequences & np.uint64(self._mask)] = RECEIVED
             self._settle()
         else:
             self._observe(found, sequences)
         newest = int(np.argmax(sequences))
         if int(sequences[newest]) > self._newest_seen[0]:
             self._newest_seen = int(sequences[newest]), int(found["reflector_sequence"][newest])
+        if parity is None:
+            self._note_all(running)
+
+    def _note_all(self, running: Running) -> None:
+        """Everything was drained, what counts in the next interval as well."""
+        self._breaks_seen, self._turns_seen = running.breaks, running.turns
+        self._early = self._maps.copied.intervals[1 - self._driven.parity].samples
+
+    def _absorb_run(self, running: Running, parity: int | None) -> bool:
+        """As `_absorb` where nothing but losses lies between the records: what that takes
+        hardly depends on how many there are. False where it is not so simple."""
+        loss = self._intervals.loss
+        waiting = count = running.received - self._drained
+        if parity is not None:
+            count -= self._maps.copied.intervals[1 - parity].samples - self._early
+        if count <= 0:
+            return True
+        sequence, number = self._newest_seen
+        places = None
+        if running.breaks == self._breaks_seen:
+            newest = sequence + count, (number + count) % _WRAP
+        else:
+            newest = running.highest - 1, (running.next_number - 1) % _WRAP
+            places = self._received(max(sequence + 1, self._settled), running.highest)
+            if count < waiting or len(places) != count:
+                return False
+        if loss is not None and not self._can_wait(loss):
+            return False
+        self._drained += count
+        self._newest_seen = newest
+        self._take_run(sequence + 1, count, places)
+        if count == waiting:
+            self._note_all(running)
+        return True
+
+    def _received(self, first: int, end: int) -> npt.NDArray[np.intp]:
+        """Where the packets from `first` to before `end` are whose reply was received."""
+        tags, places = self._maps.slots["tag"], []
+        for part in self._pieces(first, end):
+            places.append(np.flatnonzero(tags[part] & _ONE) + part.start)
+        return np.concatenate(places)
+
+    def _take_run(self, first: int, count: int, places: npt.NDArray[np.intp] | None) -> None:
+        """Records in the order of their numbers: at `places`, or as many as there are
+        packets from `first` on."""
+        kept, fates, slots = min(count, self._records.capacity), self._fates, self._maps.slots
+        if places is not None:
+            fates[places] = RECEIVED
+            found = slots[places[-kept:]]
+        else:
+            for part in self._pieces(first, first + count):
+                fates[part] = RECEIVED
+            pieces = self._pieces(first + count - kept, first + count)
+            found = np.concatenate([slots[part] for part in pieces])
+        self._append(found, count - kept)
+        self._settle()
+
+    @property
+    def _fates(self) -> npt.NDArray[np.uint8]:
+        return self._as_arrays()[0]
+
+    def _can_wait(self, loss: LossAttribution) -> bool:
+        """Whether packets may be settled in runs; from here on they are, if so."""
+        self._unobserved = self._unobserved or (
+            loss.clean
+            and loss.latest_counter in (None, self._newest_seen[1])
+            and self._settled > self._newest_seen[0]
+            and not self._copies
+        )
+        return self._unobserved
+
+    def _found(self, running: Running, parity: int | None) -> _Slots:
+        received = running.received
+        if received - self._drained < ORDER_MAX // 2:
+            found = self._found_by_order(received)
+        else:
+            found = self._found_by_place(running)
+        if parity is not None:
+            found = found[(found["flags"] & SlotFlag.PARITY != 0) == bool(parity)]
+        return found
 
     def _found_by_order(self, received: int) -> _Slots:
         """Records from the last one drained on, of which there are not many."""
@@ -271,13 +398,12 @@ class DriverCollector(Collector):
         found: _Slots = self._maps.slots[low & np.uint32(self._mask)]
         return found
 
-    def _found_by_place(self, received: int, highest: int) -> _Slots:
+    def _found_by_place(self, running: Running) -> _Slots:
         """The same, among all packets whose reply may have come since."""
-        reordered = int(self._maps.state["running_then"]["reordered"])
-        first = self._settled
-        if reordered == self._reordered_seen:
+        received, highest, first = running.received, running.highest, self._settled
+        if running.reordered == self._reordered_seen:
             first = max(first, self._newest_seen[0] + 1)
-        self._reordered_seen = reordered
+        self._reordered_seen = running.reordered
         slots = self._maps.slots
         found = np.concatenate([slots[part] for part in self._pieces(first, highest)])
         indices = found["index"]
@@ -297,8 +423,12 @@ class DriverCollector(Collector):
 
     def _keep(self, found: _Slots) -> None:
         kept = found[-self._records.capacity :]
-        records = _records_of(kept)
-        self._records.extend(records, len(found) - len(kept))
+        self._append(kept, len(found) - len(kept))
+
+    def _append(self, found: _Slots, before: int) -> None:
+        """The newest records, in order; `before` more came before them."""
+        records = _records_of(found)
+        self._records.extend(records, before)
         head, last = self._head, records[-1]
         head.last_received_ns = int(last["t4_ns"])
         head.t1_method = int(last["t1_method"])
@@ -313,15 +443,9 @@ class DriverCollector(Collector):
         """
         loss = self._intervals.loss
         assert loss is not None
-        if len(found) > ONE_BY_ONE and not self._unobserved:
-            self._unobserved = (
-                loss.clean
-                and loss.latest_counter == self._newest_seen[1]
-                and self._settled > self._newest_seen[0]
-                and not self._copies
-            )
-        if self._unobserved and self._is_regular(found, sequences):
-            self._as_arrays()[0][sequences & np.uint64(self._mask)] = RECEIVED
+        runs = self._can_wait(loss) if len(found) > ONE_BY_ONE else self._unobserved
+        if runs and self._is_regular(found, sequences):
+            self._fates[sequences & np.uint64(self._mask)] = RECEIVED
             self._settle()
             return
         self._observe_waiting()
@@ -368,7 +492,7 @@ class DriverCollector(Collector):
             return
         self._unobserved = False
         for part in self._pieces(self._settled, self._next):
-            received = self._as_arrays()[0][part] == RECEIVED
+            received = self._fates[part] == RECEIVED
             found = self._maps.slots[part][received]
             self._observe_each(found, found["tag"] >> _ONE)
 
@@ -386,12 +510,22 @@ class DriverCollector(Collector):
             super()._settle()
             return
         end = self._first_under_way()
-        packets = end - self._settled
-        if loss is not None and packets:
-            last = self._maps.slots[(end - 1) & self._mask]
-            loss.settle_in_order(int(last["reflector_sequence"]), int(last["t3_ns"]), packets)
-            self._intervals.attribute(loss)
+        if loss is not None and end > self._settled:
+            self._settle_run(loss, end)
         self._settled = end
+
+    def _settle_run(self, loss: LossAttribution, end: int) -> None:
+        """Packets that were all received, up to `end`, in the order of their numbers."""
+        first, slots, mask = self._settled, self._maps.slots, self._mask
+        if not loss.based:
+            slot = slots[first & mask]
+            number = loss.observe(int(slot["reflector_sequence"]), int(slot["t3_ns"]))
+            loss.settle_received(number, first, self._last_sent)
+            first += 1
+        if first < end:
+            slot = slots[(end - 1) & mask]
+            loss.settle_in_order(int(slot["reflector_sequence"]), int(slot["t3_ns"]), end - first)
+            self._intervals.attribute(loss)
 
     def _first_under_way(self) -> int:
         """The sequence number, from the settled ones on; the next one if there is none."""

@@ -43,6 +43,13 @@ SOURCE = Path(__file__).with_name("collector.c")
 RELOAD_NS = 30 * NS_PER_S
 """A program that the kernel has refused is tried again after this long."""
 
+LOOK_NS = 10 * NS_PER_S
+"""How often the kernel is asked about interfaces, addresses and SIDs where all is well.
+
+It tells of most changes by itself; not of these: `seg6_enabled` was set, the XDP program
+at the other end of a veth has come or gone, the own one was forced off. Asking takes
+milliseconds, and longer the more routes there are."""
+
 LOAD_TIMEOUT_S = 20.0
 """How long sessions wait for the program before they fail."""
 
@@ -88,6 +95,7 @@ class CollectorRole:
         self._settled = threading.Event()
         self._loading = False
         self._failed_ns: int | None = None
+        self._looked_ns = 0
         self._closed = False
         self._kernel = Kernel()
         self._doorbell = Doorbell()
@@ -105,12 +113,14 @@ class CollectorRole:
         self._report()
         if self._config is None:
             return
+        now_ns = monotonic_ns()
         if self._program is None:
-            if self._failed_ns is None or monotonic_ns() - self._failed_ns >= RELOAD_NS:
+            if self._failed_ns is None or now_ns - self._failed_ns >= RELOAD_NS:
                 self._load()
             return
         self._set_clock(self._program)
-        self._attend()
+        if self._problem is not None or now_ns - self._looked_ns >= LOOK_NS:
+            self._attend()
 
     def close(self) -> None:
         """Detach and let go of everything; the sessions have been closed before."""
@@ -224,6 +234,7 @@ class CollectorRole:
         if config is None or not config.enabled:
             share.refresh(())
             return
+        self._looked_ns = monotonic_ns()
         found = self._kernel.devices(config.interfaces)
         tables = program.tables
         tables.set_locals(self._kernel.locals())

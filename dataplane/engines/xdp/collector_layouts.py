@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from typing import Any
 
 import numpy as np
 
@@ -65,6 +66,9 @@ RUNNING = _struct(
     ("received", np.uint64),
     ("highest", np.uint64),
     ("reordered", np.uint64),
+    ("breaks", np.uint64),
+    ("turns", np.uint32),
+    ("next_number", np.uint32),
     ("previous_sequence", np.uint64),
     ("previous_ns", np.int64, DIRECTIONS),
 )
@@ -84,9 +88,8 @@ COLLECTION = _struct(
     ("local_port", BE16),
     ("flags", np.uint32),
     ("pseudo", np.uint64),
-    ("reserved", np.uint64, 2),
     ("running", RUNNING),
-    ("reserved_too", np.uint64),
+    ("reserved", np.uint64),
     ("interval", INTERVAL_SUMS, 2),
     ("running_then", RUNNING),
     ("interval_then", INTERVAL_SUMS, 2),
@@ -200,3 +203,16 @@ MAPS: dict[str, np.dtype[np.void]] = {
     "collector_counts": COLLECTOR_COUNTERS,
 }
 """Values of maps, by name; `COMMAND` is in none."""
+
+_CODES = {"u8": "Q", "i8": "q", "u4": "I", "u2": "H", "u1": "B"}
+
+
+def codes(kind: np.dtype[Any]) -> str:
+    """What `struct` calls the members of a numpy structure without gaps."""
+    if kind.subdtype is not None:
+        base, shape = kind.subdtype
+        return codes(base) * int(np.prod(shape))
+    if kind.names is None:
+        return _CODES[kind.str[1:]]
+    assert kind.fields is not None
+    return "".join(codes(kind.fields[name][0]) for name in kind.names)

@@ -6,13 +6,11 @@ time is over: user space has a whole interval's time to close it.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from dataplane.engines.xdp.collector_layouts import BUCKETS, DIRECTIONS, INTERVAL_SUMS, Command
+from dataplane.engines.xdp.collector_layouts import BUCKETS, DIRECTIONS, Command
 from dataplane.engines.xdp.session_maps import SessionMaps
-from dataplane.engines.xdp.sums import delay_state
+from dataplane.engines.xdp.sums import IntervalSums, Running, delay_state
 from dataplane.histogram import bucket_of
 from dataplane.session_state import INT64_MAX
 from dataplane.stamp.intervals import Intervals
@@ -35,7 +33,7 @@ class DriverIntervals(Intervals):
         self.hold = False
         """The program is not to be asked, for a moment."""
         self._maps = maps
-        self._folded = np.zeros(2, INTERVAL_SUMS)
+        self._folded = [IntervalSums(), IntervalSums()]
         self._earlier: list[DelayState] | None = None
         self._counted = np.zeros((DIRECTIONS, BUCKETS), np.uint32)
         super().__init__(store, length_ns, window, row)
@@ -47,20 +45,20 @@ class DriverIntervals(Intervals):
 
     def fold(self) -> None:
         """Bring the current interval up to date with what the program has copied."""
-        state, parity = self._maps.state, self.parity
-        sums, before = state["interval_then"][parity], self._folded[parity]
-        samples = int(sums["samples"])
-        if samples != int(before["samples"]):
-            self._fold_delays(sums, state["running_then"])
+        copied, parity = self._maps.copied, self.parity
+        sums, before = copied.intervals[parity], self._folded[parity]
+        if sums == before:
+            return
         counters = self.counters
-        counters.received += samples - int(before["samples"])
-        for name in ("duplicates", "late", "reordered"):
-            grown = int(sums[name]) - int(before[name])
-            if grown:
-                setattr(counters, name, getattr(counters, name) + grown)
+        if sums.samples != before.samples:
+            self._fold_delays(sums, copied.running)
+            counters.received += sums.samples - before.samples
+        counters.duplicates += sums.duplicates - before.duplicates
+        counters.late += sums.late - before.late
+        counters.reordered += sums.reordered - before.reordered
         self._folded[parity] = sums
 
-    def _fold_delays(self, sums: Any, running: Any) -> None:
+    def _fold_delays(self, sums: IntervalSums, running: Running) -> None:
         for direction in self._store.directions:
             found, delay = delay_state(sums, direction, running), self.delays[direction]
             if self._earlier is None:
@@ -72,12 +70,10 @@ class DriverIntervals(Intervals):
 
     def _fold_counts(self, direction: int, first: int, end: int) -> None:
         """The program may have counted some that its sums do not have yet."""
-        counts = self._maps.state["histogram"][self.parity][direction][first:end].copy()
-        before = self._counted[direction][first:end]
-        grown = counts - before
+        counts = self._maps.histograms[self.parity][direction][first:end].copy()
+        before = self._counted[direction, first:end]
+        self._views.histograms.add_stretch(self.parity, direction, first, counts - before)
         before[:] = counts
-        for index in np.flatnonzero(grown).tolist():
-            self._views.histograms.add(self.parity, direction, first + index, int(grown[index]))
 
     def close(self, end_ns: int, next_start_ns: int, next_end_ns: int, *, suspect: bool) -> None:
         closing = self.parity
@@ -115,7 +111,7 @@ class DriverIntervals(Intervals):
         self._forget(self.parity)
 
     def _forget(self, parity: int) -> None:
-        self._folded[parity] = np.zeros((), INTERVAL_SUMS)
+        self._folded[parity] = IntervalSums()
         self._counted[:] = 0
         self._earlier = None
 

@@ -11,16 +11,19 @@ import numpy.typing as npt
 
 from dataplane.bpf.maps import F_INNER_MAP, ArrayMap
 from dataplane.bpf.program import BpfModule
-from dataplane.bpf.syscall import XDP_PASS, delete_element, run_program, update_element
+from dataplane.bpf.syscall import XDP_PASS, Exchange, delete_element, update_element
 from dataplane.config import ReflectorMode, SenderSession
 from dataplane.engines.xdp.collector_layouts import (
     COLLECTION,
     COMMAND,
+    DIRECTIONS,
     SLOT,
     CollectionFlag,
     Command,
     Outcome,
+    codes,
 )
+from dataplane.engines.xdp.sums import Copied, copied
 from dataplane.engines.xdp.tables import packed
 from dataplane.session_state import INT64_MAX
 from dataplane.stamp.packet import OPEN
@@ -31,8 +34,14 @@ LOCK_ATTEMPTS = 1_000
 _SLOT_HEAD = struct.Struct("@QqQ")
 """Time of sending, T1 to use, tag. The tag comes last, as it is written."""
 
+_COMMAND = struct.Struct("=" + codes(COMMAND))
+_FIELDS = dict.fromkeys(COMMAND.names or (), 0)
+_OUTCOME_AT = COMMAND.fields["outcome"][1] if COMMAND.fields else 0
+
 _NEXT_AT = COLLECTION.fields["next_sequence"][1] // 8 if COLLECTION.fields else 0
 _RECEIVED_AT = COLLECTION.fields["running"][1] // 8 if COLLECTION.fields else 0
+_OUTCOMES = list(Outcome)
+_UINT32 = struct.Struct("=I")
 _UDP = 17
 
 
@@ -53,7 +62,7 @@ class SessionMaps:
     ) -> None:
         """Raises OSError where the kernel has no memory."""
         self._ssid = config.ssid
-        self._control = module.load("control")
+        self._control = Exchange(module.load("control"), COMMAND.itemsize)
         self._outer = module.map_fd("collections"), module.map_fd("collection_slots")
         self._collection = ArrayMap(COLLECTION, 1)
         try:
@@ -66,6 +75,13 @@ class SessionMaps:
         """`struct collection`, shared with the programs."""
         self.slots: npt.NDArray[Any] = self._slots.values
         """`struct slot` by sequence number, modulo the window."""
+        self.histograms: list[list[npt.NDArray[np.uint32]]] = [
+            [self.state["histogram"][parity][delay] for delay in range(DIRECTIONS)]
+            for parity in range(2)
+        ]
+        """By parity of the interval and by direction."""
+        self.copied = Copied()
+        """What the program had counted when it was last asked to COPY."""
         self._mask = window - 1
         self._fill(config, next_sequence, parity)
         key = config.ssid.to_bytes(4, "little")
@@ -132,18 +148,16 @@ class SessionMaps:
 
         Raises LockError and OSError.
         """
-        command = np.zeros((), COMMAND)
-        command["ssid"] = self._ssid
-        command["flags"] = int(what)
-        for name, value in fields.items():
-            command[name] = value
-        request = command.tobytes()
+        values = _FIELDS | {"ssid": self._ssid, "flags": int(what)} | fields
+        control = self._control
         for _ in range(LOCK_ATTEMPTS):
-            run = run_program(self._control, request)
-            if run.action != XDP_PASS:
+            _COMMAND.pack_into(control.packet, 0, *values.values())
+            if control.run() != XDP_PASS:
                 raise LockError(f"session {self._ssid} has no maps")
-            outcome = Outcome(np.frombuffer(run.data, COMMAND, 1)[0]["outcome"])
+            outcome: Outcome = _OUTCOMES[_UINT32.unpack_from(control.packet, _OUTCOME_AT)[0]]
             if outcome is not Outcome.BUSY:
+                if what & Command.COPY:
+                    self.copied = copied(self._collection.memory)
                 return outcome
         raise LockError(f"the lock of session {self._ssid} is not given back")
 
