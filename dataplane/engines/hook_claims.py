@@ -25,8 +25,12 @@ class HookClaims:
     def claim(self, owner: object, interfaces: Iterable[str]) -> frozenset[str]:
         """`owner` needs the hooks of exactly these interfaces; those that others have let
         go of for it."""
+        names = frozenset(interfaces)
         with self._lock:
-            self._claims[owner] = frozenset(interfaces)
+            if names:
+                self._claims[owner] = names
+            else:
+                self._claims.pop(owner, None)
             yielding = list(self._yielding.values())
         claimed = self.claimed()
         return frozenset[str]().union(*(let_go(claimed) for let_go in yielding))

@@ -143,7 +143,7 @@ static __always_inline int receive(struct xdp_md *ctx, const struct packet *pack
 }
 
 /* Any frame. */
-int driver(struct xdp_md *ctx)
+int receiver(struct xdp_md *ctx)
 {
 	struct packet packet;
 

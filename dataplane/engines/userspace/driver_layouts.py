@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-from typing import Any
 
 import numpy as np
 
@@ -43,7 +42,8 @@ ARRIVAL = np.dtype(
     ]
 )
 
-MAPS: dict[str, tuple[np.dtype[np.void] | None, np.dtype[Any]]] = {
-    "receivers": (RECEIVER_KEY, np.dtype(np.uint32)),
+MAPS: dict[str, tuple[np.dtype[np.void] | None, np.dtype[np.void] | None]] = {
+    "receivers": (RECEIVER_KEY, None),
     "arrivals_configs": (None, ARRIVALS_CONFIG),
 }
+"""Key and value of every map that is a structure, by the map's name."""

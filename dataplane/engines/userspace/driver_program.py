@@ -27,7 +27,7 @@ from dataplane.engines.xdp.layouts import CLOCK, LocalFlag
 from dataplane.engines.xdp.tables import Mirror, interface_key, interface_value, packed
 
 SOURCE = Path(__file__).with_name("driver.c")
-FUNCTION = "driver"
+FUNCTION = "receiver"
 
 
 class DriverProgram:
@@ -51,6 +51,10 @@ class DriverProgram:
         self._vacant = list(range(RECEIVERS_MAX))
         self._on_port: Counter[int] = Counter()
         assert len(self._ports) == PORT_WORDS
+
+    def map_fd(self, name: str) -> int:
+        """The descriptor of a map, which belongs to this object."""
+        return self._module.map_fd(name)
 
     def set_clock(self, status: ClockStatus) -> None:
         """What timestamps need to know beside CLOCK_TAI."""

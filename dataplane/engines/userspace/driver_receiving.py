@@ -12,6 +12,7 @@ Rules that hold here:
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import platform
 import threading
@@ -48,6 +49,9 @@ QUEUES_MAX = 16
 RETRY_NS = 30 * NS_PER_S
 """What the kernel has refused is tried again after this long."""
 
+VACATE_NS = 50_000_000
+"""As RETRY_NS, for a queue that was ours a moment ago."""
+
 WAIT_S = 3.0
 """How long a configuration waits for the program; afterwards, roles begin without it."""
 
@@ -71,6 +75,7 @@ class DriverReceiving:
         self._sockets: dict[DriverSocket, list[tuple[XdpSocket, int]]] = {}
         self._pools: dict[int, list[Pool]] = {}
         self._refusals: dict[int, tuple[str, int]] = {}
+        self._vacated_ns: dict[int, int] = {}
         self._program: DriverProgram | None = None
         self._attachments: Attachments | None = None
         self._kernel: Kernel | None = None
@@ -235,10 +240,8 @@ class DriverReceiving:
         now_ns, claimed = monotonic_ns(), self._claims.claimed()
         wanted = []
         for interface in found.interfaces:
-            refusal = self._refusals.get(interface.index)
-            if refusal is not None and now_ns - refusal[1] < RETRY_NS:
-                continue
-            if interface.name not in claimed:
+            _, until_ns = self._refusals.get(interface.index, ("", 0))
+            if interface.name not in claimed and now_ns >= until_ns:
                 wanted.append(interface)
         problems = attachments.refresh(map(self._wanted, wanted))
         self._problem = next(iter(problems.values()), None)
@@ -275,11 +278,20 @@ class DriverReceiving:
             if not pools:
                 why = os.strerror(error.errno or 0) if isinstance(error, OSError) else error
                 text = f"no AF_XDP on interface {interface.name}: {why}"
-                self._refusals[ifindex] = text, monotonic_ns()
+                self._refusals[ifindex] = text, self._retry_ns(ifindex, error)
                 return False
         self._refusals.pop(ifindex, None)
         self._pools[ifindex] = pools
         return True
+
+    def _retry_ns(self, ifindex: int, error: Exception) -> int:
+        """When to try again. The kernel takes a moment to give back what was ours."""
+        now_ns = monotonic_ns()
+        ours = now_ns - self._vacated_ns.get(ifindex, -NS_PER_S) < NS_PER_S
+        if not (ours and isinstance(error, OSError) and error.errno == errno.EBUSY):
+            return now_ns + RETRY_NS
+        self._timer.no_later_than(now_ns + VACATE_NS)
+        return now_ns + VACATE_NS
 
     def _drop_pools(self, ifindex: int) -> None:
         for sock, sockets in self._sockets.items():
@@ -287,6 +299,7 @@ class DriverReceiving:
                 self._detach(sock, each, place)
         for pool in self._pools.pop(ifindex):
             pool.close()
+        self._vacated_ns[ifindex] = monotonic_ns()
 
     def _equip(self, sock: DriverSocket, devices: Devices | None) -> None:
         """Have a transport read what is handed over on the interfaces of its role."""

@@ -124,6 +124,8 @@ class Pool:
 
     def close(self) -> None:
         """The kernel keeps the memory for sockets that still share it."""
+        # A ring that is mapped keeps its socket alive.
+        del self._fill
         self._socket.close()
 
 
@@ -172,6 +174,8 @@ class XdpSocket:
         return int(dropped + ring_full)
 
     def close(self) -> None:
+        # As for a pool.
+        del self._ring
         self._socket.close()
 
 

@@ -9,11 +9,13 @@ from ipaddress import IPv6Address
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from dataplane.clock import Clock, monotonic_ns, wall_ns
 from dataplane.config import IPAddress, SenderSession
-from dataplane.engines.base import Role
+from dataplane.engines.base import Attachment, Role
+from dataplane.engines.common.batch import Batch
 from dataplane.engines.common.loop import Loop
 from dataplane.engines.common.run import SenderRun
 from dataplane.engines.common.sender import SenderPort
@@ -45,13 +47,52 @@ class Queue:
         return 0
 
 
+class Batches(Queue):
+    """A transport of batches, with several sources of them."""
+
+    limitation: str | None = None
+    attachments: tuple[Attachment, ...] = ()
+
+    def __init__(self, sources: int = 1, *received_ns: int) -> None:
+        super().__init__()
+        self.sources = sources
+        self.coming = list(received_ns)
+
+    def receive_batch(self, batch: Batch) -> bool:
+        """A packet that arrived then, of the next source; False once all have come."""
+        batch.count = 0
+        if not self.coming:
+            return False
+        datagram = reply(self.coming.pop(0))
+        batch.count = 1
+        batch.data[0, : len(datagram.data)] = np.frombuffer(datagram.data, np.uint8)
+        batch.length[0] = len(datagram.data)
+        batch.source[0] = np.frombuffer(PEER.packed, np.uint64)
+        batch.received_ns[0] = datagram.received_ns
+        return True
+
+    def send_burst(self, *_: object) -> int:
+        raise NotImplementedError
+
+    def send(self, *_: object) -> int:
+        raise NotImplementedError
+
+    def dress(self, *_: object) -> None: ...
+
+    def answer(self, *_: object) -> None: ...
+
+
 class Run:
-    """A session that remembers when its replies arrived."""
+    """A session that remembers when its replies arrived, and what it was told."""
 
     def __init__(self, ssid: int) -> None:
         self.config = SenderSession(ssid, PEER, US)
         self.collector = None
         self.arrived_ns: list[int] = []
+        self.errors: list[str] = []
+
+    def note_error(self, text: str) -> None:
+        self.errors.append(text)
 
     def receive(self, datagram: Datagram, source: IPAddress, now_ns: int, arrived_ns: int) -> None:
         self.arrived_ns.append(arrived_ns)
@@ -59,7 +100,13 @@ class Run:
 
 @pytest.fixture
 def port() -> tuple[SenderPort, Queue, Run]:
-    queue, run = Queue(), Run(7)
+    queue = Queue()
+    sender, run = opened(queue)
+    return sender, queue, run
+
+
+def opened(queue: Queue) -> tuple[SenderPort, Run]:
+    run = Run(7)
     loop = SimpleNamespace(
         register=lambda *_: None, overdue=lambda: True, timer=lambda _: SimpleNamespace()
     )
@@ -71,7 +118,7 @@ def port() -> tuple[SenderPort, Queue, Run]:
     port = SenderPort(US, 49_862, cast(Loop, loop), Clock(), open_queue, discards)
     port.add(cast(SenderRun, run))
     assert port.problem() is None
-    return port, queue, run
+    return port, run
 
 
 def reply(received_ns: int) -> Datagram:
@@ -119,3 +166,37 @@ def test_a_wall_clock_that_was_set_makes_no_reply_older(
     queue.waiting = [reply(wall_ns() - 3_600_000 * MS)]
     sender.read()
     assert run.arrived_ns[0] >= before_ns
+
+
+def test_a_drain_ends_when_all_sources_in_turn_have_newer_packets() -> None:
+    old_ns, new_ns = wall_ns() - 50 * MS, wall_ns() + 3_600_000 * MS
+    queue = Batches(3, new_ns, new_ns, old_ns, new_ns, old_ns, *(new_ns,) * 10)
+    sender, run = opened(queue)
+    sender.drain()
+    assert len(run.arrived_ns) == 8
+    assert len(queue.coming) == 7
+
+
+def test_sessions_are_told_once_what_a_transport_cannot_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    queue = Batches()
+    sender, run = opened(queue)
+    monkeypatch.setattr("dataplane.engines.common.sender.is_local", lambda _: True)
+    sender.look_after()
+    assert run.errors == []
+    queue.limitation = "packets are sent one by one: UDP segmentation offload is refused: Nope"
+    for _ in range(3):
+        sender.look_after()
+    assert run.errors == [queue.limitation]
+
+
+def test_a_session_that_comes_later_is_told_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue, later = Batches(), Run(8)
+    sender, _ = opened(queue)
+    monkeypatch.setattr("dataplane.engines.common.sender.is_local", lambda _: True)
+    queue.limitation = "packets are sent one by one"
+    sender.look_after()
+    sender.add(cast(SenderRun, later))
+    sender.look_after()
+    assert later.errors == [queue.limitation]

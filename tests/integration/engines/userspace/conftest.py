@@ -1,0 +1,109 @@
+"""A stand whose node receives in the driver."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from dataplane.bpf.syscall import XDP_FLAGS_DRV_MODE, attach_xdp
+from dataplane.clock import read_clock_status
+from dataplane.engines.common.batch import Batch
+from dataplane.engines.userspace.arrivals import Arrivals
+from dataplane.engines.userspace.driver_program import DriverProgram
+from dataplane.engines.userspace.sockets import UdpSocket
+from dataplane.engines.userspace.xsk import Pool, XdpSocket
+from dataplane.engines.xdp.interfaces import Kernel
+from tests.integration.engines.conformance.stand import MAIN, Stand
+from tests.integration.engines.network import eventually, inside
+
+PORT = 862
+FRAMES = 64
+"""Frames that can wait: few enough to be filled up."""
+
+
+class Node:
+    """What waits on a UDP socket of the node, and on an AF_XDP socket beside it."""
+
+    def __init__(self, stand: Stand) -> None:
+        self.stand = stand
+        self._arrivals = Arrivals(2 * FRAMES)
+        self._closing = contextlib.ExitStack()
+
+    def __enter__(self) -> Node:
+        with inside(self.stand.node), contextlib.ExitStack() as closing:
+            self.udp = UdpSocket(None, PORT)
+            closing.callback(self.udp.close)
+            kernel = Kernel()
+            closing.callback(kernel.close)
+            found = kernel.devices((MAIN.device,))
+            self.program = DriverProgram()
+            closing.callback(self.program.close)
+            self.program.set_clock(read_clock_status())
+            self.program.set_locals(kernel.locals())
+            self.devices = found.devices
+            self.program.set_interfaces(self.devices, partial=False)
+            self.pool = Pool(found.interfaces[0].index, 0, FRAMES)
+            closing.callback(self.pool.close)
+            self.xdp = self.open()
+            closing.callback(self.xdp.close)
+            self.place = self.program.add(None, PORT, self.xdp)
+            self.index = socket.if_nametoindex(MAIN.device)
+            self._closing = closing.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.close()
+
+    def open(self) -> XdpSocket:
+        """One more socket of the pool."""
+        with inside(self.stand.node):
+            return XdpSocket(self.pool, FRAMES)
+
+    @contextlib.contextmanager
+    def attached(self) -> Iterator[None]:
+        """Packets come to the AF_XDP socket, as far as the program takes them."""
+        with inside(self.stand.node):
+            link = attach_xdp(self.program.fd, self.index, XDP_FLAGS_DRV_MODE)
+        try:
+            yield
+        finally:
+            os.close(link)
+
+    def in_driver(self, sock: XdpSocket | None = None) -> Batch:
+        """What the program has handed over since the last call."""
+        batch = Batch(2 * FRAMES)
+        self._arrivals.receive(sock or self.xdp, batch)
+        return batch
+
+    def in_kernel(self, number: int) -> Batch:
+        """The next packets of the UDP socket."""
+        batch = Batch(number)
+
+        def there() -> bool:
+            self.udp.receive_batch(batch)
+            return batch.count > 0
+
+        eventually(there, "a packet at the UDP socket")
+        assert batch.count == number
+        return batch
+
+    def nothing_in_kernel(self) -> bool:
+        batch = Batch(1)
+        self.udp.receive_batch(batch)
+        return batch.count == 0
+
+
+@pytest.fixture
+def stand() -> Iterator[Stand]:
+    with Stand() as built:
+        yield built
+
+
+@pytest.fixture
+def node(stand: Stand) -> Iterator[Node]:
+    with Node(stand) as built:
+        yield built
