@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import os
 from ipaddress import IPv6Address
-from typing import Protocol
 
 from dataplane.addresses import endpoint
 from dataplane.clock import Clock, wall_ns
@@ -27,8 +26,9 @@ from dataplane.engines.base import (
     session_store_path,
 )
 from dataplane.engines.common.collecting import Collecting
-from dataplane.engines.common.loop import Loop, Timer
-from dataplane.engines.common.schedule import Schedule
+from dataplane.engines.common.loop import Loop
+from dataplane.engines.common.plan import Plan
+from dataplane.engines.common.transmitter import Transmitter
 from dataplane.engines.common.transport import Datagram
 from dataplane.measurement import TimestampMethod
 from dataplane.srv6 import complete_path, rthdr_for_socket
@@ -42,57 +42,10 @@ PHASE_MAX_NS = 1_000_000_000
 """Sessions that start by themselves are spread over their interval, or over
 this much of it, so that a thousand of them do not send at the same moment."""
 
-SLACK = 200
-"""Where many sessions share a port, a packet may leave later than it is due by this part
-of its interval, so that others go along with it."""
-
-SLACK_MAX_NS = 5_000_000
-
-EXPIRY_SLACK = 20
-"""A loss, or the end of an interval, may be told later by this part of the loss timeout.
-What is counted does not depend on it."""
-
-EXPIRY_SLACK_MAX_NS = 100_000_000
-
 _GOLDEN = 0x9E3779B1
 _NS_PER_US = 1_000
 
 WANT_TO_RUN = (OperState.RUNNING, OperState.FAILED)
-
-
-class Transmitter(Protocol):
-    """The port that a session sends through."""
-
-    @property
-    def t1_method(self) -> TimestampMethod: ...
-
-    emptied_ns: int
-    """CLOCK_MONOTONIC before which no reply has arrived that has not been taken in."""
-
-    def problem(self) -> str | None:
-        """What keeps sessions from running now; tried anew with each call."""
-
-    def dress(self, run: SenderRun) -> OSError | None:
-        """Set what goes with the session's packets; what failed, if anything."""
-
-    def enqueue(self, run: SenderRun) -> None:
-        """Have `run.send`, or `run.prepare` and `run.sent`, called at once."""
-
-    def transmit(self, run: SenderRun, sequence: int, payload: bytes, t1_ns: int) -> OSError | None:
-        """Send; what failed, if anything."""
-
-    def drain(self) -> None:
-        """Take in all replies that have arrived."""
-
-    def changed(self) -> None:
-        """To be told that the session has another store."""
-
-    @property
-    def schedule(self) -> Schedule | None:
-        """Of the sessions of the port together; None where each has its timers."""
-
-    def lane_of(self, config: SenderSession) -> int:
-        """A number for what packets have in common that may share a burst."""
 
 
 @functools.lru_cache(maxsize=4096)
@@ -133,15 +86,8 @@ class SenderRun:
         self._sender: SessionSender | None = None
         self._duration_s: int | None = None
         self._first_start_ns: int | None = None
-        self._scheduled: Schedule | None = None
-        self._slack_ns = min(config.interval_us * _NS_PER_US // SLACK, SLACK_MAX_NS)
-        self._expiry_slack_ns = min(
-            config.loss_timeout_ms * 1_000_000 // EXPIRY_SLACK, EXPIRY_SLACK_MAX_NS
-        )
         self._skipped = 0
-        self._loop = loop
-        self._send_timer: Timer | None = None
-        self._collect_timer: Timer | None = None
+        self._plan = Plan(self, loop)
 
     @property
     def wants_to_run(self) -> bool:
@@ -215,7 +161,7 @@ class SenderRun:
 
     def stop(self, now_ns: int, reason: str, state: OperState = OperState.STOPPED) -> None:
         """End the run, if there is one; packets under way become unresolved."""
-        self._plan_nothing()
+        self._plan.nothing()
         self._sender = None
         self._first_start_ns = None
         self._duration_s = None
@@ -248,7 +194,7 @@ class SenderRun:
 
     def close(self) -> None:
         """Let go of everything; the store stays on disk as it is."""
-        self._plan_nothing()
+        self._plan.nothing()
         self._sender = None
         if self._collector is not None:
             self._collector.close()
@@ -267,7 +213,7 @@ class SenderRun:
             except StoreError as error:
                 problem = str(error)
         if problem is not None:
-            self._plan_no_packet()
+            self._plan.packet_at(None)
             self._enter(OperState.FAILED, problem, problem)
             return
         if self.status.oper_state is OperState.RUNNING and self._sender is not None:
@@ -279,10 +225,9 @@ class SenderRun:
             self._start_sender(start_ns, collector.next_sequence, now_ns)
         assert self._sender is not None
         self._enter(OperState.RUNNING, reason)
-        self._plan_packet()
-        self._plan_collecting()
+        self.plan()
         self._complete(now_ns)
-        if self._scheduled is not None:
+        if self._plan.shared:
             collector.rest()
 
     def receive(self, datagram: Datagram, source: IPAddress, now_ns: int, arrived_ns: int) -> None:
@@ -413,56 +358,17 @@ class SenderRun:
         """TAI minus UTC, as it is put into packets."""
         return 0 if self._sender is None else self._sender.tai_offset_s
 
-    def _plan_packet(self) -> None:
-        """Have the next packet sent when it is due."""
-        schedule, due_ns = self._schedule(), None
+    def plan(self) -> None:
+        """Have the next packet sent when it is due, and losses and ends of intervals noticed."""
+        due_ns = None
         if self._sender is not None and self.running:
             due_ns = self._sender.next_send_ns()
-        if schedule is not None:
-            schedule.send_at(self.config.ssid, due_ns, self._slack_ns)
-            return
-        if self._send_timer is None:
-            self._send_timer = self._loop.timer(lambda _now_ns: self.port.enqueue(self))
-        self._send_timer.at(due_ns)
+        self._plan.packet_at(due_ns)
+        self._plan_collecting()
 
     def _plan_collecting(self) -> None:
-        """Have losses and the end of the interval noticed."""
         collector = self._collector
-        due_ns = None if collector is None else collector.next_timer_ns()
-        schedule = self._schedule()
-        if schedule is not None:
-            schedule.watch(self.config.ssid, due_ns, self._expiry_slack_ns)
-            return
-        if self._collect_timer is None:
-            self._collect_timer = self._loop.timer(self.collect)
-        self._collect_timer.at(due_ns, self._expiry_slack_ns)
-
-    def _schedule(self) -> Schedule | None:
-        """The one that the session is in now, if any; it goes over to it, or leaves it."""
-        schedule = None
-        if self._collector is not None and self._collector.row.table is not None:
-            schedule = self.port.schedule
-        if schedule is not self._scheduled:
-            self._plan_nothing()
-            self._scheduled = schedule
-            if schedule is not None:
-                self._send_timer = self._collect_timer = None
-            self.departed()
-        return schedule
-
-    def _plan_no_packet(self) -> None:
-        if self._send_timer is not None:
-            self._send_timer.at(None)
-        if self._scheduled is not None:
-            self._scheduled.send_at(self.config.ssid, None, 0)
-
-    def _plan_nothing(self) -> None:
-        self._plan_no_packet()
-        if self._collect_timer is not None:
-            self._collect_timer.at(None)
-        if self._scheduled is not None:
-            self._scheduled.forget(self.config.ssid)
-            self._scheduled = None
+        self._plan.expiry_at(None if collector is None else collector.next_timer_ns())
 
     @property
     def due_ns(self) -> int | None:
@@ -508,12 +414,7 @@ class SenderRun:
         skipped = sender.skipped - self._skipped
         if skipped > 0:
             collector.skipped(skipped)
-        self.departed()
-
-    def departed(self) -> None:
-        """Plan the next packet, and when to look after those before."""
-        self._plan_packet()
-        self._plan_collecting()
+        self.plan()
 
     def send_failed(self, failure: OSError) -> None:
         """The sequence number stays used up: what cannot be sent, because the
@@ -538,7 +439,7 @@ class SenderRun:
             self._closed(closed)
         self._plan_collecting()
         self._complete(now_ns)
-        if self._scheduled is not None and self._collector is not None:
+        if self._plan.shared and self._collector is not None:
             self._collector.rest()
 
     def _complete(self, now_ns: int) -> None:

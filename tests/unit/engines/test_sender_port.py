@@ -18,7 +18,7 @@ from dataplane.engines.base import Attachment, Role
 from dataplane.engines.common.batch import Batch
 from dataplane.engines.common.loop import Loop
 from dataplane.engines.common.run import SenderRun
-from dataplane.engines.common.sender import SenderPort
+from dataplane.engines.common.sender_port import SenderPort
 from dataplane.engines.common.transport import Datagram
 from dataplane.stamp.errors import DiscardReason
 

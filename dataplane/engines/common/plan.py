@@ -1,0 +1,90 @@
+"""When one session sends next, and when its losses are looked for: by timers of its own,
+or, where many sessions share a port, by the schedule of that.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dataplane.engines.common.loop import Loop, Timer
+from dataplane.engines.common.schedule import Schedule
+
+if TYPE_CHECKING:
+    from dataplane.engines.common.run import SenderRun
+
+SLACK = 200
+"""Where many sessions share a port, a packet may leave later than it is due by this part
+of its interval, so that others go along with it."""
+
+SLACK_MAX_NS = 5_000_000
+
+EXPIRY_SLACK = 20
+"""A loss, or the end of an interval, may be told later by this part of the loss timeout.
+What is counted does not depend on it."""
+
+EXPIRY_SLACK_MAX_NS = 100_000_000
+
+_NS_PER_US = 1_000
+
+
+class Plan:
+    """Of one run; a session goes over to its port's schedule, or leaves it, when it is
+    planned the next time."""
+
+    __slots__ = ("_loop", "_run", "_schedule", "_timers")
+
+    def __init__(self, run: SenderRun, loop: Loop) -> None:
+        self._run = run
+        self._loop = loop
+        self._schedule: Schedule | None = None
+        self._timers: tuple[Timer, Timer] | None = None
+
+    @property
+    def shared(self) -> bool:
+        """Whether others are planned with it."""
+        return self._schedule is not None
+
+    def packet_at(self, due_ns: int | None) -> None:
+        """None: none is to be sent."""
+        schedule, config = self._current(), self._run.config
+        if schedule is None:
+            self._own()[0].at(due_ns)
+        else:
+            slack_ns = min(config.interval_us * _NS_PER_US // SLACK, SLACK_MAX_NS)
+            schedule.send_at(config.ssid, due_ns, slack_ns)
+
+    def expiry_at(self, due_ns: int | None) -> None:
+        schedule, config = self._current(), self._run.config
+        slack_ns = min(config.loss_timeout_ms * 1_000_000 // EXPIRY_SLACK, EXPIRY_SLACK_MAX_NS)
+        if schedule is None:
+            # One that fires early does no harm, and leaves the heap small.
+            self._own()[1].no_later_than(due_ns, slack_ns)
+        else:
+            schedule.watch(config.ssid, due_ns, slack_ns)
+
+    def nothing(self) -> None:
+        if self._timers is not None:
+            for timer in self._timers:
+                timer.at(None)
+            self._timers = None
+        if self._schedule is not None:
+            self._schedule.forget(self._run.config.ssid)
+            self._schedule = None
+
+    def _own(self) -> tuple[Timer, Timer]:
+        if self._timers is None:
+            run, loop = self._run, self._loop
+            sending = loop.timer(lambda _now_ns: run.port.enqueue(run))
+            self._timers = sending, loop.timer(run.collect)
+        return self._timers
+
+    def _current(self) -> Schedule | None:
+        collector = self._run.collector
+        schedule = None
+        if collector is not None and collector.row.table is not None:
+            schedule = self._run.port.schedule
+        if schedule is not self._schedule:
+            self.nothing()
+            self._schedule = schedule
+            self._run.plan()
+        return schedule

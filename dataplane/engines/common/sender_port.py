@@ -1,0 +1,372 @@
+"""One local address and port of the Session-Sender, and the sessions that share it.
+
+All of them send and receive through one transport; a reply is handed to the session
+whose SSID it carries.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import select
+from collections import Counter
+
+import numpy as np
+
+from dataplane.addresses import address_of, endpoint
+from dataplane.clock import Clock, monotonic_ns, wall_ns
+from dataplane.config import IPAddress, SenderSession
+from dataplane.engines.base import (
+    Role,
+)
+from dataplane.engines.common.batch import BURST_MIN, BatchTransport
+from dataplane.engines.common.batch_collection import BatchCollection
+from dataplane.engines.common.collecting import Collecting, CollectingHere
+from dataplane.engines.common.interfaces import InterfaceFilter
+from dataplane.engines.common.loop import Loop
+from dataplane.engines.common.run import SenderRun
+from dataplane.engines.common.schedule import Schedule
+from dataplane.engines.common.sender_bursts import Lane, SenderBursts, lane_of
+from dataplane.engines.common.sender_rounds import SenderRounds
+from dataplane.engines.common.transport import (
+    Datagram,
+    OpenTransport,
+    Transport,
+    bind_error,
+    drop_text,
+    is_local,
+)
+from dataplane.measurement import TimestampMethod
+from dataplane.stamp.errors import DiscardReason
+from dataplane.stamp.packet import OPEN
+
+BATCH = 64
+"""Replies that are taken in before others get their turn."""
+
+REST_NS = 10_000_000
+"""How long the replies of a crowded port may wait to be taken in together."""
+
+GATHER = 64
+"""Replies that may gather meanwhile, if they come as fast as before."""
+
+CROWD = 64
+"""Sessions of a port from which on each gives up some punctuality for the others' sake."""
+
+LATE_NS = 10_000_000
+"""A send timer that fires so late says that this process was held up: the replies that
+wait are taken in before packets are given up."""
+
+AWAITED_MAX = 4_096
+"""Packets whose transmit timestamps are awaited; beyond, the oldest are given up."""
+
+_PROBLEM_AGE_NS = 500_000_000
+"""How long the sessions of a port share the outcome of one attempt to open it."""
+
+_SSID_AT = slice(14, 16)
+"""RFC 8972 §3."""
+
+_READ = select.EPOLLIN | select.EPOLLERR
+
+log = logging.getLogger(__name__)
+
+
+class SenderPort:
+    """One local address and port, open while it has sessions that want to run."""
+
+    def __init__(
+        self,
+        address: IPAddress,
+        port: int,
+        loop: Loop,
+        clock: Clock,
+        open_transport: OpenTransport,
+        discards: Counter[DiscardReason],
+        collecting: Collecting | None = None,
+    ) -> None:
+        """`discards` counts packets that belong to no session."""
+        self.address = address
+        self.port = port
+        self.discards = discards
+        self.filter = InterfaceFilter(())
+        self.runs: dict[int, SenderRun] = {}
+        self.t1_method = TimestampMethod.USERSPACE
+        self.emptied_ns = 0
+        """CLOCK_MONOTONIC before which nothing that is still to be read has arrived:
+        where the wall clock has been set meanwhile, it does not make replies older."""
+
+        self._loop = loop
+        self._open = open_transport
+        self._collecting = collecting or CollectingHere()
+        self._transport: Transport | None = None
+        self._batches: BatchCollection | None = None
+        self._problem: str | None = None
+        self._problem_ns = 0
+        self._awaited: dict[int, tuple[SenderRun, int, int]] = {}
+        self._due: list[SenderRun] = []
+        self._bursts = SenderBursts(address)
+        self._lanes: dict[Lane, int] = {}
+        self._schedule: Schedule | None = None
+        self._rounds: SenderRounds | None = None
+        table = self._collecting.table
+        if table is not None:
+            self._schedule = Schedule(loop, table, self._flush_soon, self._expire)
+            self._rounds = SenderRounds(address, table, clock, self._lanes)
+        self._resting = False
+        self._rest_timer = loop.timer(lambda _now_ns: self._wake())
+        self._read_ns = 0
+        self._by_peer: dict[tuple[IPAddress, int], dict[int, SenderRun]] = {}
+        self._dropped = 0
+        self._limitation: str | None = None
+
+    def add(self, run: SenderRun) -> None:
+        config = run.config
+        self.runs[config.ssid] = run
+        peer = config.reflector_address, config.reflector_udp_port
+        self._by_peer.setdefault(peer, {})[config.ssid] = run
+        self.changed()
+
+    def remove(self, run: SenderRun) -> None:
+        config = run.config
+        del self.runs[config.ssid]
+        peer = config.reflector_address, config.reflector_udp_port
+        del self._by_peer[peer][config.ssid]
+        if not self._by_peer[peer]:
+            del self._by_peer[peer]
+        self.changed()
+
+    def changed(self) -> None:
+        """A session has come, gone or got another store."""
+        self._limitation = None
+        if self._batches is not None:
+            self._batches.changed()
+
+    @property
+    def schedule(self) -> Schedule | None:
+        return self._schedule if len(self.runs) >= CROWD else None
+
+    def lane_of(self, config: SenderSession) -> int:
+        return self._lanes.setdefault(lane_of(config), len(self._lanes))
+
+    def problem(self) -> str | None:
+        """What keeps sessions from running now; opens the port where it is closed."""
+        problem = self.filter.missing or self._collecting.problem()
+        if problem is not None:
+            return problem
+        if self._transport is not None:
+            return None
+        now_ns = monotonic_ns()
+        if self._problem is not None and now_ns < self._problem_ns + _PROBLEM_AGE_NS:
+            return self._problem
+        try:
+            transport = self._open(Role.SENDER, self.address, self.port)
+        except OSError as error:
+            self._problem = bind_error(self.address, self.port, error)
+            self._problem_ns = now_ns
+            return self._problem
+        self._problem = None
+        self._transport = transport
+        self._collecting.opened(self.port)
+        if isinstance(transport, BatchTransport):
+            self._batches = BatchCollection(transport, self)
+        self._loop.register(transport.fileno(), self.read)
+        return None
+
+    def dress(self, run: SenderRun) -> OSError | None:
+        if self._transport is None:
+            return OSError(errno.ENOTCONN, "")
+        try:
+            self._transport.dress(run.rthdr, run.traffic_class, run.config.hop_limit)
+        except OSError as error:
+            return error
+        return None
+
+    def transmit(self, run: SenderRun, sequence: int, payload: bytes, t1_ns: int) -> OSError | None:
+        assert self._transport is not None
+        try:
+            identifier = self._transport.send(
+                payload, run.destination, run.config.reflector_udp_port
+            )
+        except OSError as error:
+            self._awaited.clear()
+            return error
+        self._awaited[identifier] = run, sequence, t1_ns
+        if len(self._awaited) > AWAITED_MAX:
+            del self._awaited[next(iter(self._awaited))]
+        return None
+
+    def enqueue(self, run: SenderRun) -> None:
+        if not self._due:
+            self._loop.soon(self._flush)
+        self._due.append(run)
+
+    def _flush(self) -> None:
+        """Send the packets of sessions that have timers, and whose time has come."""
+        due, self._due = self._due, []
+        due_ns = due[0].due_ns
+        if due_ns is not None and monotonic_ns() - due_ns > LATE_NS:
+            self.drain()
+        transport = self._transport
+        if len(due) < BURST_MIN or not isinstance(transport, BatchTransport):
+            for run in due:
+                run.send(monotonic_ns())
+        elif self._rounds is not None:
+            rows = np.array([run.config.ssid for run in due if run.running], np.intp)
+            self._rounds.send(transport, rows, self.runs)
+            for run in due:
+                if run.running:
+                    run.plan()
+        else:
+            self._bursts.send(transport, due)
+
+    def _flush_soon(self) -> None:
+        self._loop.soon(self._flush_schedule)
+
+    def _flush_schedule(self) -> None:
+        """Send the packets of sessions in the schedule that are due."""
+        schedule, rounds, transport = self._schedule, self._rounds, self._transport
+        assert schedule is not None
+        assert rounds is not None
+        rows, now_ns = schedule.due(monotonic_ns()), monotonic_ns()
+        if len(rows) and now_ns - schedule.first_due_ns(rows) > LATE_NS:
+            self.drain()
+            rows = schedule.due(monotonic_ns())
+        if len(rows) < BURST_MIN or not isinstance(transport, BatchTransport):
+            for ssid in rows.tolist():
+                self.runs[ssid].send(monotonic_ns())
+        else:
+            rounds.send(transport, rows, self.runs)
+        schedule.arm()
+        if self._resting:
+            self.read()
+
+    def _expire(self, ssid: int, now_ns: int) -> None:
+        self.runs[ssid].collect(now_ns)
+
+    def read(self, events: int = _READ) -> bool:
+        """Transmit timestamps first: they are older than the replies."""
+        if self._transport is None:
+            return False
+        self._refine()
+        if not events & select.EPOLLIN:
+            return False
+        if self._batches is not None:
+            more = self._batches.serve(self._hand_over)
+            if not more and self.schedule is not None:
+                self._rest(self._batches.latest_count)
+            return more
+        for _ in range(BATCH):
+            if not self._receive_one():
+                return False
+            if self._loop.overdue():
+                break
+        return True
+
+    def _rest(self, count: int) -> None:
+        """Let replies gather, where so many sessions share the port that there will be more.
+
+        Their timestamps are the kernel's. What gathers is not more than a small receive
+        buffer has room for.
+        """
+        now_ns = monotonic_ns()
+        since_ns, self._read_ns = now_ns - self._read_ns, now_ns
+        rest_ns = min(REST_NS, since_ns * GATHER // max(1, count))
+        self._rest_timer.at(now_ns + rest_ns)
+        if not self._resting:
+            assert self._transport is not None
+            self._resting = True
+            self._loop.pause(self._transport.fileno())
+
+    def _wake(self) -> None:
+        if self._resting and self._transport is not None:
+            self._resting = False
+            self._loop.resume(self._transport.fileno())
+
+    def drain(self) -> None:
+        """Take in everything that has arrived until now."""
+        begun_ns = wall_ns()
+        self._refine()
+        if self._batches is not None:
+            self._batches.drain(begun_ns, self._hand_over)
+            return
+        while (datagram := self._receive_one()) and datagram.received_ns <= begun_ns:
+            pass
+
+    def _receive_one(self) -> Datagram | None:
+        before_ns = monotonic_ns()
+        datagram = None if self._transport is None else self._transport.receive()
+        if datagram is None:
+            self.emptied_ns = before_ns
+        else:
+            self._hand_over(datagram)
+        return datagram
+
+    def _refine(self) -> None:
+        """Take in the transmit timestamps that have come."""
+        transport = self._transport
+        if transport is None or not self._awaited:
+            return
+        for identifier, sent_ns in transport.transmitted():
+            awaited = self._awaited.pop(identifier, None)
+            # One that was sent before a restart of the identifiers has a
+            # timestamp that is older than T1 as read before the send.
+            if awaited is not None and sent_ns >= awaited[2]:
+                self.t1_method = TimestampMethod.KERNEL_SOFTWARE
+                awaited[0].refine_t1(awaited[1], sent_ns)
+
+    def look_after(self) -> bool:
+        """Once a second: say what the kernel had no room for, and whether the
+        address is gone; the port is closed then."""
+        dropped = 0 if self._transport is None else self._transport.dropped()
+        if dropped > self._dropped:
+            self.discards[DiscardReason.BUFFER_FULL] += dropped - self._dropped
+            log.warning(drop_text(dropped - self._dropped, self.address, self.port))
+        self._dropped = dropped
+        self._tell_limitation()
+        if self._transport is None or is_local(self.address):
+            return False
+        self.close()
+        return True
+
+    def _tell_limitation(self) -> None:
+        """Each session once what the transport cannot do here."""
+        limitation = None if self._batches is None else self._batches.limitation
+        if limitation not in (None, self._limitation):
+            for run in self.runs.values():
+                run.note_error(limitation)
+        self._limitation = limitation
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._rest_timer.at(None)
+            self._resting = False
+            self._loop.unregister(self._transport.fileno())
+            self._collecting.closed(self.port)
+            self._transport.close()
+            self._transport = None
+            self._batches = None
+        self._problem = None
+        self._awaited.clear()
+
+    def _hand_over(self, datagram: Datagram) -> None:
+        source = address_of(datagram.source)
+        run = self.runs.get(int.from_bytes(datagram.data[_SSID_AT], "big"))
+        if run is None:
+            run = self._only_candidate(source, datagram.source_port)
+        if run is None:
+            short = len(datagram.data) < OPEN.length
+            reason = DiscardReason.TRUNCATED if short else DiscardReason.UNKNOWN_SESSION
+            self.discards[reason] += 1
+            log.debug("packet from %s is no session's", endpoint(source, datagram.source_port))
+        elif not self.filter.admits(datagram.interface):
+            run.discard(DiscardReason.WRONG_INTERFACE)
+        else:
+            now_ns = monotonic_ns()
+            # A reply that waited for us to read it is not late.
+            waited_ns = max(0, wall_ns() - datagram.received_ns)
+            run.receive(datagram, source, now_ns, max(now_ns - waited_ns, self.emptied_ns))
+
+    def _only_candidate(self, source: IPAddress, source_port: int) -> SenderRun | None:
+        """The session of a reply that does not say which: a peer without
+        RFC 8972 answers with SSID 0, and rubbish says nothing."""
+        found = self._by_peer.get((source, source_port), {})
+        return next(iter(found.values())) if len(found) == 1 else None
