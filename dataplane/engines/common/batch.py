@@ -39,7 +39,8 @@ class Batch:
 
         self.length: npt.NDArray[Any] = np.zeros(capacity, np.int64)
         self.source: npt.NDArray[np.uint64] = np.zeros((capacity, 2), np.uint64)
-        """Addresses of 16 bytes (`dataplane.addresses`), in two words."""
+        """Addresses of 16 bytes (`dataplane.addresses`), in two words; the unspecified one
+        where IPv6 claims an IPv4-mapped address."""
 
         self.source_port: npt.NDArray[Any] = np.zeros(capacity, np.uint16)
         self.scope_id: npt.NDArray[Any] = np.zeros(capacity, np.uint32)

@@ -6,7 +6,8 @@ from dataplane.engines.base import Capabilities
 
 NAME = "scapy"
 
-CAPABILITIES = Capabilities(min_interval_us=10_000, max_segments=16)
+CAPABILITIES = Capabilities(
+    address_families=frozenset({4, 6}), min_interval_us=10_000, max_segments=16
+)
 """Building a packet takes Scapy half a millisecond and dissecting one half of that:
-at a hundred packets a second there is room for some sessions more. IPv6 alone, as
-the paper's raw socket."""
+at a hundred packets a second there is room for some sessions more."""

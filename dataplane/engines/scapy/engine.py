@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes.util
 import importlib.util
-from ipaddress import IPv6Address
 
 from dataplane.clock import Clock
 from dataplane.config import IPAddress
@@ -30,7 +29,6 @@ def create(context: EngineContext) -> LoopEngine:
     clock = Clock()
 
     def open_transport(role: Role, address: IPAddress, port: int) -> Transport:
-        assert isinstance(address, IPv6Address)
-        return ScapyTransport(role, None if address.is_unspecified else address, port, clock)
+        return ScapyTransport(role, address, port, clock)
 
     return LoopEngine(NAME, CAPABILITIES, context, clock, open_transport)

@@ -11,7 +11,9 @@ UDP header is computed by the filter program itself, for each of these forms:
     IPv6 SRH IPv6 UDP           encapsulated
     IPv6 SRH IPv6 SRH UDP
 
-The packet begins with the IPv6 header, as an AF_PACKET/SOCK_DGRAM socket reads
+and for IPv4, where UDP is behind IPv4 instead of the innermost IPv6 header.
+
+The packet begins with the IP header, as an AF_PACKET/SOCK_DGRAM socket reads
 it, and carries no VLAN tag any more. Packets with Hop-by-Hop or Destination
 Options are admitted unseen, for they are rare. An SRH that has segments left is
 somebody else's to receive. IP fragments are not reassembled.
@@ -20,15 +22,42 @@ somebody else's to receive. IP fragments are not reassembled.
 from __future__ import annotations
 
 NH_HOP_BY_HOP, NH_UDP, NH_IPV6, NH_ROUTING, NH_DESTINATION = 0, 17, 41, 43, 60
+NH_IPV4 = 4
 
 _NEXT_HEADER = 6
 _IPV6_LENGTH = 40
+_IPV4_PROTOCOL = 9
 _SRH = 4
 
 
 def stamp_filter(port: int) -> str:
     """Admits every header form of a packet to UDP port `port`."""
     return f"ip6 and ({_ipv6('0', port, encapsulations=1)})"
+
+
+def ipv4_filter(port: int) -> str:
+    """Admits packets of IPv4 to UDP port `port`."""
+    return f"ip and udp dst port {port}"
+
+
+def ipv4_in_ipv6_filter(port: int) -> str:
+    """Admits packets of IPv6 that carry one of IPv4 to UDP port `port`."""
+    kind, at = f"ip6[{_NEXT_HEADER}]", str(_IPV6_LENGTH)
+    behind = f"{at} + 8 + 8 * ip6[{at} + 1]"
+    arrived = f"ip6[{at} + 2] = {_SRH} and ip6[{at} + 3] = 0"
+    return (
+        f"ip6 and (({_in_ipv4(kind, at, port)}) or ({kind} = {NH_ROUTING} and {arrived} and "
+        f"({_in_ipv4(f'ip6[{at}]', behind, port)})))"
+    )
+
+
+def _in_ipv4(kind: str, at: str, port: int) -> str:
+    """An IPv4 header at offset `at`, if `kind` says so, that leads to the port."""
+    udp = f"{at} + 4 * (ip6[{at}] & 15)"
+    return (
+        f"{kind} = {NH_IPV4} and ip6[{at} + {_IPV4_PROTOCOL}] = {NH_UDP} "
+        f"and ip6[{udp} + 2 : 2] = {port}"
+    )
 
 
 def _ipv6(at: str, port: int, encapsulations: int) -> str:

@@ -1,8 +1,8 @@
 """Reception: an AsyncSniffer on a packet socket that hears more than Scapy's own.
 
-The socket is of type SOCK_DGRAM and protocol ETH_P_IPV6, on all interfaces. That
-way each packet is seen once, at the place where the kernel's own IPv6 input sees
-it: without its VLAN tag and on the VLAN's interface, not again on the interface
+The socket is of type SOCK_DGRAM and of one protocol, ETH_P_IPV6 or ETH_P_IP, on all
+interfaces. That way each packet is seen once, at the place where the kernel's own input
+sees it: without its VLAN tag and on the VLAN's interface, not again on the interface
 beneath. Packets that leave this node are not seen at all.
 """
 
@@ -20,7 +20,8 @@ from typing import Any
 
 import dataplane.engines.scapy.quiet  # noqa: F401  isort: skip
 from scapy.arch.common import compile_filter, free_filter
-from scapy.data import DLT_RAW, ETH_P_IPV6, MTU, SO_ATTACH_FILTER, SOL_PACKET
+from scapy.data import DLT_RAW, ETH_P_IP, ETH_P_IPV6, MTU, SO_ATTACH_FILTER, SOL_PACKET
+from scapy.layers.inet import IP
 from scapy.layers.inet6 import IPv6
 from scapy.libs.structures import sock_fprog
 from scapy.packet import Packet
@@ -51,11 +52,13 @@ _STATISTICS = struct.Struct("=II")
 log = logging.getLogger(__name__)
 
 
-class Sniffed(IPv6):
-    """An IPv6 packet and what the kernel said about it."""
+_SAID = ("checksum_trusted", "interface", "kernel_stamped", "kind", "received_ns")
 
-    name = "IPv6"
-    __slots__ = ("checksum_trusted", "interface", "kernel_stamped", "kind", "received_ns")
+
+class _Said:
+    """What the kernel said about a packet."""
+
+    __slots__ = ()
 
     received_ns: int
     """CLOCK_REALTIME of the kernel's receive path. It is exact, which the float
@@ -75,10 +78,25 @@ class Sniffed(IPv6):
     packet was made on this machine and its checksum is not filled in yet."""
 
 
-def dissect(data: bytes) -> Sniffed | None:
+class SniffedIPv6(_Said, IPv6):
+    name = "IPv6"
+    __slots__ = _SAID
+
+
+class SniffedIPv4(_Said, IP):
+    name = "IP"
+    __slots__ = _SAID
+
+
+Sniffed = SniffedIPv6 | SniffedIPv4
+
+PROTOCOLS: dict[type[Sniffed], int] = {SniffedIPv6: ETH_P_IPV6, SniffedIPv4: ETH_P_IP}
+
+
+def dissect(data: bytes, layer: type[Sniffed] = SniffedIPv6) -> Sniffed | None:
     """None for what Scapy cannot make sense of: it may raise anything."""
     try:
-        return Sniffed(data)
+        return layer(data)
     except Exception:
         log.debug("a packet of %d bytes cannot be dissected", len(data), exc_info=True)
         return None
@@ -91,10 +109,11 @@ class StampListenSocket(SuperSocket):
     first packets may have arrived before it was in place.
     """
 
-    desc = "IPv6 packets that pass a filter, with the kernel's timestamps"
+    desc = "IP packets that pass a filter, with the kernel's timestamps"
 
-    def __init__(self, bpf_filter: str) -> None:
-        protocol = socket.htons(ETH_P_IPV6)
+    def __init__(self, bpf_filter: str, layer: type[Sniffed] = SniffedIPv6) -> None:
+        self._layer = layer
+        protocol = socket.htons(PROTOCOLS[layer])
         self.ins = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, protocol)
         self.outs = None
         self._lost = 0
@@ -125,7 +144,7 @@ class StampListenSocket(SuperSocket):
             if error.errno in (errno.EBADF, errno.ENOTSOCK):
                 raise
             return None
-        packet = dissect(data)
+        packet = dissect(data, self._layer)
         if packet is None:
             return None
         packet.interface, packet.kind = address[0], address[2]
@@ -166,18 +185,26 @@ class StampListenSocket(SuperSocket):
 class Sniffer:
     """An AsyncSniffer that is running. Raises OSError."""
 
-    def __init__(self, bpf_filter: str, take: Callable[[Packet], None]) -> None:
-        """`take` is called in the sniffer's thread."""
-        self._socket = StampListenSocket(bpf_filter)
+    def __init__(
+        self, filters: list[tuple[type[Sniffed], str]], take: Callable[[Packet], None]
+    ) -> None:
+        """`filters` are for packets of one layer each; `take` is called in the sniffer's
+        thread."""
+        with contextlib.ExitStack() as opened:
+            self._sockets = [
+                opened.enter_context(StampListenSocket(bpf_filter, layer))
+                for layer, bpf_filter in filters
+            ]
+            opened.pop_all()
         started = threading.Event()
         self._sniffer = AsyncSniffer(
-            opened_socket=self._socket, prn=take, store=False, started_callback=started.set
+            opened_socket=self._sockets, prn=take, store=False, started_callback=started.set
         )
         self._sniffer.start()
         deadline_ns = monotonic_ns() + START_TIMEOUT_NS
         while not started.wait(0.01):
             if not self.alive or monotonic_ns() > deadline_ns:
-                self._socket.close()
+                self._close_sockets()
                 cause = self._sniffer.exception
                 raise cause if isinstance(cause, OSError) else OSError(errno.EAGAIN, "")
 
@@ -187,10 +214,14 @@ class Sniffer:
         return thread is not None and thread.is_alive()
 
     def lost(self) -> int:
-        return self._socket.lost()
+        return sum(each.lost() for each in self._sockets)
 
     def close(self) -> None:
         """No packet is taken any more once this has returned."""
         if self.alive and self._sniffer.running:
             self._sniffer.stop()
-        self._socket.close()
+        self._close_sockets()
+
+    def _close_sockets(self) -> None:
+        for each in self._sockets:
+            each.close()

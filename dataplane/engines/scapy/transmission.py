@@ -1,4 +1,4 @@
-"""Transmission: whole IPv6 packets of Scapy layers through a raw socket.
+"""Transmission: whole IP packets of Scapy layers through a raw socket.
 
 Building a packet takes Scapy some hundred microseconds, which must not count as
 delay: T1 and T3 are written once more into the finished bytes, right before they
@@ -12,14 +12,15 @@ import socket
 import struct
 
 import dataplane.engines.scapy.quiet  # noqa: F401  isort: skip
-from scapy.layers.inet import UDP
+from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrSegmentRouting, L3RawSocket6
 from scapy.packet import Packet
 
 from dataplane.srv6 import SegmentRoutingHeader
 
-_IPV6_PKTINFO = 50
-_PKTINFO = struct.Struct("=16sI")
+_IPV6_PKTINFO, _IP_PKTINFO = 50, 8
+_IPV6_SOURCE, _IPV4_SOURCE = struct.Struct("=16sI"), struct.Struct("=I4s4x")
+"""struct in6_pktinfo and in_pktinfo, as far as they name a source."""
 
 _CHECKSUM_AT = 6
 """In the UDP header."""
@@ -39,21 +40,33 @@ class RawSocket(L3RawSocket6):
     logs errors where a session is to report them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, version: int = 6) -> None:
         kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK
-        self.outs: socket.socket = socket.socket(socket.AF_INET6, kind, socket.IPPROTO_RAW)
+        family = socket.AF_INET6 if version == 6 else socket.AF_INET
+        self.outs: socket.socket = socket.socket(family, kind, socket.IPPROTO_RAW)
         self.ins = self.outs
 
     def send_bytes(self, wire: bytes | bytearray, packet: Packet, scope_id: int) -> None:
         """`wire` is `packet`, built. Raises OSError."""
         # The kernel's choice of a route may depend on the source address.
-        source = _PKTINFO.pack(socket.inet_pton(socket.AF_INET6, packet.src), 0)
-        self.outs.sendmsg(
-            [wire],
-            [(socket.IPPROTO_IPV6, _IPV6_PKTINFO, source)],
-            0,
-            (packet.dst, 0, 0, scope_id),
-        )
+        if isinstance(packet, IP):
+            source = _IPV4_SOURCE.pack(0, socket.inet_aton(packet.src))
+            message, to = (socket.IPPROTO_IP, _IP_PKTINFO, source), (packet.dst, 0)
+            self.outs.sendmsg([wire], [message], 0, to)
+            return
+        source = _IPV6_SOURCE.pack(socket.inet_pton(socket.AF_INET6, packet.src), 0)
+        message = socket.IPPROTO_IPV6, _IPV6_PKTINFO, source
+        self.outs.sendmsg([wire], [message], 0, (packet.dst, 0, 0, scope_id))
+
+
+def over_ip(
+    source: str, destination: str, rthdr: bytes, traffic_class: int, hop_limit: int
+) -> Packet:
+    """The headers below UDP, of the addresses' family."""
+    if ":" in source:
+        return over_srv6(source, destination, rthdr, traffic_class, hop_limit)
+    # As the kernel sends what is a socket's (ip(7), IP_MTU_DISCOVER).
+    return IP(src=source, dst=destination, tos=traffic_class, ttl=hop_limit, flags="DF")
 
 
 def over_srv6(
@@ -77,7 +90,7 @@ def _segments(rthdr: bytes) -> tuple[str, ...]:
 
 
 def datagram(below: Packet, source_port: int, destination_port: int, test: Packet) -> Packet:
-    """IPv6, SRH where there is one, UDP and STAMP; Scapy computes the checksum."""
+    """IP, SRH where there is one, UDP and STAMP; Scapy computes the checksums."""
     return below / UDP(sport=source_port, dport=destination_port) / test
 
 

@@ -8,16 +8,18 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from ipaddress import IPv6Address
 
 import dataplane.engines.scapy.quiet  # noqa: F401  isort: skip
+from scapy.layers.inet import IP
 from scapy.packet import Packet
 
+from dataplane.addresses import address_of, text_of
 from dataplane.clock import Clock, wall_ns
+from dataplane.config import IPAddress
 from dataplane.engines.base import Role
 from dataplane.engines.common.transport import Datagram
 from dataplane.engines.scapy.delivery import Delivered, deliver
-from dataplane.engines.scapy.filters import stamp_filter
+from dataplane.engines.scapy.filters import ipv4_filter, ipv4_in_ipv6_filter, stamp_filter
 from dataplane.engines.scapy.kernel import Kernel
 from dataplane.engines.scapy.layers import (
     SessionReflectorTest,
@@ -25,8 +27,8 @@ from dataplane.engines.scapy.layers import (
     timestamp_format,
 )
 from dataplane.engines.scapy.port_holder import hold
-from dataplane.engines.scapy.sniffing import Sniffed, Sniffer
-from dataplane.engines.scapy.transmission import RawSocket, datagram, over_srv6, restamp
+from dataplane.engines.scapy.sniffing import Sniffed, SniffedIPv4, SniffedIPv6, Sniffer
+from dataplane.engines.scapy.transmission import RawSocket, datagram, over_ip, restamp
 from dataplane.stamp.timestamp import encode_timestamp
 
 BACKLOG = 4_096
@@ -44,7 +46,7 @@ class ScapyTransport:
     and `answer`.
     """
 
-    def __init__(self, role: Role, address: IPv6Address | None, port: int, clock: Clock) -> None:
+    def __init__(self, role: Role, address: IPAddress, port: int, clock: Clock) -> None:
         self._receives, self._sends = _tests(role)
         self._address = address
         self._port = port
@@ -58,7 +60,7 @@ class ScapyTransport:
             self._eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
             opened.callback(os.close, self._eventfd)
             opened.enter_context(hold(address, port))
-            self._raw = opened.enter_context(RawSocket())
+            self._raw = opened.enter_context(RawSocket(address.version))
             self._sniffer = self._sniff()
             self._opened = opened.pop_all()
 
@@ -84,7 +86,7 @@ class ScapyTransport:
         return 0
 
     def answer(self, payload: bytes | bytearray, request: Datagram) -> None:
-        source = socket.inet_ntop(socket.AF_INET6, request.destination)
+        source = text_of(request.destination)
         self._transmit(
             bytes(payload), source, request.source, request.source_port, request.scope_id
         )
@@ -103,13 +105,21 @@ class ScapyTransport:
         return self._overflown + self._sniffer.lost()
 
     def _sniff(self) -> Sniffer:
-        return Sniffer(stamp_filter(self._port), self._take)
+        if self._address.version == 6:
+            return Sniffer([(SniffedIPv6, stamp_filter(self._port))], self._take)
+        return Sniffer(
+            [
+                (SniffedIPv4, ipv4_filter(self._port)),
+                (SniffedIPv6, ipv4_in_ipv6_filter(self._port)),
+            ],
+            self._take,
+        )
 
     def _transmit(
         self, payload: bytes, source: str, destination: str, port: int, scope_id: int = 0
     ) -> None:
         test = self._sends(payload)
-        packet = datagram(over_srv6(source, destination, *self._dress), self._port, port, test)
+        packet = datagram(over_ip(source, destination, *self._dress), self._port, port, test)
         wire = bytearray(bytes(packet))
         now = encode_timestamp(wall_ns(), timestamp_format(test.Z), self._clock.status.tai_offset_s)
         restamp(wire, len(payload), now)
@@ -117,7 +127,7 @@ class ScapyTransport:
 
     def _take(self, packet: Packet) -> None:
         """Called in the sniffer's thread with every packet that passes its filter."""
-        assert isinstance(packet, Sniffed)
+        assert isinstance(packet, SniffedIPv6 | SniffedIPv4)
         try:
             delivered = deliver(packet, self._address, self._port, self._kernel)
             if delivered is not None:
@@ -136,15 +146,16 @@ class ScapyTransport:
             self._overflown += 1
             return
         index = socket.if_nametoindex(packet.interface)
+        four = isinstance(ip, IP)
         self._queue.append(
             Datagram(
                 delivered.payload,
                 source=ip.src,
                 source_port=udp.sport,
-                scope_id=index if IPv6Address(ip.src).is_link_local else 0,
-                hop_limit=ip.hlim,
-                traffic_class=ip.tc,
-                destination=socket.inet_pton(socket.AF_INET6, ip.dst),
+                scope_id=index if not four and address_of(ip.src).is_link_local else 0,
+                hop_limit=ip.ttl if four else ip.hlim,
+                traffic_class=ip.tos if four else ip.tc,
+                destination=delivered.destination,
                 interface=index,
                 received_ns=packet.received_ns,
                 kernel_stamped=packet.kernel_stamped,

@@ -310,9 +310,9 @@ def test_refused_configuration_changes_nothing(network: Network, start_host: Sta
     sender = start_host(network.sender)
     sender.engine.apply(sending(FAST))
     before = sender.engine.status()
-    old = SenderSession(6, IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2"))
-    node = sending(FAST, old)
-    text = "session 6: engine userspace does not support IPv4"
+    mixed = SenderSession(6, IPv4Address("192.0.2.1"), IPv6Address("fd00:a::1"))
+    node = sending(FAST, mixed)
+    text = "session 6: source fd00:a::1 and reflector 192.0.2.1 are of different address families"
     assert sender.engine.check(node) == [text]
     with pytest.raises(EngineError) as refusal:
         sender.engine.apply(node)

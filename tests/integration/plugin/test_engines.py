@@ -68,15 +68,21 @@ def test_what_scapy_lacks_is_refused(sender: Element, reflector: Element) -> Non
     with pytest.raises(ClientError) as refusal:
         reflector.edit(
             {
+                "path": [
+                    {
+                        "name": "long",
+                        "segment": [{"index": n, "sid": f"fc00::{n}"} for n in range(1, 18)],
+                    }
+                ],
                 "session-reflector": {
                     "engine": "scapy",
-                    "session": [{"ssid": 9, "sender-address": "192.0.2.1"}],
-                }
+                    "session": [{"ssid": 9, "sender-address": "any", "return-path": "long"}],
+                },
             }
         )
     assert (
-        f"{REFLECTOR}/session[ssid='9'][sender-address='192.0.2.1']: "
-        "engine scapy does not support IPv4"
+        f"{REFLECTOR}/session[ssid='9'][sender-address='any']: "
+        "engine scapy supports at most 16 segments, not 17"
     ) in str(refusal.value)
 
 

@@ -89,12 +89,13 @@ def test_a_role_that_an_engine_has_not() -> None:
 
 def test_refusals_name_their_session() -> None:
     node = Node(
-        Sender(engine="scapy", sessions={7: SenderSession(7, OLD, OLD)}),
-        Reflector(engine="scapy", sessions={(8, OLD): ReflectorSession(8, OLD)}),
+        Sender(sessions={7: SenderSession(7, OLD, OLD, interval_us=999)}),
+        Reflector(sessions={(8, OLD): ReflectorSession(8, OLD, segments=(HERE,))}),
     )
     assert list(registry.refusals(node)) == [
-        "session 7: engine scapy does not support IPv4",
-        "reflector session 8: engine scapy does not support IPv4",
+        "session 7: engine userspace needs an interval of at least 1000 us",
+        "reflector session 8: packets to 192.0.2.1 cannot take a path of SRv6 segments: "
+        "it is not IPv6",
     ]
     assert list(registry.refusals(Node())) == []
 

@@ -6,12 +6,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from ipaddress import IPv6Address
 from pathlib import Path
 
 import pytest
 from scapy.arch.common import compile_filter
 from scapy.data import DLT_RAW, SO_ATTACH_FILTER
-from scapy.layers.inet import UDP
+from scapy.layers.inet import IP, UDP, IPOption_Router_Alert
 from scapy.layers.inet6 import (
     IPv6,
     IPv6ExtHdrDestOpt,
@@ -26,7 +27,7 @@ from scapy.utils import rdpcap
 
 from dataplane.engines import registry
 from dataplane.engines.base import EngineError
-from dataplane.engines.scapy.filters import stamp_filter
+from dataplane.engines.scapy.filters import ipv4_filter, ipv4_in_ipv6_filter, stamp_filter
 from dataplane.engines.scapy.layers import SessionReflectorTest, SessionSenderTest
 from dataplane.engines.scapy.port_holder import hold
 from dataplane.stamp.packet import ReflectorPacket, SenderPacket
@@ -107,11 +108,41 @@ REFUSED = {
 }
 
 
-@pytest.fixture(scope="module")
-def admits() -> Callable[[Packet], bool]:
-    """Runs the filter in the kernel, on a socket of the local domain."""
+def old(**fields: object) -> Packet:
+    return IP(dst="192.0.2.2", **fields)
+
+
+ADMITTED_IPV4 = {
+    "plain": old() / stamp(),
+    "options": old(options=[IPOption_Router_Alert()]) / stamp(),
+}
+REFUSED_IPV4 = {
+    "another port": old() / UDP(dport=863),
+    "from the port": old() / UDP(sport=PORT, dport=863),
+    "TCP": old(proto=6) / bytes(40),
+    "a later fragment": old(frag=3) / stamp(),
+    "IPv6": IPv6(dst=HERE) / stamp(),
+}
+ADMITTED_IN_IPV6 = {
+    "encapsulated": IPv6(dst=SID) / srh() / old() / stamp(),
+    "encapsulated, popped": IPv6(dst=SID) / old() / stamp(),
+    "encapsulated, long SRH": IPv6(dst=SID) / srh(segments=16) / old() / stamp(),
+    "encapsulated, options": IPv6(dst=SID) / old(options=[IPOption_Router_Alert()]) / stamp(),
+}
+REFUSED_IN_IPV6 = {
+    "segments left": IPv6(dst=SID) / srh(left=1) / old() / stamp(),
+    "another port": IPv6(dst=SID) / srh() / old() / UDP(dport=863),
+    "TCP": IPv6(dst=SID) / old(proto=6) / bytes(40),
+    "IPv6": IPv6(dst=SID) / IPv6(dst=HERE) / stamp(),
+    "not encapsulated": IPv6(dst=HERE) / stamp(),
+    "cut off": IPv6(dst=SID) / old(),
+}
+
+
+def filtering(bpf_filter: str) -> Callable[[Packet], bool]:
+    """Runs a filter in the kernel, on a socket of the local domain."""
     into, out = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-    program = compile_filter(stamp_filter(PORT), linktype=DLT_RAW)
+    program = compile_filter(bpf_filter, linktype=DLT_RAW)
     code = sock_fprog(program.bf_len, program.bf_insns)
     out.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, bytes(code))
     out.setblocking(False)
@@ -127,6 +158,27 @@ def admits() -> Callable[[Packet], bool]:
     return run
 
 
+@pytest.fixture(scope="module")
+def admits() -> Callable[[Packet], bool]:
+    return filtering(stamp_filter(PORT))
+
+
+@pytest.mark.parametrize(
+    ("bpf_filter", "admitted", "refused"),
+    [
+        (ipv4_filter(PORT), ADMITTED_IPV4, REFUSED_IPV4),
+        (ipv4_in_ipv6_filter(PORT), ADMITTED_IN_IPV6, REFUSED_IN_IPV6),
+    ],
+    ids=["IPv4", "IPv4 in IPv6"],
+)
+def test_the_filters_of_ipv4(
+    bpf_filter: str, admitted: dict[str, Packet], refused: dict[str, Packet]
+) -> None:
+    admits = filtering(bpf_filter)
+    assert [form for form in admitted if not admits(admitted[form])] == []
+    assert [form for form in refused if admits(refused[form])] == []
+
+
 @pytest.mark.parametrize("form", ADMITTED)
 def test_the_filter_admits_every_header_form(admits: Callable[[Packet], bool], form: str) -> None:
     assert admits(ADMITTED[form])
@@ -138,7 +190,7 @@ def test_the_filter_spares_the_rest(admits: Callable[[Packet], bool], form: str)
 
 
 def test_a_held_port_is_taken_and_never_readable() -> None:
-    sock = hold(None, 49_310)
+    sock = hold(IPv6Address("::"), 49_310)
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as other:
         with pytest.raises(OSError, match="Address already in use"):
             other.bind(("::1", 49_310))
