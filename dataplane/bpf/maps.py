@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import mmap
 import os
 import struct
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from dataplane.bpf.syscall import bpf
+from dataplane.bpf.syscall import bpf, delete_element, lookup_element, update_element
 
 F_MMAPABLE = 1 << 10
 F_INNER_MAP = 1 << 12
 """Maps of one map of maps may differ in how many entries they have."""
+
+WAITERS = 32
+"""Changes of maps of maps that the kernel may be busy with at once."""
 
 _MAP_CREATE = 0
 _TYPE_ARRAY = 2
@@ -45,3 +51,49 @@ class ArrayMap:
     def close(self) -> None:
         """Let go of the descriptor; the memory stays while somebody looks at it."""
         os.close(self.fd)
+
+
+@functools.cache
+def _waiters() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(WAITERS, "bpf-map-of-maps")
+
+
+class MapOfMaps:
+    """An array of maps, of which others are made while programs run.
+
+    A change is to be seen at once, but the kernel lets whoever has made it wait until no
+    program can be at work that began before (synchronize_rcu), for 10 ms and more. Here
+    other threads wait, and a change is over as soon as it is to be seen.
+    """
+
+    def __init__(self, fd: int) -> None:
+        """`fd` stays the caller's."""
+        self._fd = fd
+
+    def put(self, index: int, inner: int) -> None:
+        """Give programs the map with the descriptor `inner`. Raises OSError."""
+        key, value = _uint32(index), _uint32(inner)
+        change = _waiters().submit(update_element, self._fd, key, value)
+        while not self._has(key) and not change.done():
+            pass
+        _raise_of(change)
+
+    def remove(self, index: int) -> None:
+        """Take it away again; nothing where there is none. Raises OSError."""
+        key = _uint32(index)
+        change = _waiters().submit(delete_element, self._fd, key)
+        while self._has(key) and not change.done():
+            pass
+        _raise_of(change)
+
+    def _has(self, key: bytes) -> bool:
+        return lookup_element(self._fd, key, len(key)) is not None
+
+
+def _raise_of(change: Future[Any]) -> None:
+    if change.done():
+        change.result()
+
+
+def _uint32(value: int) -> bytes:
+    return value.to_bytes(4, sys.byteorder)

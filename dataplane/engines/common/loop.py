@@ -120,6 +120,8 @@ class Loop:
         self._count = itertools.count()
         self._posted: deque[Callable[[], None]] = deque()
         self._closing = False
+        self._closed = False
+        self._posting = threading.Lock()
         self._epoll.register(self._timerfd.fd, select.EPOLLIN)
         self._epoll.register(self._wakeup, select.EPOLLIN)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -128,12 +130,20 @@ class Loop:
         self._thread.start()
 
     def post(self, function: Callable[[], None]) -> None:
-        """Have the loop call `function` soon."""
-        self._posted.append(function)
-        os.eventfd_write(self._wakeup, 1)
+        """Have the loop call `function` soon; nothing, once the loop is closed."""
+        # Descriptors are given to others again: nobody else's is to be written to.
+        with self._posting:
+            if not self._closed:
+                self._posted.append(function)
+                os.eventfd_write(self._wakeup, 1)
 
     def call(self, function: Callable[[], T]) -> T:
-        """Call `function` in the loop and wait for what it returns or raises."""
+        """Call `function` in the loop and wait for what it returns or raises.
+
+        RuntimeError once the loop is closed.
+        """
+        if self._closed:
+            raise RuntimeError("the event loop is closed")
         future: Future[T] = Future()
 
         def carry_out() -> None:
@@ -146,16 +156,20 @@ class Loop:
         return future.result(CALL_TIMEOUT_S)
 
     def close(self) -> None:
-        """End the thread. What is registered stays open."""
+        """End the thread, once and for all. What is registered stays open."""
+        if self._closed:
+            return
 
         def finish() -> None:
             self._closing = True
 
         self.post(finish)
         self._thread.join(CALL_TIMEOUT_S)
-        self._epoll.close()
-        self._timerfd.close()
-        os.close(self._wakeup)
+        with self._posting:
+            self._closed = True
+            self._epoll.close()
+            self._timerfd.close()
+            os.close(self._wakeup)
 
     def register(self, fd: int, reader: Reader) -> None:
         self._readers[fd] = reader

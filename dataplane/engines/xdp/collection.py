@@ -114,7 +114,7 @@ class DriverCollector(Collector):
         now_ns: int,
         t1_method: TimestampMethod = TimestampMethod.USERSPACE,
     ) -> None:
-        if not self.in_flight:
+        if self._settled == sequence:
             self._fresh_ns = now_ns
         super().sent(sequence, t1_ns, now_ns, t1_method)
         self._maps.sent(sequence, now_ns)
@@ -188,7 +188,7 @@ class DriverCollector(Collector):
 
     def next_timer_ns(self) -> int | None:
         due = super().next_timer_ns()
-        if due is None or (self.fresh and not self.in_flight):
+        if due is None or (self._settled == self._next and self.fresh):
             return due
         return min(due, self._fresh_ns + DRAIN_NS)
 

@@ -10,7 +10,6 @@ The userspace engine sends, and takes in what the program hands up. Rules that h
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import threading
@@ -190,9 +189,7 @@ class CollectorRole:
         threading.Thread(target=load, name="xdp-collector-load", daemon=True).start()
 
     def _post(self, function: Callable[[T], None], argument: T) -> None:
-        # Once the loop has ended nobody waits for the program any more.
-        with contextlib.suppress(OSError):
-            self._loop.post(lambda: function(argument))
+        self._loop.post(lambda: function(argument))
 
     def _not_loaded(self, problem: str) -> None:
         self._loading = False

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import struct
-import sys
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from dataplane.bpf.maps import F_INNER_MAP, ArrayMap
+from dataplane.bpf.maps import F_INNER_MAP, ArrayMap, MapOfMaps
 from dataplane.bpf.program import BpfModule
-from dataplane.bpf.syscall import XDP_PASS, Exchange, delete_element, update_element
+from dataplane.bpf.syscall import XDP_PASS, Exchange
 from dataplane.config import ReflectorMode, SenderSession
 from dataplane.engines.xdp.collector_layouts import (
     COLLECTION,
@@ -63,7 +62,9 @@ class SessionMaps:
         """Raises OSError where the kernel has no memory."""
         self._ssid = config.ssid
         self._control = Exchange(module.load("control"), COMMAND.itemsize)
-        self._outer = module.map_fd("collections"), module.map_fd("collection_slots")
+        self._outer = [
+            MapOfMaps(module.map_fd(name)) for name in ("collections", "collection_slots")
+        ]
         self._collection = ArrayMap(COLLECTION, 1)
         try:
             self._slots = ArrayMap(SLOT, window, F_INNER_MAP)
@@ -84,12 +85,11 @@ class SessionMaps:
         """What the program had counted when it was last asked to COPY."""
         self._mask = window - 1
         self._fill(config, next_sequence, parity)
-        key = config.ssid.to_bytes(4, "little")
         try:
             for outer, inner in zip(
                 self._outer[::-1], (self._slots, self._collection), strict=True
             ):
-                update_element(outer, key, inner.fd.to_bytes(4, "little"))
+                outer.put(config.ssid, inner.fd)
         finally:
             self._slots.close()
             self._collection.close()
@@ -164,8 +164,4 @@ class SessionMaps:
     def close(self) -> None:
         """Take the maps from the programs."""
         for outer in self._outer:
-            delete_element(outer, _uint32(self._ssid))
-
-
-def _uint32(value: int) -> bytes:
-    return value.to_bytes(4, sys.byteorder)
+            outer.remove(self._ssid)

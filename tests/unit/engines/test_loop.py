@@ -143,3 +143,26 @@ def test_call_gives_back_what_happened(loop: Loop, caplog: pytest.LogCaptureFixt
     loop.post(fail)
     assert loop.call(threading.get_ident) != threading.get_ident()
     assert "a call into the event loop failed" in caplog.text
+
+
+def test_a_closed_loop_takes_nothing_any_more() -> None:
+    """Threads that outlive it may post all the same: nothing is called, and no descriptor
+    that somebody else has been given since is written to."""
+    loop = Loop("closed")
+    loop.start()
+    calls: list[str] = []
+    loop.call(lambda: calls.append("before"))
+    loop.close()
+    others = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(8)]
+    try:
+        loop.post(lambda: calls.append("after"))
+        for fd in others:
+            with pytest.raises(BlockingIOError):
+                os.eventfd_read(fd)
+        with pytest.raises(RuntimeError, match="the event loop is closed"):
+            loop.call(lambda: None)
+        loop.close()
+    finally:
+        for fd in others:
+            os.close(fd)
+    assert calls == ["before"]

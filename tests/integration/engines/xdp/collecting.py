@@ -16,17 +16,21 @@ from dataplane.engines.xdp.collection import DriverCollector
 from dataplane.engines.xdp.collector_tables import CollectorTables
 from dataplane.engines.xdp.interfaces import Device
 from dataplane.engines.xdp.layouts import LocalFlag
-from dataplane.frames import Datagram, Frame
+from dataplane.frames import Datagram, Frame, Outer
 from dataplane.measurement import TimestampMethod
 from dataplane.stamp.collector import Collector
+from dataplane.stamp.timestamp import ErrorEstimate, TimestampFormat, encode_timestamp
 from dataplane.statistics import DelaySummary
 from dataplane.store import SessionStore
-from tests.unit.stamp.network import UNIX_NS, Network
+from tests.unit.stamp.network import MS, SENDER, UNIX_NS, Network, reply
 
 CLOCK = ClockStatus(synchronized=True, error_ns=12_345, tai_offset_s=37)
 KERNEL = TimestampMethod.KERNEL_SOFTWARE
 SID = IPv6Address("fc00:e::d6")
 DEVICE = Device(1, bytes.fromhex("02000000bb01"), takes_srh=True)
+PATH = tuple(IPv6Address(f"fc00:e::{n}") for n in range(1, 17))
+NTP = ErrorEstimate(False, TimestampFormat.NTP, 3, 7)
+PTP = ErrorEstimate(True, TimestampFormat.PTPV2, 0, 1)
 VLANS = {(1, vlan, inner): DEVICE for vlan, inner in ((0, 0), (5, 0), (5, 6))}
 
 
@@ -168,3 +172,52 @@ class TwinNetwork(Network):
         twins.core.tai_offset_s = CLOCK.tai_offset_s
         self.collector = twins  # type: ignore[assignment]
         twins.driver.start(0, UNIX_NS)
+
+
+def payload(
+    sequence: int = 0,
+    counter: int = 0,
+    *,
+    t1_ns: int = UNIX_NS,
+    forward_ns: int = 2 * MS,
+    error: ErrorEstimate = PTP,
+    sender_error: ErrorEstimate = PTP,
+    **changes: Any,
+) -> bytes:
+    def written(time_ns: int, estimate: ErrorEstimate) -> int:
+        return encode_timestamp(time_ns, estimate.fmt, 37)
+
+    values = {
+        "error_estimate": error,
+        "sender_error_estimate": sender_error,
+        "sender_timestamp": written(t1_ns, sender_error),
+        "receive_timestamp": written(t1_ns + forward_ns, error),
+        "timestamp": written(t1_ns + forward_ns + 10_000, error),
+    }
+    return reply(sequence, counter, 0, 0, 0, **(values | changes))
+
+
+def frame(twins: Twins, data: bytes, **fields: Any) -> Frame:
+    return twins.frame.with_datagram(replace(twins.frame.datagram, payload=data, **fields))
+
+
+FORMS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "one VLAN": {"vlans": (0x6005,)},
+    "two VLANs": {"vlans": (5, 6)},
+    "SRH": {"segments": (*PATH[:2], SENDER)},
+    "long SRH": {"segments": (*PATH[:15], SENDER)},
+    "encapsulated": {"outer": Outer(PATH[3], SID)},
+    "encapsulated, SRH": {"outer": Outer(PATH[3], SID, (PATH[0], SID))},
+    "VLAN, encapsulated, SRH": {
+        "vlans": (5,),
+        "outer": Outer(PATH[3], SID, (SID,)),
+        "segments": (PATH[1], SENDER),
+    },
+}
+
+
+def shaped(twins: Twins, data: bytes, form: str) -> Frame:
+    fields = dict(FORMS[form])
+    segments = fields.pop("segments", ())
+    return replace(frame(twins, data, segments=segments), **fields)

@@ -11,7 +11,9 @@ import pytest
 import dataplane.engines.xdp
 from dataplane.bpf.program import BpfModule
 from dataplane.config import Reflector
+from tests.integration.engines.xdp.collecting import Node, Twins
 from tests.integration.engines.xdp.reflecting import SESSIONS, Bench
+from tests.unit.stamp.network import UNIX_NS, session
 
 _CLONE_NEWNET = 0x40000000
 
@@ -63,3 +65,17 @@ def module_bench(reflector_module: BpfModule) -> Iterator[Bench]:
 def bench(module_bench: Bench) -> Bench:
     module_bench.serve(Reflector(sessions=SESSIONS))
     return module_bench
+
+
+@pytest.fixture(scope="module")
+def node(collector_module: BpfModule) -> Iterator[Node]:
+    with in_own_namespace():
+        yield Node(collector_module)
+
+
+@pytest.fixture
+def twins(node: Node, tmp_path: Path) -> Iterator[Twins]:
+    twins = Twins(node, session(), tmp_path)
+    twins.start(0, UNIX_NS)
+    yield twins
+    twins.close()
