@@ -32,9 +32,9 @@ static __always_inline int is_received(const struct packet *packet)
 	return word && *word >> (port & 63) & 1;
 }
 
-static __always_inline int is_link_local(const struct in6_addr *address)
+static __always_inline int is_link_local(const struct address *address)
 {
-	return (address->in6_u.u6_addr32[0] & htonl(0xffc00000)) == htonl(0xfe800000);
+	return (address->word[0] & htonl(0xffc00000)) == htonl(0xfe800000);
 }
 
 /* The socket for a packet: of its own address, or of any; NULL where there is none. */
@@ -51,7 +51,7 @@ static __always_inline __u32 *receiver_of(const struct xdp_md *ctx, const struct
 
 	if (found)
 		return found;
-	key.address = (struct address){};
+	key.address = packet->version == 6 ? (struct address){} : mapped_ipv4(0);
 	return receivers.lookup(&key);
 }
 
@@ -74,30 +74,47 @@ static __always_inline int has_checksum(const struct xdp_md *ctx, const struct p
 	return sum >= 0 && folded(pseudo + sum) == 0xffff;
 }
 
+/* Hop Limit and Traffic Class, or what IPv4 calls TTL and TOS. */
+static __always_inline int read_header(const struct xdp_md *ctx, const struct packet *packet,
+				       struct arrival *arrival)
+{
+	if (packet->version == 6) {
+		struct ipv6hdr *ip6 = bytes_at(ctx, packet->ip_at, sizeof(*ip6));
+
+		if (!ip6)
+			return -1;
+		arrival->hop_limit = ip6->hop_limit;
+		arrival->traffic_class = ntohl(*(__be32 *)ip6) >> 20;
+	} else {
+		struct iphdr *ip4 = bytes_at(ctx, packet->ip_at, sizeof(*ip4));
+
+		if (!ip4)
+			return -1;
+		arrival->hop_limit = ip4->ttl;
+		arrival->traffic_class = ip4->tos;
+	}
+	return 0;
+}
+
 /* Fills `arrival`; negative where the packet is not for user space to have this way. */
 static __always_inline int read_arrival(const struct xdp_md *ctx, const struct packet *packet,
 					struct arrival *arrival)
 {
 	struct interface *device;
-	struct ipv6hdr *ip6;
 	struct udphdr *udp;
 	__u32 udp_length;
 	__be16 check;
 
-	if (packet->form != FORM_PLAIN || packet->version != 6)
+	if (packet->form != FORM_PLAIN || read_header(ctx, packet, arrival) ||
+	    read_addresses(ctx, packet, &arrival->source, &arrival->destination))
 		return -1;
-	ip6 = bytes_at(ctx, packet->ip_at, sizeof(*ip6));
 	udp = bytes_at(ctx, packet->udp_at, sizeof(*udp));
-	if (!ip6 || !udp || is_link_local(&ip6->saddr))
+	if (!udp || is_link_local(&arrival->source))
 		return -1;
 	udp_length = ntohs(udp->len);
 	check = udp->check;
 	if (!agrees_on_end(packet, udp_length) || udp_length > sizeof(*udp) + ARRIVAL_LENGTH_MAX)
 		return -1;
-	if (read_addresses(ctx, packet, &arrival->source, &arrival->destination))
-		return -1;
-	arrival->hop_limit = ip6->hop_limit;
-	arrival->traffic_class = ntohl(*(__be32 *)ip6) >> 20;
 	arrival->source_port = packet->source_port;
 	arrival->length = udp_length - sizeof(*udp);
 	device = device_of(packet);

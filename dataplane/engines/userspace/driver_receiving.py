@@ -17,13 +17,12 @@ import os
 import platform
 import threading
 from collections.abc import Callable
-from ipaddress import IPv6Address
 from typing import TypeVar
 
 from dataplane.bpf.program import BpfError
 from dataplane.bpf.syscall import LoadError
 from dataplane.clock import REFRESH_NS, Clock, monotonic_ns
-from dataplane.config import Node
+from dataplane.config import IPAddress, Node
 from dataplane.engines.base import Role
 from dataplane.engines.common.loop import Loop
 from dataplane.engines.hook_claims import HookClaims
@@ -109,7 +108,7 @@ class DriverReceiving:
     def open(
         self,
         role: Role,
-        address: IPv6Address,
+        address: IPAddress,
         port: int,
         receiver: Receiver,
         arrivals: Arrivals,

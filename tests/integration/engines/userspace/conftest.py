@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
@@ -21,6 +22,7 @@ from tests.integration.engines.conformance.stand import MAIN, Stand
 from tests.integration.engines.network import eventually, inside
 
 PORT = 862
+ANY, ANY_IPV4 = IPv6Address("::"), IPv4Address("0.0.0.0")
 FRAMES = 64
 """Frames that can wait: few enough to be filled up."""
 
@@ -35,8 +37,10 @@ class Node:
 
     def __enter__(self) -> Node:
         with inside(self.stand.node), contextlib.ExitStack() as closing:
-            self.udp = UdpSocket(None, PORT)
+            self.udp = UdpSocket(ANY, PORT)
             closing.callback(self.udp.close)
+            self.udp_ipv4 = UdpSocket(ANY_IPV4, PORT)
+            closing.callback(self.udp_ipv4.close)
             kernel = Kernel()
             closing.callback(kernel.close)
             found = kernel.devices((MAIN.device,))
@@ -50,7 +54,10 @@ class Node:
             closing.callback(self.pool.close)
             self.xdp = self.open()
             closing.callback(self.xdp.close)
-            self.place = self.program.add(None, PORT, self.xdp)
+            self.place = self.program.add(ANY, PORT, self.xdp)
+            self.xdp_ipv4 = self.open()
+            closing.callback(self.xdp_ipv4.close)
+            self.program.add(ANY_IPV4, PORT, self.xdp_ipv4)
             self.index = socket.if_nametoindex(MAIN.device)
             self._closing = closing.pop_all()
         return self
@@ -79,12 +86,12 @@ class Node:
         self._arrivals.receive(sock or self.xdp, batch)
         return batch
 
-    def in_kernel(self, number: int) -> Batch:
+    def in_kernel(self, number: int, sock: UdpSocket | None = None) -> Batch:
         """The next packets of the UDP socket."""
         batch = Batch(number)
 
         def there() -> bool:
-            self.udp.receive_batch(batch)
+            (sock or self.udp).receive_batch(batch)
             return batch.count > 0
 
         eventually(there, "a packet at the UDP socket")
@@ -93,8 +100,11 @@ class Node:
 
     def nothing_in_kernel(self) -> bool:
         batch = Batch(1)
-        self.udp.receive_batch(batch)
-        return batch.count == 0
+        for sock in (self.udp, self.udp_ipv4):
+            sock.receive_batch(batch)
+            if batch.count:
+                return False
+        return True
 
 
 @pytest.fixture

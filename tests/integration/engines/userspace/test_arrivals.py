@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from ipaddress import IPv6Address
+from ipaddress import IPv4Address, IPv6Address
 
 import numpy as np
 import pytest
@@ -16,8 +16,14 @@ from dataplane.engines.xdp.layouts import LocalFlag
 from tests.integration.engines.conformance import wire
 from tests.integration.engines.conformance.reflecting import packet
 from tests.integration.engines.conformance.sending import behind_srh, within
-from tests.integration.engines.conformance.stand import DECAPSULATING, MAIN, OTHER, Stand, grace
-from tests.integration.engines.userspace.conftest import FRAMES, PORT, Node
+from tests.integration.engines.conformance.stand import (
+    DECAPSULATING,
+    MAIN,
+    OTHER,
+    Stand,
+    grace,
+)
+from tests.integration.engines.userspace.conftest import ANY, FRAMES, PORT, Node
 from tests.integration.engines.xdp.test_layouts import as_compiled
 
 pytestmark = pytest.mark.integration
@@ -43,6 +49,16 @@ SHAPES: dict[str, bytes] = {
 }
 
 
+IPV4 = MAIN.over_ipv4()
+SHAPES_IPV4: dict[str, bytes] = {
+    "plain": packet(REQUEST, IPV4),
+    "hop-limit": packet(REQUEST, IPV4, hop_limit=3),
+    "traffic-class": packet(REQUEST, IPV4, traffic_class=0xB9),
+    "short": packet(REQUEST[:14], IPV4),
+    "long": packet(wire.request(7, 5, length=ROW + 1), IPV4),
+}
+
+
 def columns(batch: Batch) -> dict[str, object]:
     """Everything but the time."""
     (count,) = {batch.count}
@@ -61,6 +77,17 @@ def test_columns_are_those_of_the_kernels_way(node: Node, shape: str) -> None:
         after_ns = time.time_ns()
     assert columns(arrived) == through_kernel
     assert before_ns <= int(arrived.received_ns[0]) <= after_ns
+    assert node.nothing_in_kernel()
+
+
+@pytest.mark.parametrize("shape", SHAPES_IPV4)
+def test_columns_over_ipv4(node: Node, shape: str) -> None:
+    node.stand.inject(MAIN, SHAPES_IPV4[shape])
+    through_kernel = columns(node.in_kernel(1, node.udp_ipv4))
+    with node.attached():
+        node.stand.inject(MAIN, SHAPES_IPV4[shape])
+        assert columns(node.in_driver(node.xdp_ipv4)) == through_kernel
+    assert node.in_driver().count == 0
     assert node.nothing_in_kernel()
 
 
@@ -105,6 +132,18 @@ def multicast(stand: Stand) -> None:
     stand.inject(MAIN, packet(REQUEST, destination=IPv6Address("ff02::1")))
 
 
+def mapped_source(stand: Stand) -> None:
+    stand.inject(MAIN, packet(REQUEST, source=IPv6Address("::ffff:192.0.2.1")))
+
+
+def mapped_destination(stand: Stand) -> None:
+    stand.inject(MAIN, packet(REQUEST, destination=IPv6Address(f"::ffff:{IPV4.here}")))
+
+
+def broadcast(stand: Stand) -> None:
+    stand.inject(MAIN, packet(REQUEST, IPV4, destination=IPv4Address("255.255.255.255")))
+
+
 def other_mac(stand: Stand) -> None:
     stand.inject(MAIN, packet(REQUEST), to=bytes.fromhex("02000000dead"))
 
@@ -121,14 +160,23 @@ def not_our_sid(stand: Stand) -> None:
     "send",
     [
         *(wrong_checksum, no_checksum, longer_than_it_is, another_port, another_node),
-        *(link_local, multicast, other_mac, segments_left, not_our_sid),
+        *(
+            mapped_source,
+            mapped_destination,
+            broadcast,
+            link_local,
+            multicast,
+            other_mac,
+            segments_left,
+            not_our_sid,
+        ),
     ],
 )
 def test_what_is_not_for_the_socket_passes(node: Node, send: Callable[[Stand], None]) -> None:
     with node.attached():
         send(node.stand)
         grace()
-        assert node.in_driver().count == 0
+        assert node.in_driver().count == node.in_driver(node.xdp_ipv4).count == 0
         # The way is open all the same.
         node.stand.inject(MAIN, packet(REQUEST))
         assert node.in_driver().count == 1
@@ -166,7 +214,7 @@ def test_a_socket_of_its_own_address_comes_first(node: Node) -> None:
 
 def test_without_a_receiver_packets_pass(node: Node) -> None:
     with node.attached():
-        node.program.remove(None, PORT, node.xdp, node.place)
+        node.program.remove(ANY, PORT, node.xdp, node.place)
         node.stand.inject(MAIN, packet(REQUEST))
         node.in_kernel(1)
         assert node.in_driver().count == 0
