@@ -182,7 +182,7 @@ def test_sessions_are_told_once_what_a_transport_cannot_do(
 ) -> None:
     queue = Batches()
     sender, run = opened(queue)
-    monkeypatch.setattr("dataplane.engines.common.sender.is_local", lambda _: True)
+    monkeypatch.setattr("dataplane.engines.common.sender_port.is_local", lambda _: True)
     sender.look_after()
     assert run.errors == []
     queue.limitation = "packets are sent one by one: UDP segmentation offload is refused: Nope"
@@ -194,7 +194,7 @@ def test_sessions_are_told_once_what_a_transport_cannot_do(
 def test_a_session_that_comes_later_is_told_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     queue, later = Batches(), Run(8)
     sender, _ = opened(queue)
-    monkeypatch.setattr("dataplane.engines.common.sender.is_local", lambda _: True)
+    monkeypatch.setattr("dataplane.engines.common.sender_port.is_local", lambda _: True)
     queue.limitation = "packets are sent one by one"
     sender.look_after()
     sender.add(cast(SenderRun, later))
