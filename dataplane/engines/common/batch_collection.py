@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dataplane.clock import monotonic_ns, wall_ns
+from dataplane.engines.base import Attachment
 from dataplane.engines.common.batch import BATCH, SMALL, Batch, BatchTransport
 from dataplane.engines.common.interfaces import InterfaceFilter
 from dataplane.engines.common.run import SenderRun
@@ -38,6 +39,10 @@ class BatchCollection:
         self._batch = Batch(BATCH)
         self._collector = BatchCollector()
         self._changed = True
+
+    @property
+    def attachments(self) -> tuple[Attachment, ...]:
+        return self._transport.attachments
 
     @property
     def limitation(self) -> str | None:

@@ -12,11 +12,13 @@ from collections.abc import Iterable, Mapping
 from dataplane.clock import Clock, monotonic_ns
 from dataplane.config import IPAddress, Sender, SenderSession
 from dataplane.engines.base import (
+    Attachment,
     EngineContext,
     EngineError,
     OperState,
     Resume,
     SenderDiscards,
+    SenderDriver,
     SenderStatusReport,
 )
 from dataplane.engines.common.collecting import Collecting
@@ -53,6 +55,7 @@ class SenderRole:
         self._ports: dict[tuple[IPAddress, int], SenderPort] = {}
         self._runs: dict[int, SenderRun] = {}
         self._discards: Counter[DiscardReason] = Counter()
+        self._attachments: tuple[Attachment, ...] = ()
 
     def configure(
         self,
@@ -114,6 +117,7 @@ class SenderRole:
         if self._discards:
             self._context.emit(SenderDiscards(dict(self._discards)))
             self._discards.clear()
+        self._tell_attachments()
         missing = self._filter.refresh()
         for run in self._runs.values():
             state = run.status.oper_state
@@ -126,6 +130,14 @@ class SenderRole:
             run.close()
         for port in self._ports.values():
             port.close()
+        self._tell_attachments()
+
+    def _tell_attachments(self) -> None:
+        found = {each.interface: each for port in self._ports.values() for each in port.attachments}
+        attachments = tuple(found[name] for name in sorted(found))
+        if attachments != self._attachments:
+            self._attachments = attachments
+            self._context.emit(SenderDriver(attachments))
 
     def _run(self, ssid: int) -> SenderRun:
         run = self._runs.get(ssid)

@@ -16,9 +16,7 @@ import numpy as np
 from dataplane.addresses import address_of, endpoint
 from dataplane.clock import Clock, monotonic_ns, wall_ns
 from dataplane.config import IPAddress, SenderSession
-from dataplane.engines.base import (
-    Role,
-)
+from dataplane.engines.base import Attachment, Role
 from dataplane.engines.common.batch import BURST_MIN, BatchTransport
 from dataplane.engines.common.batch_collection import BatchCollection
 from dataplane.engines.common.collecting import Collecting, CollectingHere
@@ -326,6 +324,11 @@ class SenderPort:
             return False
         self.close()
         return True
+
+    @property
+    def attachments(self) -> tuple[Attachment, ...]:
+        """Interfaces whose packets reach this port by a program in the driver."""
+        return () if self._batches is None else self._batches.attachments
 
     def _tell_limitation(self) -> None:
         """Each session once what the transport cannot do here."""

@@ -108,7 +108,7 @@ def test_xdp_reflects(sender: Element, reflector: Element) -> None:
     reflector.edit(select("session-reflector", "userspace"))
     before = int(sender.session(1)["counters"]["received"])
     sender.await_received(1, before + 20)
-    assert "driver" not in served()
+    assert served()["driver"]["interface"] == [{"name": "wan0", "mode": "native"}]
 
 
 def test_xdp_collects(sender: Element, reflector: Element) -> None:
@@ -127,5 +127,22 @@ def test_xdp_collects(sender: Element, reflector: Element) -> None:
     sender.edit(select("session-sender", "userspace"))
     sender.await_received(1, 5)
     kept = collecting()
-    assert "interface" not in kept
     assert int(kept["collected"]) >= int(state["collected"])
+
+
+def test_userspace_receives_in_the_driver(sender: Element, reflector: Element) -> None:
+    reflector.edit({"session-reflector": {"interface": ["wan0"]}})
+    sender.edit({"session-sender": {"interface": ["wan0"]}})
+    sender.edit(sessions(session(1, interval="20000")))
+    sender.await_received(1, 20)
+    in_driver = [{"name": "wan0", "mode": "native"}]
+
+    def sending() -> Tree:
+        return sender.state(SENDER)["session-sender"]
+
+    eventually(lambda: "driver" in sending(), "replies are received in the driver")
+    assert sending()["driver"]["interface"] == in_driver
+    assert "last-error" not in sender.session(1)
+    reflecting = reflector.state(REFLECTOR)["session-reflector"]
+    assert reflecting["driver"]["interface"] == in_driver
+    assert "last-error" not in reflecting
