@@ -88,12 +88,18 @@ static __always_inline int read_header(const struct xdp_md *ctx, const struct pa
 	} else {
 		struct iphdr *ip4 = bytes_at(ctx, packet->ip_at, sizeof(*ip4));
 
-		if (!ip4)
+		if (!ip4 || !has_ipv4_checksum(ip4))
 			return -1;
 		arrival->hop_limit = ip4->ttl;
 		arrival->traffic_class = ip4->tos;
 	}
 	return 0;
+}
+
+/* Whether the kernel takes an IPv4 packet by its source: not if it has to ask for a route. */
+static __always_inline int believes(const struct interface *device, struct address *source)
+{
+	return !(device->flags & (INTERFACE_LOOSE | INTERFACE_STRICT)) && !is_martian(source);
 }
 
 /* Fills `arrival`; negative where the packet is not for user space to have this way. */
@@ -119,6 +125,8 @@ static __always_inline int read_arrival(const struct xdp_md *ctx, const struct p
 	arrival->length = udp_length - sizeof(*udp);
 	device = device_of(packet);
 	if (!device || !takes(ctx, packet, device))
+		return -1;
+	if (packet->version == 4 && !believes(device, &arrival->source))
 		return -1;
 	arrival->ifindex = device->ifindex;
 	if (!decapsulates(ctx, packet) || !has_address(&arrival->destination, LOCAL_ADDRESS))

@@ -38,6 +38,12 @@ static __always_inline __u64 sum_words(const __u32 *word, int words)
 	return sum;
 }
 
+/* Of a header without options; RFC 791 section 3.1. */
+static __always_inline int has_ipv4_checksum(const struct iphdr *ip4)
+{
+	return folded(sum_words((void *)ip4, sizeof(*ip4) / 4)) == 0xffff;
+}
+
 /* RFC 8200 section 8.1, RFC 768: addresses, length and protocol. */
 static __always_inline __u64 sum_pseudo_header(const struct xdp_md *ctx,
 					       const struct packet *packet, __u32 udp_length)

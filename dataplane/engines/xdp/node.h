@@ -91,6 +91,18 @@ static __always_inline int decapsulates(const struct xdp_md *ctx, const struct p
 							: LOCAL_DECAPSULATES_IPV4);
 }
 
+/*
+ * An IPv4 source that the kernel takes for a martian, or may: no part of the Internet
+ * (RFC 1122 section 3.2.1.3), or this node itself.
+ */
+static __always_inline int is_martian(struct address *source)
+{
+	__u8 network = ntohl(source->word[3]) >> 24;
+
+	return network == 0 || network == 127 || network >= 224 ||
+	       has_address(source, LOCAL_ADDRESS);
+}
+
 static __always_inline int same_mac(const __u8 *a, const __u8 *b)
 {
 	return !((*(__u32 *)a ^ *(__u32 *)b) | (*(__u16 *)(a + 4) ^ *(__u16 *)(b + 4)));

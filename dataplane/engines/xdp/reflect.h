@@ -67,18 +67,6 @@ static __always_inline int is_link_local(const struct address *address)
 	return (address->word[0] & htonl(0xffc00000)) == htonl(0xfe800000);
 }
 
-/*
- * An IPv4 source that the kernel takes for a martian, or may: no part of the Internet
- * (RFC 1122 section 3.2.1.3), or this node itself.
- */
-static __always_inline int is_martian(struct address *source)
-{
-	__u8 network = ntohl(source->word[3]) >> 24;
-
-	return network == 0 || network == 127 || network >= 224 ||
-	       has_address(source, LOCAL_ADDRESS);
-}
-
 /* Whether the userspace engine's socket would have got the packet. */
 static __always_inline int is_ours(const struct xdp_md *ctx, const struct packet *packet,
 				   const struct reflector_config *config, struct request *request)
@@ -132,7 +120,7 @@ static __always_inline __u32 read_header(const struct xdp_md *ctx, const struct 
 
 		if (!ip4)
 			return UP_LENGTH;
-		if (folded(sum_words((void *)ip4, sizeof(*ip4) / 4)) != 0xffff)
+		if (!has_ipv4_checksum(ip4))
 			return UP_CHECKSUM;
 		request->flow = *(__be32 *)ip4;
 		request->hop_limit = ip4->ttl;
