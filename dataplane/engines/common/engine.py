@@ -98,13 +98,14 @@ class LoopEngine:
         self._loop.call(self._sender.freshen)
 
     def close(self) -> None:
-        def let_go() -> None:
-            self._timer.at(None)
-            self._sender.close()
-            self._reflector.close()
-
-        self._loop.call(let_go)
+        self._loop.call(self._let_go)
         self._loop.close()
+
+    def _let_go(self) -> None:
+        """In the loop, at a stroke: no timer comes in between."""
+        self._timer.at(None)
+        self._sender.close()
+        self._reflector.close()
 
     def _tick(self, now_ns: int) -> None:
         self._timer.at(now_ns + REFRESH_NS)

@@ -41,10 +41,10 @@ from dataplane.stamp.packet import OPEN
 BATCH = 64
 """Replies that are taken in before others get their turn."""
 
-REST_NS = 10_000_000
+REST_NS = 15_000_000
 """How long the replies of a crowded port may wait to be taken in together."""
 
-GATHER = 64
+GATHER = 128
 """Replies that may gather meanwhile, if they come as fast as before."""
 
 CROWD = 64

@@ -41,9 +41,9 @@ class UserspaceEngine(LoopEngine):
             self._driver.wait()
         super().configure(node, resume)
 
-    def close(self) -> None:
-        self._loop.call(self._driver.close)
-        super().close()
+    def _let_go(self) -> None:
+        self._driver.close()
+        super()._let_go()
 
 
 def create(context: EngineContext) -> LoopEngine:
