@@ -27,6 +27,9 @@ from dataplane.stamp.timestamp import ErrorEstimate, TimestampFormat, encode_tim
 from dataplane.store import SessionStore
 
 SEGMENTS = (0, 2)
+_BARE = ("counting_drop", "clock_drop")
+"""Programs that are given any packet."""
+
 AT_ONCE = 100_000
 """Packets that are under way before their replies come."""
 
@@ -42,7 +45,7 @@ _FEED = np.dtype([(name, np.uint64) for name in ("base_at", "sequence", "sum", "
 
 @dataclass(frozen=True, slots=True)
 class CostedCollector:
-    """The collector and replies with an SRH of so many segments."""
+    """The collector and replies with an SRH of so many segments; or a part of it."""
 
     name: str
     program: str
@@ -52,6 +55,8 @@ class CostedCollector:
     def ns_per_packet(self, repeat: int) -> float:
         """Mean time of `repeat` runs: what making the reply takes is not the collector's."""
         spent = self.bench.run(self.program, self.segments, repeat)
+        if self.program in _BARE:
+            return spent
         made = self.bench.run("fed_drop", self.segments, repeat)
         return spent - made + self.bare_ns(repeat)
 
@@ -68,7 +73,8 @@ def costed_collectors() -> Iterator[Sequence[CostedCollector]]:
         with tempfile.TemporaryDirectory(prefix="stamp-cost-") as folder:
             bench = Bench(module, Path(folder))
             yield [
-                CostedCollector("collector", "fed_collector", count, bench) for count in SEGMENTS
+                CostedCollector("reading CLOCK_TAI", "clock_drop", 0, bench),
+                *(CostedCollector("collector", "fed_collector", n, bench) for n in SEGMENTS),
             ]
             bench.close()
     finally:
@@ -79,9 +85,7 @@ class Bench:
     """The programs of collector_cost.c, and the session whose replies they are given."""
 
     def __init__(self, module: BpfModule, folder: Path) -> None:
-        self._programs = {
-            name: module.load(name) for name in ("fed_collector", "fed_drop", "counting_drop")
-        }
+        self._programs = {name: module.load(name) for name in ("fed_collector", "fed_drop", *_BARE)}
         module.load("control")
         module.free_compiler()
         tables = CollectorTables(module)
