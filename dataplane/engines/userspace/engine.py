@@ -36,13 +36,13 @@ class UserspaceEngine(LoopEngine):
 
     def configure(self, node: Node, resume: Mapping[int, Resume] | None = None) -> None:
         """See `Engine`. Runs that are resumed do not wait for the program."""
-        self._loop.call(lambda: self._driver.configure(node))
+        self._driver.configure(node)
         if not resume:
             self._driver.wait()
         super().configure(node, resume)
 
     def close(self) -> None:
-        self._loop.call(self._driver.close)
+        self._driver.close()
         super().close()
 
 

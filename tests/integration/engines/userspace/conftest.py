@@ -107,6 +107,12 @@ class Node:
         return True
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine takes its time to compile."""
+    monkeypatch.setattr("dataplane.engines.userspace.driver_receiving.WAIT_S", 60.0)
+
+
 @pytest.fixture
 def stand() -> Iterator[Stand]:
     with Stand() as built:
