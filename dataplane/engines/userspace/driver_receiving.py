@@ -16,12 +16,13 @@ import os
 import platform
 import threading
 from collections.abc import Callable, Sequence
+from ipaddress import IPv6Address
 from typing import TypeVar
 
 from dataplane.bpf.program import BpfError
 from dataplane.bpf.syscall import LoadError
 from dataplane.clock import Clock, monotonic_ns
-from dataplane.config import IPAddress, Node
+from dataplane.config import Node
 from dataplane.engines.base import Role
 from dataplane.engines.common.loop import Loop
 from dataplane.engines.hook_claims import HookClaims
@@ -108,7 +109,7 @@ class DriverReceiving:
     def open(
         self,
         role: Role,
-        address: IPAddress,
+        address: IPv6Address,
         port: int,
         receiver: Receiver,
         arrivals: Arrivals,

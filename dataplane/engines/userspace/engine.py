@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from ipaddress import IPv6Address
 
 from dataplane.clock import Clock
 from dataplane.config import IPAddress, Node
@@ -29,7 +30,9 @@ class UserspaceEngine(LoopEngine):
         clock, receiver, arrivals = Clock(), Receiver(BATCH), Arrivals(BATCH)
 
         def open_socket(role: Role, address: IPAddress, port: int) -> UdpSocket:
-            return self._driver.open(role, address, port, receiver, arrivals)
+            if isinstance(address, IPv6Address):
+                return self._driver.open(role, address, port, receiver, arrivals)
+            return _udp_socket(role, address, port, receiver)
 
         super().__init__(NAME, CAPABILITIES, context, clock, open_socket)
         self._driver = DriverReceiving(self._loop, clock, context.hook_claims)

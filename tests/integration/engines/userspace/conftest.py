@@ -55,9 +55,6 @@ class Node:
             self.xdp = self.open()
             closing.callback(self.xdp.close)
             self.place = self.program.add(ANY, PORT, self.xdp)
-            self.xdp_ipv4 = self.open()
-            closing.callback(self.xdp_ipv4.close)
-            self.program.add(ANY_IPV4, PORT, self.xdp_ipv4)
             self.index = socket.if_nametoindex(MAIN.device)
             self._closing = closing.pop_all()
         return self
