@@ -21,7 +21,7 @@ from typing import TypeVar
 
 from dataplane.bpf.program import BpfError
 from dataplane.bpf.syscall import LoadError
-from dataplane.clock import Clock, monotonic_ns
+from dataplane.clock import REFRESH_NS, Clock, monotonic_ns
 from dataplane.config import Node
 from dataplane.engines.base import Role
 from dataplane.engines.common.loop import Loop
@@ -79,12 +79,12 @@ class DriverReceiving:
         self._watch: Watch | None = None
         self._found: Surroundings | None = None
         self._problem: str | None = None
-        self._failed_ns: int | None = None
+        self._failed_ns = 0
         self._loading = False
         self._loader: threading.Thread | None = None
         self._closed = False
         self._settled = threading.Event()
-        self._timer = loop.timer(lambda _now_ns: self._attend())
+        self._timer = loop.timer(self._tick)
 
     def configure(self, node: Node) -> None:
         """Serve the roles of `node` from now on. Not in the thread of the loop."""
@@ -103,7 +103,7 @@ class DriverReceiving:
 
     def wait(self) -> None:
         """Until the program is loaded or refused; not in the thread of the loop."""
-        if self._found is not None and self._found.names:
+        if self._is_wanted():
             self._settled.wait(WAIT_S)
 
     def open(
@@ -151,20 +151,30 @@ class DriverReceiving:
     def _configured(self, found: Surroundings) -> None:
         self._found = found
         self._refusals.clear()
+        self._timer.no_later_than(monotonic_ns() + REFRESH_NS)
         if self._program is not None:
             self._attend()
-        elif found.names:
+        elif self._is_wanted():
             self._load()
 
+    def _tick(self, now_ns: int) -> None:
+        """Once a second: look after what is attached, and what may be tried again."""
+        self._timer.at(now_ns + REFRESH_NS)
+        if self._program is not None:
+            self._attend()
+        elif self._is_wanted() and now_ns - self._failed_ns >= RETRY_NS:
+            self._load()
+
+    def _is_wanted(self) -> bool:
+        return self._found is not None and bool(self._found.names)
+
     def _seen(self, found: Surroundings) -> None:
-        """How things stand now, once a second at least."""
+        """How things stand now."""
         if self._found is None or found.names != self._found.names:
             return
         self._found = found
         if self._program is not None:
             self._attend()
-        elif self._failed_ns is not None and monotonic_ns() - self._failed_ns >= RETRY_NS:
-            self._load()
 
     def _load(self) -> None:
         """In a thread of its own: packets do not wait for the compiler."""

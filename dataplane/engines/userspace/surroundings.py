@@ -9,13 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from dataplane.clock import REFRESH_NS, monotonic_ns
+from dataplane.clock import monotonic_ns
 from dataplane.config import IPAddress
 from dataplane.engines.base import Role
 from dataplane.engines.common.loop import Loop
 from dataplane.engines.xdp.doorbell import Doorbell
 from dataplane.engines.xdp.interfaces import Devices, Kernel
 from dataplane.engines.xdp.layouts import LocalFlag
+from dataplane.stamp.timestamp import NS_PER_S
+
+LOOK_NS = 5 * NS_PER_S
+"""How often the kernel is asked what it does not tell by itself: other programs, settings.
+Each time takes some 5 ms of processor time."""
 
 Names = Mapping[Role, tuple[str, ...]]
 
@@ -35,7 +40,7 @@ class Surroundings:
 
 
 class Watch:
-    """Looks once a second, and whenever the kernel says that something has changed."""
+    """Looks every `LOOK_NS`, and whenever the kernel says that something has changed."""
 
     def __init__(self, tell: Callable[[Surroundings], None]) -> None:
         """Watches the calling thread's network namespace; `tell` is called in the thread
@@ -48,7 +53,7 @@ class Watch:
         self._timer = self._loop.timer(self._tick)
         self._loop.register(self._doorbell.fileno(), self._rung)
         self._loop.start()
-        self._loop.call(lambda: self._timer.at(monotonic_ns() + REFRESH_NS))
+        self._loop.call(lambda: self._timer.at(monotonic_ns() + LOOK_NS))
 
     def ask(self, names: Names) -> Surroundings:
         """Look at once, and watch these interfaces from now on. From any other thread."""
@@ -68,15 +73,12 @@ class Watch:
     def _look(self) -> Surroundings:
         kernel, names = self._kernel, self._names
         every = tuple(sorted({name for each in names.values() for name in each}))
-        return Surroundings(
-            names,
-            kernel.devices(every),
-            {role: kernel.devices(each) for role, each in names.items()},
-            kernel.locals(),
-        )
+        found = {each: kernel.devices(each) for each in {every, *names.values()}}
+        by_role = {role: found[each] for role, each in names.items()}
+        return Surroundings(names, found[every], by_role, kernel.locals())
 
     def _tick(self, now_ns: int) -> None:
-        self._timer.at(now_ns + REFRESH_NS)
+        self._timer.at(now_ns + LOOK_NS)
         if self._names:
             self._tell(self._look())
 
