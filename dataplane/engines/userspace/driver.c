@@ -7,7 +7,8 @@
  * - The clock is read before anything else is done with a packet to a port of ours.
  * - A packet is taken only if the kernel would have given it to the engine's UDP socket:
  *   its destination and interface, its checksum, its length. Everything else passes,
- *   unchanged, and reaches that socket if it is to.
+ *   unchanged, and reaches that socket if it is to. IPv4 is among it, whose senders the
+ *   kernel believes by rules of its own (rp_filter).
  * - Of a packet that is taken user space gets the UDP payload, with a struct arrival in
  *   front of it, in place of the headers that it sums up: at the start of the frame, for
  *   which every driver has room.
@@ -51,7 +52,7 @@ static __always_inline __u32 *receiver_of(const struct xdp_md *ctx, const struct
 
 	if (found)
 		return found;
-	key.address = packet->version == 6 ? (struct address){} : mapped_ipv4(0);
+	key.address = (struct address){};
 	return receivers.lookup(&key);
 }
 
@@ -74,49 +75,25 @@ static __always_inline int has_checksum(const struct xdp_md *ctx, const struct p
 	return sum >= 0 && folded(pseudo + sum) == 0xffff;
 }
 
-/* Hop Limit and Traffic Class, or what IPv4 calls TTL and TOS. */
-static __always_inline int read_header(const struct xdp_md *ctx, const struct packet *packet,
-				       struct arrival *arrival)
-{
-	if (packet->version == 6) {
-		struct ipv6hdr *ip6 = bytes_at(ctx, packet->ip_at, sizeof(*ip6));
-
-		if (!ip6)
-			return -1;
-		arrival->hop_limit = ip6->hop_limit;
-		arrival->traffic_class = ntohl(*(__be32 *)ip6) >> 20;
-	} else {
-		struct iphdr *ip4 = bytes_at(ctx, packet->ip_at, sizeof(*ip4));
-
-		if (!ip4 || !has_ipv4_checksum(ip4))
-			return -1;
-		arrival->hop_limit = ip4->ttl;
-		arrival->traffic_class = ip4->tos;
-	}
-	return 0;
-}
-
-/* Whether the kernel takes an IPv4 packet by its source: not if it has to ask for a route. */
-static __always_inline int believes(const struct interface *device, struct address *source)
-{
-	return !(device->flags & (INTERFACE_LOOSE | INTERFACE_STRICT)) && !is_martian(source);
-}
-
 /* Fills `arrival`; negative where the packet is not for user space to have this way. */
 static __always_inline int read_arrival(const struct xdp_md *ctx, const struct packet *packet,
 					struct arrival *arrival)
 {
 	struct interface *device;
+	struct ipv6hdr *ip6;
 	struct udphdr *udp;
 	__u32 udp_length;
 	__be16 check;
 
-	if (packet->form != FORM_PLAIN || read_header(ctx, packet, arrival) ||
+	if (packet->form != FORM_PLAIN || packet->version != 6 ||
 	    read_addresses(ctx, packet, &arrival->source, &arrival->destination))
 		return -1;
+	ip6 = bytes_at(ctx, packet->ip_at, sizeof(*ip6));
 	udp = bytes_at(ctx, packet->udp_at, sizeof(*udp));
-	if (!udp || is_link_local(&arrival->source))
+	if (!ip6 || !udp || is_link_local(&arrival->source))
 		return -1;
+	arrival->hop_limit = ip6->hop_limit;
+	arrival->traffic_class = ntohl(*(__be32 *)ip6) >> 20;
 	udp_length = ntohs(udp->len);
 	check = udp->check;
 	if (!agrees_on_end(packet, udp_length) || udp_length > sizeof(*udp) + ARRIVAL_LENGTH_MAX)
@@ -125,8 +102,6 @@ static __always_inline int read_arrival(const struct xdp_md *ctx, const struct p
 	arrival->length = udp_length - sizeof(*udp);
 	device = device_of(packet);
 	if (!device || !takes(ctx, packet, device))
-		return -1;
-	if (packet->version == 4 && !believes(device, &arrival->source))
 		return -1;
 	arrival->ifindex = device->ifindex;
 	if (!decapsulates(ctx, packet) || !has_address(&arrival->destination, LOCAL_ADDRESS))

@@ -19,7 +19,7 @@
 
 /* Where a packet has to have arrived, and what for. */
 struct receiver_key {
-	struct address address;		/* all zero, or the mapped 0.0.0.0, for any */
+	struct address address;		/* all zero for any */
 	__u32 ifindex;			/* that has the program */
 	__u32 queue;
 	__be16 port;

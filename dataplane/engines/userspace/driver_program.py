@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Mapping
+from ipaddress import IPv6Address
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +78,7 @@ class DriverProgram:
             {interface_key(*place): interface_value(device) for place, device in devices.items()}
         )
 
-    def add(self, address: IPAddress, port: int, sock: XdpSocket) -> int:
+    def add(self, address: IPv6Address, port: int, sock: XdpSocket) -> int:
         """Give `sock` what arrives on its queue for an address (unspecified: any) and a port;
         what `remove` wants to know. Raises OSError: ENOSPC where there is no place."""
         index = self._vacant.pop() if self._vacant else -1
@@ -93,7 +94,7 @@ class DriverProgram:
         self._mark(port)
         return index
 
-    def remove(self, address: IPAddress, port: int, sock: XdpSocket, index: int) -> None:
+    def remove(self, address: IPv6Address, port: int, sock: XdpSocket, index: int) -> None:
         """What arrives passes on to the kernel again."""
         delete_element(self._receivers_fd, _key(address, port, sock))
         delete_element(self._sockets_fd, index.to_bytes(4, sys.byteorder))
@@ -113,7 +114,7 @@ class DriverProgram:
         self._module.close()
 
 
-def _key(address: IPAddress, port: int, sock: XdpSocket) -> bytes:
+def _key(address: IPv6Address, port: int, sock: XdpSocket) -> bytes:
     value = np.zeros((), RECEIVER_KEY)
     value["address"] = np.frombuffer(packed(address), np.uint8)
     value["ifindex"], value["queue"] = sock.pool.ifindex, sock.pool.queue

@@ -11,18 +11,18 @@ Rules that hold here:
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import platform
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from ipaddress import IPv6Address
 from typing import TypeVar
 
 from dataplane.bpf.program import BpfError
 from dataplane.bpf.syscall import LoadError
 from dataplane.clock import REFRESH_NS, Clock, monotonic_ns
-from dataplane.config import IPAddress, Node
+from dataplane.config import Node
 from dataplane.engines.base import Role
 from dataplane.engines.common.loop import Loop
 from dataplane.engines.hook_claims import HookClaims
@@ -30,10 +30,10 @@ from dataplane.engines.userspace.arrivals import Arrivals
 from dataplane.engines.userspace.driver_program import DriverProgram
 from dataplane.engines.userspace.driver_socket import DriverSocket
 from dataplane.engines.userspace.receiving import Receiver
+from dataplane.engines.userspace.surroundings import Surroundings, Watch
 from dataplane.engines.userspace.xsk import Pool, XdpSocket
 from dataplane.engines.xdp.attach import Attachments, Wanted
-from dataplane.engines.xdp.doorbell import Doorbell
-from dataplane.engines.xdp.interfaces import Devices, Interface, Kernel
+from dataplane.engines.xdp.interfaces import Devices, Interface
 from dataplane.stamp.timestamp import NS_PER_S
 
 RING_SETTING = "STAMP_XDP_RING"
@@ -59,56 +59,57 @@ T = TypeVar("T")
 _MACHINES = ("x86_64",)
 """`xsk.Ring` says why."""
 
-_CAPABILITIES = {12: "CAP_NET_ADMIN", 13: "CAP_NET_RAW", 39: "CAP_BPF"}
-_SYS_ADMIN = 21
+_CAPABILITIES = {12: "CAP_NET_ADMIN", 13: "CAP_NET_RAW", 38: "CAP_PERFMON", 39: "CAP_BPF"}
+_SYS_ADMIN, _PART_OF_SYS_ADMIN = 21, 1 << 38 | 1 << 39
 
 
 class DriverReceiving:
-    """Belongs to the thread of its loop, but for `wait`."""
+    """Belongs to the thread of its loop, but for `configure`, `wait` and `close`."""
 
     def __init__(self, loop: Loop, clock: Clock, claims: HookClaims) -> None:
         self._loop = loop
         self._clock = clock
         self._claims = claims
-        self._names: dict[Role, tuple[str, ...]] = {}
         self._sockets: dict[DriverSocket, list[tuple[XdpSocket, int]]] = {}
         self._pools: dict[int, list[Pool]] = {}
         self._refusals: dict[int, tuple[str, int]] = {}
         self._vacated_ns: dict[int, int] = {}
         self._program: DriverProgram | None = None
         self._attachments: Attachments | None = None
-        self._kernel: Kernel | None = None
-        self._doorbell: Doorbell | None = None
+        self._watch: Watch | None = None
+        self._found: Surroundings | None = None
         self._problem: str | None = None
-        self._failed_ns: int | None = None
+        self._failed_ns = 0
         self._loading = False
+        self._loader: threading.Thread | None = None
         self._closed = False
         self._settled = threading.Event()
         self._timer = loop.timer(self._tick)
 
     def configure(self, node: Node) -> None:
-        """Serve the roles of `node` from now on."""
+        """Serve the roles of `node` from now on. Not in the thread of the loop."""
         roles = ((Role.SENDER, node.sender), (Role.REFLECTOR, node.reflector))
-        self._names = {
+        names = {
             role: config.interfaces
             for role, config in roles
             if config is not None and config.enabled and config.interfaces
         }
-        if self._program is not None:
-            self._refusals.clear()
-            self._attend()
-        elif self._names:
-            self._begin()
+        if names and self._watch is None:
+            # A thread that the loop starts is in the loop's network namespace.
+            self._watch = self._loop.call(self._begin)
+        if self._watch is not None:
+            found = self._watch.ask(names)
+            self._loop.call(lambda: self._configured(found))
 
     def wait(self) -> None:
         """Until the program is loaded or refused; not in the thread of the loop."""
-        if self._names:
+        if self._is_wanted():
             self._settled.wait(WAIT_S)
 
     def open(
         self,
         role: Role,
-        address: IPAddress,
+        address: IPv6Address,
         port: int,
         receiver: Receiver,
         arrivals: Arrivals,
@@ -124,29 +125,58 @@ class DriverReceiving:
             sock.shortcoming = self._shortcoming(role)
         return sock
 
-    def close(self) -> None:
+    def withdraw(self) -> None:
+        """Claim and watch nothing any more. Not in the thread of the loop; `end` is next."""
+        self._claims.leave(self)
+        if self._watch is not None:
+            self._watch.close()
+        if self._loader is not None:
+            # It posts to the loop, which is about to end.
+            self._loader.join()
+
+    def end(self) -> None:
         """Detach, and let go of everything but the sockets."""
         self._closed = True
-        self._claims.leave(self)
         self._timer.at(None)
-        self._names = {}
+        self._found = None
         if self._program is not None:
             self._attend()
             self._program.close()
-        if self._kernel is not None:
-            self._kernel.close()
-        if self._doorbell is not None:
-            self._loop.unregister(self._doorbell.fileno())
-            self._doorbell.close()
 
-    def _begin(self) -> None:
-        """Load the program, in a thread of its own: packets do not wait for the compiler."""
-        if self._kernel is None:
-            self._claims.attend(self, self._let_go)
-            self._kernel = Kernel()
-            self._doorbell = Doorbell()
-            self._loop.register(self._doorbell.fileno(), self._rung)
-            self._timer.at(monotonic_ns() + REFRESH_NS)
+    def _begin(self) -> Watch:
+        self._claims.attend(self, self._let_go)
+        return Watch(lambda found: self._post(self._seen, found))
+
+    def _configured(self, found: Surroundings) -> None:
+        self._found = found
+        self._refusals.clear()
+        self._timer.no_later_than(monotonic_ns() + REFRESH_NS)
+        if self._program is not None:
+            self._attend()
+        elif self._is_wanted():
+            self._load()
+
+    def _tick(self, now_ns: int) -> None:
+        """Once a second: look after what is attached, and what may be tried again."""
+        self._timer.at(now_ns + REFRESH_NS)
+        if self._program is not None:
+            self._attend()
+        elif self._is_wanted() and now_ns - self._failed_ns >= RETRY_NS:
+            self._load()
+
+    def _is_wanted(self) -> bool:
+        return self._found is not None and bool(self._found.names)
+
+    def _seen(self, found: Surroundings) -> None:
+        """How things stand now."""
+        if self._found is None or found.names != self._found.names:
+            return
+        self._found = found
+        if self._program is not None:
+            self._attend()
+
+    def _load(self) -> None:
+        """In a thread of its own: packets do not wait for the compiler."""
         if self._loading:
             return
         missing = unfit()
@@ -165,12 +195,11 @@ class DriverReceiving:
             else:
                 self._post(self._loaded, program)
 
-        threading.Thread(target=load, name="xsk-load", daemon=True).start()
+        self._loader = threading.Thread(target=load, name="userspace-load", daemon=True)
+        self._loader.start()
 
     def _post(self, function: Callable[[T], None], argument: T) -> None:
-        # Once the loop has ended nobody waits for the program any more.
-        with contextlib.suppress(OSError):
-            self._loop.post(lambda: function(argument))
+        self._loop.post(lambda: function(argument))
 
     def _not_loaded(self, problem: str) -> None:
         self._loading = False
@@ -191,20 +220,6 @@ class DriverReceiving:
         self._attend()
         self._settled.set()
 
-    def _tick(self, now_ns: int) -> None:
-        """Once a second: look after what may be missing, or may have come back."""
-        self._timer.at(now_ns + REFRESH_NS)
-        if self._program is not None:
-            self._attend()
-        elif self._names and self._failed_ns is not None and now_ns - self._failed_ns >= RETRY_NS:
-            self._begin()
-
-    def _rung(self, _events: int) -> bool:
-        assert self._doorbell is not None
-        if self._doorbell.rung() and self._program is not None:
-            self._attend()
-        return False
-
     def _let_go(self, claimed: frozenset[str]) -> frozenset[str]:
         """In the thread of another engine: leave it the hooks of these interfaces."""
 
@@ -220,25 +235,23 @@ class DriverReceiving:
 
     def _attend(self) -> None:
         """Be attached where packets may arrive, with sockets that read them."""
-        program, attachments, kernel = self._program, self._attachments, self._kernel
+        program, found = self._program, self._found
         assert program is not None
-        assert attachments is not None
-        assert kernel is not None
-        found = kernel.devices(tuple({name for names in self._names.values() for name in names}))
-        program.set_clock(self._clock.status)
-        program.set_locals(kernel.locals())
-        program.set_interfaces(
-            found.devices, partial=any(each.leaves_checksums for each in found.interfaces)
-        )
-        self._attach(found, attachments)
-        by_role = {role: kernel.devices(names) for role, names in self._names.items()}
+        if found is not None:
+            program.set_clock(self._clock.status)
+            program.set_locals(found.locals)
+            partial = any(each.leaves_checksums for each in found.devices.interfaces)
+            program.set_interfaces(found.devices.devices, partial)
+        self._attach(() if found is None else found.devices.interfaces)
         for sock in self._sockets:
-            self._equip(sock, by_role.get(sock.role))
+            self._equip(sock, None if found is None else found.by_role.get(sock.role))
 
-    def _attach(self, found: Devices, attachments: Attachments) -> None:
+    def _attach(self, interfaces: Sequence[Interface]) -> None:
+        attachments = self._attachments
+        assert attachments is not None
         now_ns, claimed = monotonic_ns(), self._claims.claimed()
         wanted = []
-        for interface in found.interfaces:
+        for interface in interfaces:
             _, until_ns = self._refusals.get(interface.index, ("", 0))
             if interface.name not in claimed and now_ns >= until_ns:
                 wanted.append(interface)
@@ -252,10 +265,10 @@ class DriverReceiving:
             attachments.refresh(self._wanted(each) for each in wanted if each.index in kept)
         if self._problem is None:
             self._problem = next(
-                (self._refusals[each.index][0] for each in found.interfaces
+                (self._refusals[each.index][0] for each in interfaces
                  if each.index in self._refusals and each.index not in kept), None,
             )  # fmt: skip
-        taken = sorted(claimed & {each.name for each in found.interfaces})
+        taken = sorted(claimed & {each.name for each in interfaces})
         if taken:
             self._problem = f"interface {taken[0]} has the program of another engine"
 
@@ -347,7 +360,8 @@ class DriverReceiving:
 
     def _shortcoming(self, role: Role, problem: str | None = None) -> str | None:
         problem = problem or self._problem
-        if role not in self._names or problem is None:
+        served = self._found is not None and role in self._found.names
+        if not served or problem is None:
             return None
         return f"packets are received by UDP sockets, not in the driver: {problem}"
 
@@ -367,6 +381,6 @@ def unfit() -> str | None:
     with open("/proc/thread-self/status") as status:
         line = next(line for line in status if line.startswith("CapEff:"))
     effective = int(line.split()[1], 16)
-    have = effective | (1 << 39 if effective >> _SYS_ADMIN & 1 else 0)
+    have = effective | (_PART_OF_SYS_ADMIN if effective >> _SYS_ADMIN & 1 else 0)
     missing = [name for bit, name in _CAPABILITIES.items() if not have >> bit & 1]
     return f"no privilege: {', '.join(missing)} missing" if missing else None

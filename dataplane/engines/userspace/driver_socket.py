@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import select
 from collections.abc import Callable
+from ipaddress import IPv6Address
 
-from dataplane.config import IPAddress
 from dataplane.engines.base import Attachment, Role
 from dataplane.engines.common.batch import Batch
 from dataplane.engines.common.transport import Datagram
@@ -30,7 +30,7 @@ class DriverSocket(UdpSocket):
     def __init__(
         self,
         role: Role,
-        address: IPAddress,
+        address: IPv6Address,
         port: int,
         *,
         receiver: Receiver,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from ipaddress import IPv6Address
 
 from dataplane.clock import Clock
 from dataplane.config import IPAddress, Node
@@ -29,20 +30,26 @@ class UserspaceEngine(LoopEngine):
         clock, receiver, arrivals = Clock(), Receiver(BATCH), Arrivals(BATCH)
 
         def open_socket(role: Role, address: IPAddress, port: int) -> UdpSocket:
-            return self._driver.open(role, address, port, receiver, arrivals)
+            if isinstance(address, IPv6Address):
+                return self._driver.open(role, address, port, receiver, arrivals)
+            return _udp_socket(role, address, port, receiver)
 
         super().__init__(NAME, CAPABILITIES, context, clock, open_socket)
         self._driver = DriverReceiving(self._loop, clock, context.hook_claims)
 
     def configure(self, node: Node, resume: Mapping[int, Resume] | None = None) -> None:
         """See `Engine`. Runs that are resumed do not wait for the program."""
-        self._loop.call(lambda: self._driver.configure(node))
+        self._driver.configure(node)
         if not resume:
             self._driver.wait()
         super().configure(node, resume)
 
+    def close(self) -> None:
+        self._driver.withdraw()
+        super().close()
+
     def _let_go(self) -> None:
-        self._driver.close()
+        self._driver.end()
         super()._let_go()
 
 

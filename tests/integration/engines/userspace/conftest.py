@@ -55,9 +55,6 @@ class Node:
             self.xdp = self.open()
             closing.callback(self.xdp.close)
             self.place = self.program.add(ANY, PORT, self.xdp)
-            self.xdp_ipv4 = self.open()
-            closing.callback(self.xdp_ipv4.close)
-            self.program.add(ANY_IPV4, PORT, self.xdp_ipv4)
             self.index = socket.if_nametoindex(MAIN.device)
             self._closing = closing.pop_all()
         return self
@@ -105,6 +102,12 @@ class Node:
             if batch.count:
                 return False
         return True
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine takes its time to compile."""
+    monkeypatch.setattr("dataplane.engines.userspace.driver_receiving.WAIT_S", 60.0)
 
 
 @pytest.fixture

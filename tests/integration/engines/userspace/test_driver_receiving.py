@@ -285,14 +285,14 @@ def test_another_machine(running: Running, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_no_privilege() -> None:
     code = "from dataplane.engines.userspace.driver_receiving import unfit; print(unfit())"
-    dropped = "-bpf,-net_admin,-sys_admin"
+    dropped = "-bpf,-perfmon,-net_admin,-sys_admin"
     found = subprocess.run(
         ["setpriv", f"--bounding-set={dropped}", sys.executable, "-c", code],
         check=True,
         capture_output=True,
         text=True,
     )
-    assert found.stdout.strip() == "no privilege: CAP_NET_ADMIN, CAP_BPF missing"
+    assert found.stdout.strip() == "no privilege: CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF missing"
     assert driver_receiving.unfit() is None
 
 

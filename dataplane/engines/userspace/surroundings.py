@@ -1,0 +1,88 @@
+"""The interfaces, addresses and SIDs that receiving in the driver depends on.
+
+The kernel is asked in a thread of its own: on a router its answer may take long, and
+packets do not wait for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from dataplane.clock import monotonic_ns
+from dataplane.config import IPAddress
+from dataplane.engines.base import Role
+from dataplane.engines.common.loop import Loop
+from dataplane.engines.xdp.doorbell import Doorbell
+from dataplane.engines.xdp.interfaces import Devices, Kernel
+from dataplane.engines.xdp.layouts import LocalFlag
+from dataplane.stamp.timestamp import NS_PER_S
+
+LOOK_NS = 5 * NS_PER_S
+"""How often the kernel is asked what it does not tell by itself: other programs, settings.
+Each time takes some 5 ms of processor time."""
+
+Names = Mapping[Role, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """How things stood when they were looked at."""
+
+    names: Names
+    """What was asked for: the interfaces of each role."""
+
+    devices: Devices
+    """Of all roles."""
+
+    by_role: dict[Role, Devices]
+    locals: dict[IPAddress, LocalFlag]
+
+
+class Watch:
+    """Looks every `LOOK_NS`, and whenever the kernel says that something has changed."""
+
+    def __init__(self, tell: Callable[[Surroundings], None]) -> None:
+        """Watches the calling thread's network namespace; `tell` is called in the thread
+        of this object."""
+        self._tell = tell
+        self._names: Names = {}
+        self._kernel = Kernel()
+        self._doorbell = Doorbell()
+        self._loop = Loop("userspace-watch")
+        self._timer = self._loop.timer(self._tick)
+        self._loop.register(self._doorbell.fileno(), self._rung)
+        self._loop.start()
+        self._loop.call(lambda: self._timer.at(monotonic_ns() + LOOK_NS))
+
+    def ask(self, names: Names) -> Surroundings:
+        """Look at once, and watch these interfaces from now on. From any other thread."""
+
+        def change() -> Surroundings:
+            self._names = names
+            return self._look()
+
+        return self._loop.call(change)
+
+    def close(self) -> None:
+        """From any other thread; nothing is told afterwards."""
+        self._loop.close()
+        self._kernel.close()
+        self._doorbell.close()
+
+    def _look(self) -> Surroundings:
+        kernel, names = self._kernel, self._names
+        every = tuple(sorted({name for each in names.values() for name in each}))
+        found = {each: kernel.devices(each) for each in {every, *names.values()}}
+        by_role = {role: found[each] for role, each in names.items()}
+        return Surroundings(names, found[every], by_role, kernel.locals())
+
+    def _tick(self, now_ns: int) -> None:
+        self._timer.at(now_ns + LOOK_NS)
+        if self._names:
+            self._tell(self._look())
+
+    def _rung(self, _events: int) -> bool:
+        if self._doorbell.rung() and self._names:
+            self._tell(self._look())
+        return False
