@@ -29,7 +29,7 @@ from dataplane.engines.xdp.collector_report import DriverReports
 from dataplane.engines.xdp.collector_tables import CollectorTables
 from dataplane.engines.xdp.doorbell import Doorbell
 from dataplane.engines.xdp.hook import Hook, Share
-from dataplane.engines.xdp.interfaces import Kernel
+from dataplane.engines.xdp.interfaces import LOOK_NS, Kernel
 from dataplane.mapped_file import StoreError
 from dataplane.stamp.collector import Collector
 from dataplane.stamp.timestamp import NS_PER_S
@@ -41,13 +41,6 @@ SOURCE = Path(__file__).with_name("collector.c")
 
 RELOAD_NS = 30 * NS_PER_S
 """A program that the kernel has refused is tried again after this long."""
-
-LOOK_NS = 10 * NS_PER_S
-"""How often the kernel is asked about interfaces, addresses and SIDs where all is well.
-
-It tells of most changes by itself; not of these: `seg6_enabled` was set, the XDP program
-at the other end of a veth has come or gone, the own one was forced off. Asking takes
-milliseconds, and longer the more routes there are."""
 
 LOAD_TIMEOUT_S = 20.0
 """How long sessions wait for the program before they fail."""

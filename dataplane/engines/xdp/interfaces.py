@@ -13,6 +13,14 @@ from pyroute2 import IPRoute, NetlinkError
 
 from dataplane.config import IPAddress
 from dataplane.engines.xdp.layouts import LocalFlag
+from dataplane.stamp.timestamp import NS_PER_S
+
+LOOK_NS = 10 * NS_PER_S
+"""How often the kernel is asked about interfaces, addresses and SIDs where all is well.
+
+It tells of most changes by itself; not of these: `seg6_enabled` was set, the XDP program
+at the other end of a veth has come or gone, the own one was forced off. Asking takes
+milliseconds, and longer the more routes there are."""
 
 _SYSCTLS = {6: Path("/proc/sys/net/ipv6/conf"), 4: Path("/proc/sys/net/ipv4/conf")}
 _FAMILY_IPV6 = 10

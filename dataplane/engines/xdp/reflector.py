@@ -33,7 +33,7 @@ from dataplane.engines.userspace import engine as userspace
 from dataplane.engines.xdp.doorbell import Doorbell
 from dataplane.engines.xdp.fib import FibAccess
 from dataplane.engines.xdp.hook import Hook, Share
-from dataplane.engines.xdp.interfaces import Devices, Kernel
+from dataplane.engines.xdp.interfaces import LOOK_NS, Devices, Kernel
 from dataplane.engines.xdp.layouts import ReflectorFlag
 from dataplane.engines.xdp.ledger import Ledger
 from dataplane.engines.xdp.program import ReflectorProgram
@@ -75,6 +75,7 @@ class ReflectorRole:
         self._fib: FibAccess | None = None
         self._slow_config: Reflector | None = None
         self._slow_status: ReflectorStatus | None = None
+        self._looked_ns = 0
         self._kernel = Kernel()
         self._doorbell = Doorbell()
         self._loading: threading.Thread | None = None
@@ -109,7 +110,10 @@ class ReflectorRole:
         if self._fib is not None:
             self._fib.refresh()
         self._program.tables.set_clock(self._clock.status)
-        self._attend("recovered")
+        status = self._status
+        failed = status is not None and status.oper_state is OperState.FAILED
+        if failed or monotonic_ns() - self._looked_ns >= LOOK_NS:
+            self._attend("recovered")
 
     def close(self) -> None:
         """Detach and let go of everything; the counters stay on disk."""
@@ -223,6 +227,7 @@ class ReflectorRole:
         assert program is not None
         assert attachments is not None
         assert config is not None
+        self._looked_ns = monotonic_ns()
         found = self._kernel.devices(config.interfaces)
         if not config.enabled:
             attachments.refresh(())
