@@ -15,12 +15,9 @@ import errno
 import os
 import platform
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from ipaddress import IPv6Address
-from typing import TypeVar
 
-from dataplane.bpf.program import BpfError
-from dataplane.bpf.syscall import LoadError
 from dataplane.clock import REFRESH_NS, Clock, monotonic_ns
 from dataplane.config import Node
 from dataplane.engines.base import Role
@@ -34,6 +31,7 @@ from dataplane.engines.userspace.surroundings import Surroundings, Watch
 from dataplane.engines.userspace.xsk import Pool, XdpSocket
 from dataplane.engines.xdp.attach import Attachments, Wanted
 from dataplane.engines.xdp.interfaces import Devices, Interface
+from dataplane.engines.xdp.loading import load_aside
 from dataplane.stamp.timestamp import NS_PER_S
 
 RING_SETTING = "STAMP_XDP_RING"
@@ -53,8 +51,6 @@ VACATE_NS = 50_000_000
 
 WAIT_S = 3.0
 """How long a configuration waits for the program; afterwards, roles begin without it."""
-
-T = TypeVar("T")
 
 _MACHINES = ("x86_64",)
 """`xsk.Ring` says why."""
@@ -145,7 +141,7 @@ class DriverReceiving:
 
     def _begin(self) -> Watch:
         self._claims.attend(self, self._let_go)
-        return Watch(lambda found: self._post(self._seen, found))
+        return Watch(lambda found: self._loop.post(lambda: self._seen(found)))
 
     def _configured(self, found: Surroundings) -> None:
         self._found = found
@@ -185,21 +181,9 @@ class DriverReceiving:
             return
         self._loading = True
 
-        def load() -> None:
-            try:
-                program = DriverProgram()
-            except LoadError as error:
-                self._post(self._not_loaded, f"the kernel refuses the XDP program: {error.reason}")
-            except (BpfError, OSError) as error:
-                self._post(self._not_loaded, f"the XDP program cannot be loaded: {error}")
-            else:
-                self._post(self._loaded, program)
-
-        self._loader = threading.Thread(target=load, name="userspace-load", daemon=True)
-        self._loader.start()
-
-    def _post(self, function: Callable[[T], None], argument: T) -> None:
-        self._loop.post(lambda: function(argument))
+        self._loader = load_aside(
+            "userspace-load", self._loop, DriverProgram, self._loaded, self._not_loaded
+        )
 
     def _not_loaded(self, problem: str) -> None:
         self._loading = False

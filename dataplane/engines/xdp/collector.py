@@ -15,10 +15,9 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
-from dataplane.bpf.program import BpfError, BpfModule
-from dataplane.bpf.syscall import LoadError, update_element
+from dataplane.bpf.program import BpfModule
+from dataplane.bpf.syscall import update_element
 from dataplane.clock import Clock, monotonic_ns, wall_ns
 from dataplane.config import Sender, SenderSession
 from dataplane.engines.base import Report
@@ -30,12 +29,11 @@ from dataplane.engines.xdp.collector_tables import CollectorTables
 from dataplane.engines.xdp.doorbell import Doorbell
 from dataplane.engines.xdp.hook import Hook, Share
 from dataplane.engines.xdp.interfaces import LOOK_NS, Kernel
+from dataplane.engines.xdp.loading import load_aside
 from dataplane.mapped_file import StoreError
 from dataplane.stamp.collector import Collector
 from dataplane.stamp.timestamp import NS_PER_S
 from dataplane.store import SessionStore
-
-T = TypeVar("T")
 
 SOURCE = Path(__file__).with_name("collector.c")
 
@@ -169,20 +167,9 @@ class CollectorRole:
             return
         self._loading = True
 
-        def load() -> None:
-            try:
-                program = CollectorProgram()
-            except LoadError as error:
-                self._post(self._not_loaded, f"the kernel refuses the XDP program: {error.reason}")
-            except (BpfError, OSError) as error:
-                self._post(self._not_loaded, f"the XDP program cannot be loaded: {error}")
-            else:
-                self._post(self._loaded, program)
-
-        threading.Thread(target=load, name="xdp-collector-load", daemon=True).start()
-
-    def _post(self, function: Callable[[T], None], argument: T) -> None:
-        self._loop.post(lambda: function(argument))
+        load_aside(
+            "xdp-collector-load", self._loop, CollectorProgram, self._loaded, self._not_loaded
+        )
 
     def _not_loaded(self, problem: str) -> None:
         self._loading = False

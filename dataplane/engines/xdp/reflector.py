@@ -15,8 +15,6 @@ import dataclasses
 import threading
 from pathlib import Path
 
-from dataplane.bpf.program import BpfError
-from dataplane.bpf.syscall import LoadError
 from dataplane.clock import Clock, monotonic_ns, wall_ns
 from dataplane.config import Node, Reflector, ReflectorSession
 from dataplane.engines.base import (
@@ -36,6 +34,7 @@ from dataplane.engines.xdp.hook import Hook, Share
 from dataplane.engines.xdp.interfaces import LOOK_NS, Devices, Kernel
 from dataplane.engines.xdp.layouts import ReflectorFlag
 from dataplane.engines.xdp.ledger import Ledger
+from dataplane.engines.xdp.loading import load_aside
 from dataplane.engines.xdp.program import ReflectorProgram
 from dataplane.engines.xdp.shared_state import SharedState
 from dataplane.stamp.session_reflector import SessionState
@@ -173,20 +172,9 @@ class ReflectorRole:
         else:
             self._enter(OperState.STOPPED, _LOADING)
 
-        def load() -> None:
-            try:
-                program = ReflectorProgram()
-            except LoadError as error:
-                problem = f"the kernel refuses the XDP program: {error.reason}"
-                self._loop.post(lambda: self._not_loaded(problem))
-            except (BpfError, OSError) as error:
-                problem = f"the XDP program cannot be loaded: {error}"
-                self._loop.post(lambda: self._not_loaded(problem))
-            else:
-                self._loop.post(lambda: self._loaded(program))
-
-        self._loading = threading.Thread(target=load, name="xdp-load", daemon=True)
-        self._loading.start()
+        self._loading = load_aside(
+            "xdp-load", self._loop, ReflectorProgram, self._loaded, self._not_loaded
+        )
 
     def _not_loaded(self, problem: str) -> None:
         self._loading = None

@@ -1,0 +1,40 @@
+"""Programs are compiled and loaded in a thread of their own: nobody waits for the compiler."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from dataplane.bpf.program import BpfError
+from dataplane.bpf.syscall import LoadError
+from dataplane.engines.common.loop import Loop
+
+T = TypeVar("T")
+
+
+def load_aside(
+    name: str,
+    loop: Loop,
+    make: Callable[[], T],
+    loaded: Callable[[T], None],
+    refused: Callable[[str], None],
+) -> threading.Thread:
+    """Have `make` called in a thread `name`, and one of the others in that of `loop`:
+    `loaded` with what it has made, or `refused` with the text for the operator."""
+
+    def load() -> None:
+        try:
+            program = make()
+        except LoadError as error:
+            problem = f"the kernel refuses the XDP program: {error.reason}"
+            loop.post(lambda: refused(problem))
+        except (BpfError, OSError) as error:
+            problem = f"the XDP program cannot be loaded: {error}"
+            loop.post(lambda: refused(problem))
+        else:
+            loop.post(lambda: loaded(program))
+
+    thread = threading.Thread(target=load, name=name, daemon=True)
+    thread.start()
+    return thread
