@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
+from typing import Any
 
 from dataplane.bpf.program import BpfModule
 from dataplane.bpf.syscall import XDP_DROP, XDP_PASS, XDP_TX, Run, run_program
 from dataplane.clock import ClockStatus
 from dataplane.config import IPAddress, Reflector, ReflectorMode, ReflectorSession
-from dataplane.engines.xdp.interfaces import Device
 from dataplane.engines.xdp.layouts import LocalFlag, ReflectorFlag
 from dataplane.engines.xdp.tables import ReflectorTables
 from dataplane.frames import HERE_MAC, Datagram, Frame
@@ -19,6 +19,7 @@ from dataplane.stamp.packet import SenderPacket
 from dataplane.stamp.session_reflector import SessionReflector
 from dataplane.stamp.timestamp import ErrorEstimate, TimestampFormat
 from tests.integration.engines.xdp import reference
+from tests.integration.engines.xdp.devices import DEVICES, place_of
 
 SENDER = IPv6Address("fd00:a::1")
 REFLECTOR = IPv6Address("fd00:b::1")
@@ -33,10 +34,13 @@ LOCALS: dict[IPAddress, LocalFlag] = {
 PATH = tuple(IPv6Address(f"fc00:e::{n}") for n in range(1, 17))
 NTP = ErrorEstimate(False, TimestampFormat.NTP, 3, 7)
 PTP = NTP.in_format(TimestampFormat.PTPV2)
+ENDS_IPV4: dict[str, Any] = {
+    "source": OLD_SENDER,
+    "destination": OLD_REFLECTOR,
+    "flow_label": 0,
+}
 T2_NS = 1_790_000_000_123_456_789
 CLOCK = ClockStatus(synchronized=True, error_ns=12_345, tai_offset_s=37)
-DEVICE = Device(1, HERE_MAC, takes_srh=True)
-VLANS = {(1, vlan, inner): DEVICE for vlan, inner in ((0, 0), (5, 0), (5, 6))}
 
 SESSIONS = {
     session.key: session
@@ -72,7 +76,7 @@ class Bench:
         self.tables = ReflectorTables(module)
         self.program = module.load("reflector")
         self.tables.set_clock(CLOCK)
-        self.tables.set_interfaces(VLANS)
+        self.tables.set_interfaces(DEVICES)
         self.tables.set_locals(LOCALS)
         self.core = SessionReflector(Reflector(), tai_offset_s=CLOCK.tai_offset_s)
         self.now_ns = T2_NS
@@ -125,7 +129,7 @@ def judged_rightly(bench: Bench, data: bytes) -> int:
     assert not is_martian(asked.datagram.source)
     assert asked.destination_mac == HERE_MAC
     assert asked.outer is None or asked.outer.destination == (OLD_SID if old else SID)
-    assert (1, *(*(tag & 0xFFF for tag in asked.vlans), 0, 0)[:2]) in VLANS
+    assert place_of(asked.tags) in DEVICES
     if run.action == XDP_TX:
         assert run.data.hex() == bench.expect_reply(asked).encode().hex()
     else:

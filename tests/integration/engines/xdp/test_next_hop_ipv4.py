@@ -153,7 +153,7 @@ def test_another_interface(node: Node, validation: SourceValidation) -> None:
 def test_validation_of_all_interfaces_counts(node: Node) -> None:
     setting("conf/all/rp_filter", 1)
     devices = node.kernel.devices(("b0",)).devices
-    assert [each.source_validation for each in devices.values()] == [SourceValidation.STRICT]
+    assert {each.source_validation for each in devices.values()} == {SourceValidation.STRICT}
 
 
 def test_by_the_type_of_service(node: Node) -> None:

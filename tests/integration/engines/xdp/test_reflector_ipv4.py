@@ -11,15 +11,16 @@ import pytest
 
 from dataplane.bpf.syscall import XDP_DROP, XDP_PASS, XDP_TX
 from dataplane.config import Reflector, ReflectorSession
-from dataplane.engines.xdp.interfaces import SourceValidation
+from dataplane.engines.xdp.interfaces import Place, SourceValidation
 from dataplane.engines.xdp.layouts import ReflectorFlag
 from dataplane.frames import Datagram, Frame, Outer, encode_udp, internet_checksum
 from dataplane.reflector_store import HandedUp
 from dataplane.stamp.errors import DiscardReason
 from dataplane.stamp.timestamp import ErrorEstimate
 from tests.integration.engines.xdp import reference, reflecting
+from tests.integration.engines.xdp.devices import DEVICE, DEVICES, INDEX, ONE_VLAN, TWO_VLANS
 from tests.integration.engines.xdp.reflecting import (
-    DEVICE,
+    ENDS_IPV4,
     NTP,
     OLD_REFLECTOR,
     OLD_SENDER,
@@ -30,7 +31,6 @@ from tests.integration.engines.xdp.reflecting import (
     SESSIONS,
     SID,
     T2_NS,
-    VLANS,
     Bench,
     judged_rightly,
     mutated,
@@ -38,23 +38,22 @@ from tests.integration.engines.xdp.reflecting import (
 
 pytestmark = pytest.mark.integration
 
-ENDS = {"source": OLD_SENDER, "destination": OLD_REFLECTOR, "flow_label": 0}
 IP_AT, UDP_AT = 14, 34
 
 
 def request(ssid: int = 1, **fields: Any) -> Frame:
-    return reflecting.request(ssid, **(ENDS | fields))
+    return reflecting.request(ssid, **(ENDS_IPV4 | fields))
 
 
 FORMS = {
     "plain": request(),
     "may not be fragmented": request(dont_fragment=True),
-    "one VLAN": replace(request(), vlans=(0x6005,)),
-    "two VLANs": replace(request(), vlans=(5, 6)),
+    "one VLAN": replace(request(), tags=ONE_VLAN),
+    "two VLANs": replace(request(), tags=TWO_VLANS),
     "encapsulated": replace(request(), outer=Outer(PATH[3], OLD_SID)),
     "encapsulated, SRH": replace(request(), outer=Outer(PATH[3], OLD_SID, (PATH[0], OLD_SID))),
     "VLAN, encapsulated, SRH": replace(
-        request(), vlans=(5,), outer=Outer(PATH[3], OLD_SID, (OLD_SID,))
+        request(), tags=ONE_VLAN, outer=Outer(PATH[3], OLD_SID, (OLD_SID,))
     ),
 }
 
@@ -146,7 +145,6 @@ UNTOUCHED = {
     "a group": request(destination=IPv4Address("224.0.0.1")),
     "everybody": request(destination=IPv4Address("255.255.255.255")),
     "another host": replace(request(), destination_mac=bytes.fromhex("02000000bb02")),
-    "another VLAN": replace(request(), vlans=(7,)),
     "from this network": request(source=IPv4Address("0.0.0.1")),
     "from a loopback": request(source=IPv4Address("127.0.0.1")),
     "from a group": request(source=IPv4Address("224.0.0.1")),
@@ -261,7 +259,7 @@ def test_sources_that_are_to_be_judged_by_a_route(
 ) -> None:
     """The FIB of this node tells a program nothing: the kernel is to judge."""
     device = replace(DEVICE, source_validation=validation)
-    bench.tables.set_interfaces({(1, 0, 0): device})
+    bench.tables.set_interfaces({Place(INDEX): device})
     try:
         before = bench.tables.counts().handed_up[HandedUp.NEXT_HOP]
         expected = XDP_TX if validation is SourceValidation.NONE else XDP_PASS
@@ -270,7 +268,7 @@ def test_sources_that_are_to_be_judged_by_a_route(
         assert after - before == (expected == XDP_PASS)
         assert bench.run(reflecting.request().encode()).action == XDP_TX
     finally:
-        bench.tables.set_interfaces(VLANS)
+        bench.tables.set_interfaces(DEVICES)
 
 
 def test_one_address(bench: Bench) -> None:

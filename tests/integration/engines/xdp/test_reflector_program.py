@@ -16,15 +16,16 @@ from hypothesis import strategies as st
 
 from dataplane.bpf.syscall import XDP_DROP, XDP_PASS, XDP_TX, run_program
 from dataplane.config import Reflector, ReflectorSession
+from dataplane.engines.xdp.interfaces import Place
 from dataplane.engines.xdp.layouts import ReflectorFlag
 from dataplane.frames import Frame, Outer
 from dataplane.reflector_store import HandedUp
 from dataplane.stamp.errors import DiscardReason
 from dataplane.stamp.timestamp import ErrorEstimate
 from tests.integration.engines.xdp import reference
+from tests.integration.engines.xdp.devices import DEVICE, DEVICES, INDEX, ONE_VLAN, TWO_VLANS
 from tests.integration.engines.xdp.reflecting import (
     CLOCK,
-    DEVICE,
     NTP,
     PATH,
     PTP,
@@ -33,7 +34,6 @@ from tests.integration.engines.xdp.reflecting import (
     SESSIONS,
     SID,
     T2_NS,
-    VLANS,
     Bench,
     judged_rightly,
     mutated,
@@ -44,8 +44,8 @@ pytestmark = pytest.mark.integration
 
 FORMS = {
     "plain": request(),
-    "one VLAN": replace(request(), vlans=(0x6005,)),
-    "two VLANs": replace(request(), vlans=(5, 6)),
+    "one VLAN": replace(request(), tags=ONE_VLAN),
+    "two VLANs": replace(request(), tags=TWO_VLANS),
     "SRH": request(segments=(*PATH[:2], REFLECTOR)),
     "long SRH": request(segments=(*PATH[:15], REFLECTOR)),
     "encapsulated": replace(request(), outer=Outer(PATH[3], SID)),
@@ -53,7 +53,7 @@ FORMS = {
     "encapsulated, SRH in SRH": replace(
         request(segments=(PATH[1], REFLECTOR)), outer=Outer(PATH[3], SID, (PATH[0], SID))
     ),
-    "VLAN, encapsulated": replace(request(), vlans=(5,), outer=Outer(PATH[3], SID, (SID,))),
+    "VLAN, encapsulated": replace(request(), tags=ONE_VLAN, outer=Outer(PATH[3], SID, (SID,))),
 }
 
 
@@ -137,7 +137,6 @@ UNTOUCHED = {
     "another node, session unknown": request(99, destination=SENDER),
     "another host": replace(request(), destination_mac=bytes.fromhex("02000000bb02")),
     "everybody": replace(request(), destination_mac=bytes([255] * 6)),
-    "another VLAN": replace(request(), vlans=(7,)),
     "not the last segment": request(segments=(PATH[0], REFLECTOR), segments_left=1),
     "SID of another": replace(request(), outer=Outer(PATH[3], PATH[4])),
     "address where a SID should be": replace(request(), outer=Outer(PATH[3], REFLECTOR)),
@@ -207,7 +206,7 @@ def test_a_checksum_that_is_left_to_the_interface(bench: Bench) -> None:
     expected = bench.expect_reply(asked).encode()
     assert run.data.hex() == expected.hex()
     # In generic mode it is left open, as the kernel goes on thinking it is.
-    bench.tables.set_interfaces(VLANS, generic={1})
+    bench.tables.set_interfaces(DEVICES, generic={INDEX})
     try:
         run = bench.run(bytes(data))
         there = len(expected) - len(asked.datagram.payload) - 2
@@ -217,19 +216,19 @@ def test_a_checksum_that_is_left_to_the_interface(bench: Bench) -> None:
         run = bench.run(asked.encode())
         assert run.data.hex() == bench.expect_reply(asked).encode().hex()
     finally:
-        bench.tables.set_interfaces(VLANS)
+        bench.tables.set_interfaces(DEVICES)
 
 
 def test_srh_where_the_kernel_takes_none(bench: Bench) -> None:
     routed, plain = FORMS["SRH"], FORMS["encapsulated, SRH"]
     assert bench.run(routed.encode()).action == XDP_TX
-    bench.tables.set_interfaces({(1, 0, 0): replace(DEVICE, takes_srh=False)})
+    bench.tables.set_interfaces({Place(INDEX): replace(DEVICE, takes_srh=False)})
     try:
         assert bench.run(routed.encode()).action == XDP_PASS
         # The SRH of the outer header is the SID's affair.
         assert bench.run(plain.encode()).action == XDP_TX
     finally:
-        bench.tables.set_interfaces(VLANS)
+        bench.tables.set_interfaces(DEVICES)
 
 
 def test_sessions_come_and_go(bench: Bench) -> None:
