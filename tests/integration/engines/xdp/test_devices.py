@@ -6,26 +6,23 @@ from dataclasses import replace
 
 import pytest
 
-from dataplane.bpf.syscall import XDP_DROP, XDP_PASS, XDP_TX
+from dataplane.bpf.syscall import XDP_DROP, XDP_PASS
 from dataplane.engines.xdp.collector_layouts import CollectorUp
 from dataplane.frames import Frame
 from tests.integration.engines.xdp.collecting import Twins, frame, payload
 from tests.integration.engines.xdp.devices import OTHERS_TAGS, TAGS
-from tests.integration.engines.xdp.reflecting import ENDS_IPV4, Bench, request
+from tests.integration.engines.xdp.reflecting import FAMILIES, Bench, answers, leaves
 from tests.unit.stamp.network import MS, UNIX_NS
 
 pytestmark = pytest.mark.integration
 
-REQUESTS = {"IPv6": request(), "IPv4": request(**ENDS_IPV4)}
+REQUESTS = {name: family.request() for name, family in FAMILIES.items()}
 
 
 @pytest.mark.parametrize("tags", TAGS)
 @pytest.mark.parametrize("asked", REQUESTS.values(), ids=REQUESTS)
 def test_requests_to_a_device_are_answered(bench: Bench, asked: Frame, tags: str) -> None:
-    asked = replace(asked, tags=TAGS[tags])
-    run = bench.run(asked.encode())
-    assert run.action == XDP_TX
-    assert run.data.hex() == bench.expect_reply(asked).encode().hex()
+    answers(bench, replace(asked, tags=TAGS[tags]))
 
 
 @pytest.mark.parametrize("tags", OTHERS_TAGS)
@@ -33,12 +30,8 @@ def test_requests_to_a_device_are_answered(bench: Bench, asked: Frame, tags: str
 def test_requests_to_others_pass_uncounted(bench: Bench, asked: Frame, tags: str) -> None:
     for known in TAGS.values():
         # The next hop to this sender is known by now.
-        assert bench.run(replace(asked, tags=known).encode()).action == XDP_TX
-    data = replace(asked, tags=OTHERS_TAGS[tags]).encode()
-    before = bench.tables.counts()
-    run = bench.run(data)
-    assert (run.action, run.data) == (XDP_PASS, data)
-    assert bench.tables.counts() == before
+        answers(bench, replace(asked, tags=known))
+    leaves(bench, replace(asked, tags=OTHERS_TAGS[tags]).encode())
 
 
 @pytest.mark.parametrize("tags", TAGS)
