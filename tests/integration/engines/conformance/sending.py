@@ -7,7 +7,7 @@ import struct
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv6Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 import pytest
@@ -18,19 +18,44 @@ from dataplane.engines.base import OperState, Role, SenderDiscards
 from dataplane.stamp.errors import DiscardReason
 from dataplane.stamp.timestamp import TimestampFormat, encode_timestamp
 from tests.integration.engines.conformance import wire
-from tests.integration.engines.conformance.stand import MAIN, Link, Running, grace
+from tests.integration.engines.conformance.stand import (
+    MAIN,
+    OTHER,
+    VLAN,
+    Link,
+    Running,
+    grace,
+)
 from tests.integration.engines.network import eventually
 
 PORT, SENDER_PORT = 862, 49862
 SSID = 5
 INTERVAL_US = 20_000
 
-SESSION = SenderSession(SSID, MAIN.there, MAIN.here, interval_us=INTERVAL_US)
+
+@dataclass(frozen=True)
+class Family:
+    """The addresses of one IP version."""
+
+    version: int
+    link: Link
+    other: Link
+    vlan: Link
+    stranger: IPv4Address | IPv6Address
+
+    @property
+    def session(self) -> SenderSession:
+        return SenderSession(SSID, self.link.there, self.link.here, interval_us=INTERVAL_US)
+
+
+IPV6 = Family(6, MAIN, OTHER, VLAN, IPv6Address("fd00:9::9"))
+IPV4 = Family(4, MAIN.over_ipv4(), OTHER.over_ipv4(), VLAN.over_ipv4(), IPv4Address("192.0.2.9"))
+SESSION, OLD_SESSION = IPV6.session, IPV4.session
 
 _REQUEST = struct.Struct("!IQHH28s")
 
 Wrap = Callable[[bytes], bytes]
-"""Puts an IPv6 packet into other headers."""
+"""Puts an IP packet into other headers."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +75,19 @@ class Request:
 
 
 class Sending:
-    def __init__(self, running: Running) -> None:
+    def __init__(self, running: Running, family: Family = IPV6) -> None:
+        """Skips the test where the engine lacks what it takes, and says so."""
         self.running = running
         self.stand = running.stand
+        self.family, self.session, self.link = family, family.session, family.link
         if not running.has(Role.SENDER):
             refusal = f"engine {running.name} has no Session-Sender"
             assert list(registry.refusals(self.node(SESSION))) == [refusal]
+            pytest.skip(refusal)
+        if family.version not in running.able.address_families:
+            refusal = f"engine {running.name} does not support IPv{family.version}"
+            refusals = list(registry.refusals(self.node(self.session)))
+            assert refusals == [f"session {SSID}: {refusal}"]
             pytest.skip(refusal)
 
     def node(self, *sessions: SenderSession, **settings: Any) -> Node:
@@ -106,7 +138,8 @@ class Sending:
         **fields: Any,
     ) -> None:
         """As a Session-Reflector whose clock is this machine's."""
-        packet = reply_to(request, fmt=fmt, **fields)
+        ends = {"source": self.link.there, "destination": self.link.here}
+        packet = reply_to(request, fmt=fmt, **(ends | fields))
         self.stand.inject(link, packet if wrap is None else wrap(packet))
 
     def received(self, number: int, ssid: int = SSID) -> Callable[[], bool]:
@@ -142,8 +175,8 @@ def reply_to(
     ssid: int | None = None,
     sender_sequence: int | None = None,
     error: int | None = None,
-    source: Any = MAIN.there,
-    destination: Any = MAIN.here,
+    source: Any,
+    destination: Any,
     ports: tuple[int, int] | None = None,
     cut: int | None = None,
 ) -> bytes:
@@ -182,9 +215,10 @@ def within(*path: IPv6Address, srh: bool = True) -> Wrap:
     """Encapsulated towards the last segment, which it has reached."""
 
     def wrap(packet: bytes) -> bytes:
+        inside = wire.NH_IPV6 if packet[0] >> 4 == 6 else wire.NH_IPV4
         if srh:
-            header = wire.srh(path, 0, wire.NH_IPV6)
+            header = wire.srh(path, 0, inside)
             return wire.ipv6(MAIN.there, path[-1], wire.NH_ROUTING, header + packet)
-        return wire.ipv6(MAIN.there, path[-1], wire.NH_IPV6, packet)
+        return wire.ipv6(MAIN.there, path[-1], inside, packet)
 
     return wrap

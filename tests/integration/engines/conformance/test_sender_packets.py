@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable
 from ipaddress import IPv6Address
+from typing import Any
 
 import pytest
 
@@ -16,10 +18,13 @@ from dataplane.stamp.timestamp import TimestampFormat, decode_timestamp
 from tests.integration.engines.conformance import wire
 from tests.integration.engines.conformance.sending import (
     INTERVAL_US,
+    IPV4,
+    IPV6,
     PORT,
     SENDER_PORT,
     SESSION,
     SSID,
+    Family,
     Request,
     Sending,
     Wrap,
@@ -28,10 +33,10 @@ from tests.integration.engines.conformance.sending import (
 )
 from tests.integration.engines.conformance.stand import (
     DECAPSULATING,
+    DECAPSULATING_IPV4,
     MAIN,
     OTHER,
     PRIORITY,
-    VLAN,
     Link,
     Running,
 )
@@ -39,19 +44,23 @@ from tests.integration.engines.network import eventually
 
 pytestmark = pytest.mark.integration
 
-TRANSIT = IPv6Address("fc00:e::1")
-STRANGER = IPv6Address("fd00:9::9")
+TRANSIT, STRANGER = IPv6Address("fc00:e::1"), IPV6.stranger
 
 
 @pytest.fixture
-def sending(running: Running) -> Sending:
-    return Sending(running)
+def sending(running: Running, request: pytest.FixtureRequest) -> Sending:
+    """Over IPv6, where a test asks for nothing else."""
+    return Sending(running, getattr(request, "param", IPV6))
+
+
+over_both = pytest.mark.parametrize("sending", [IPV6, IPV4], ids=["IPv6", "IPv4"], indirect=True)
 
 
 @pytest.mark.parametrize("fmt", TimestampFormat, ids=str)
+@over_both
 def test_requests_on_the_wire(sending: Sending, fmt: TimestampFormat) -> None:
     running = sending.running
-    session = dataclasses.replace(SESSION, timestamp_format=fmt, dscp=46)
+    session = dataclasses.replace(sending.session, timestamp_format=fmt, dscp=46)
     if running.refused(
         sending.node(session),
         f"session {SSID}: engine {running.name} does not support timestamp format {fmt.name}",
@@ -67,7 +76,7 @@ def test_requests_on_the_wire(sending: Sending, fmt: TimestampFormat) -> None:
     assert before_ns < times[0] < times[-1] < after_ns
     assert times == sorted(times)
     for request, field in zip(requests, fields, strict=True):
-        assert (request.source, request.destination) == (MAIN.here, MAIN.there)
+        assert (request.source, request.destination) == (sending.link.here, sending.link.there)
         assert request.ports == (SENDER_PORT, PORT)
         assert (request.hop_limit, request.traffic_class, request.srh) == (255, 46 << 2, b"")
         assert (field.ssid, field.mbz) == (SSID, bytes(28))
@@ -75,9 +84,10 @@ def test_requests_on_the_wire(sending: Sending, fmt: TimestampFormat) -> None:
         assert bool(field.error & 0x4000) == (fmt is TimestampFormat.PTPV2)
 
 
+@over_both
 def test_hop_limit_and_ports(sending: Sending) -> None:
     session = dataclasses.replace(
-        SESSION, hop_limit=9, sender_udp_port=50_000, reflector_udp_port=50_001
+        sending.session, hop_limit=9, sender_udp_port=50_000, reflector_udp_port=50_001
     )
     sending.configure(session)
     (request, *_) = sending.requests(1)
@@ -126,16 +136,31 @@ FORMS: dict[str, Wrap | None] = {
     "End.DT6, outer SRH popped": within(DECAPSULATING, srh=False),
     "SRH to the node's address": within(TRANSIT, MAIN.here),
 }
+FORMS_IPV4: dict[str, Wrap | None] = {
+    "plain": None,
+    "End.DX4": within(DECAPSULATING_IPV4, srh=False),
+    "End.DX4, SRH": within(TRANSIT, DECAPSULATING_IPV4),
+}
 
 
-@pytest.mark.parametrize("link", [MAIN, PRIORITY], ids=("untagged", "priority"))
-@pytest.mark.parametrize("form", FORMS)
-def test_replies_in_every_header_form(sending: Sending, form: str, link: Link) -> None:
-    sending.configure(SESSION)
+@pytest.mark.parametrize(
+    ("sending", "wrap", "link"),
+    [
+        *(
+            pytest.param(IPV6, wrap, link, id=f"IPv6, {name}, {form}")
+            for name, link in (("untagged", MAIN), ("priority", PRIORITY))
+            for form, wrap in FORMS.items()
+        ),
+        *(pytest.param(IPV4, wrap, MAIN, id=f"IPv4, {form}") for form, wrap in FORMS_IPV4.items()),
+    ],
+    indirect=["sending"],
+)
+def test_replies_in_every_header_form(sending: Sending, wrap: Wrap | None, link: Link) -> None:
+    sending.configure(sending.session)
     sending.serve(
         sending.received(5),
         "5 replies",
-        lambda request: sending.answer(request, wrap=FORMS[form], link=link),
+        lambda request: sending.answer(request, wrap=wrap, link=link),
     )
     snapshot = sending.running.session(SSID)
     assert snapshot.duplicates == 0
@@ -175,36 +200,47 @@ def test_each_end_has_its_timestamp_format(
     assert_sound(running.results.fetch(SSID, 100))
 
 
+@over_both
 def test_replies_on_a_vlan(sending: Sending) -> None:
     sending.stand.add_vlan()
-    session = dataclasses.replace(SESSION, source_address=VLAN.here, reflector_address=VLAN.there)
-    sending.configure(session, interfaces=(VLAN.device,))
-    for request in sending.requests(3, VLAN):
-        sending.answer(request, link=VLAN, source=VLAN.there, destination=VLAN.here)
+    link = sending.family.vlan
+    session = dataclasses.replace(
+        sending.session, source_address=link.here, reflector_address=link.there
+    )
+    sending.configure(session, interfaces=(link.device,))
+    for request in sending.requests(3, link):
+        sending.answer(request, link=link, source=link.there, destination=link.here)
     eventually(sending.received(3), "3 replies")
 
 
-WRONG: dict[str, tuple[DiscardReason, dict[str, object]]] = {
-    "no payload": (DiscardReason.TRUNCATED, {"cut": 0}),
-    "43 bytes": (DiscardReason.TRUNCATED, {"cut": 43}),
-    "Multiplier 0": (DiscardReason.ZERO_MULTIPLIER, {"error": 0x8000}),
-    "from another port": (DiscardReason.WRONG_PORT, {"ports": (863, SENDER_PORT)}),
-    "from another address": (DiscardReason.WRONG_ADDRESS, {"source": STRANGER}),
+Wrong = Callable[[Family], dict[str, Any]]
+"""What is wrong with an answer, in the arguments of `Sending.answer`."""
+
+WRONG: dict[str, tuple[DiscardReason, Wrong]] = {
+    "no payload": (DiscardReason.TRUNCATED, lambda _: {"cut": 0}),
+    "43 bytes": (DiscardReason.TRUNCATED, lambda _: {"cut": 43}),
+    "Multiplier 0": (DiscardReason.ZERO_MULTIPLIER, lambda _: {"error": 0x8000}),
+    "from another port": (DiscardReason.WRONG_PORT, lambda _: {"ports": (863, SENDER_PORT)}),
+    "from another address": (
+        DiscardReason.WRONG_ADDRESS,
+        lambda family: {"source": family.stranger},
+    ),
     "to a packet never sent": (
         DiscardReason.UNEXPECTED_SEQUENCE,
-        {"sender_sequence": 1_000_000},
+        lambda _: {"sender_sequence": 1_000_000},
     ),
-    "with another SSID": (DiscardReason.SSID_MISMATCH, {"ssid": 77}),
-    "on a wrong interface": (DiscardReason.WRONG_INTERFACE, {"link": OTHER}),
+    "with another SSID": (DiscardReason.SSID_MISMATCH, lambda _: {"ssid": 77}),
+    "on a wrong interface": (DiscardReason.WRONG_INTERFACE, lambda _: {"link": OTHER}),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
+@over_both
 def test_replies_that_are_discarded(sending: Sending, case: str) -> None:
     reason, wrong = WRONG[case]
-    sending.configure(SESSION, interfaces=(MAIN.device,))
+    sending.configure(sending.session, interfaces=(MAIN.device,))
     (request, *_) = sending.requests(1)
-    sending.answer(request, **wrong)  # type: ignore[arg-type]
+    sending.answer(request, **wrong(sending.family))
     sending.discarded(reason)
     assert sending.running.session(SSID).received == 0
     sending.serve(sending.received(2), "2 good replies")
@@ -219,20 +255,36 @@ def test_what_belongs_to_no_session(sending: Sending) -> None:
     eventually(lambda: sending.strays() == wanted, f"{wanted}")
 
 
-NOT_OURS: dict[str, dict[str, object]] = {
-    "to another node": {"destination": STRANGER},
-    "to another address of ours": {"destination": OTHER.here},
-    "to another port": {"ports": (PORT, 50_123)},
-    "segments left": {"wrap": behind_srh(MAIN.here, STRANGER, left=1)},
-    "encapsulated to another node": {"wrap": within(TRANSIT, STRANGER)},
+NOT_OURS: dict[str, Wrong] = {
+    "to another node": lambda family: {"destination": family.stranger},
+    "to another address of ours": lambda family: {"destination": family.other.here},
+    "to another port": lambda _: {"ports": (PORT, 50_123)},
+    "encapsulated to another node": lambda _: {"wrap": within(TRANSIT, STRANGER)},
 }
+BY_THE_OTHER_FAMILY = {"source": MAIN.there, "destination": MAIN.here}
 
 
-@pytest.mark.parametrize("case", NOT_OURS)
-def test_replies_that_the_kernel_would_not_deliver(sending: Sending, case: str) -> None:
-    sending.configure(SESSION)
+@pytest.mark.parametrize(
+    ("sending", "wrong"),
+    [
+        *(
+            pytest.param(family, wrong, id=f"IPv{family.version}, {name}")
+            for family in (IPV6, IPV4)
+            for name, wrong in NOT_OURS.items()
+        ),
+        pytest.param(
+            IPV6,
+            lambda _: {"wrap": behind_srh(MAIN.here, STRANGER, left=1)},
+            id="IPv6, segments left",
+        ),
+        pytest.param(IPV4, lambda _: BY_THE_OTHER_FAMILY, id="IPv4, by the other family"),
+    ],
+    indirect=["sending"],
+)
+def test_replies_that_the_kernel_would_not_deliver(sending: Sending, wrong: Wrong) -> None:
+    sending.configure(sending.session)
     (request, *_) = sending.requests(1)
-    sending.answer(request, **NOT_OURS[case])  # type: ignore[arg-type]
+    sending.answer(request, **wrong(sending.family))
     sending.serve(sending.received(2), "2 good replies")
     snapshot = sending.running.session(SSID)
     assert snapshot.received <= snapshot.next_sequence - 1
@@ -295,7 +347,7 @@ def test_sessions_share_a_port(sending: Sending) -> None:
         looks.setdefault(ssid, set()).add(
             (request.traffic_class, bool(request.srh), int(request.destination))
         )
-        sending.answer(request, source=sessions[ssid].reflector_address)  # type: ignore[arg-type]
+        sending.answer(request, source=sessions[ssid].reflector_address)
 
     def enough() -> bool:
         return all(sending.received(5, ssid)() for ssid in sessions)
