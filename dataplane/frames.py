@@ -10,6 +10,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple
 
 from dataplane.config import IPAddress
 from dataplane.srv6 import SegmentRoutingHeader
@@ -106,6 +107,19 @@ class Outer:
         return head + routing + inner
 
 
+class VlanTag(NamedTuple):
+    """What stands in front of the EtherType (IEEE 802.1Q §9.3)."""
+
+    control: int
+    """Priority (3 bits), drop eligible (1), VLAN identifier (12)."""
+
+    protocol: int = ETHERTYPE_VLAN
+
+    @property
+    def identifier(self) -> int:
+        return self.control & 0xFFF
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """A whole Ethernet frame without its check sequence."""
@@ -113,8 +127,8 @@ class Frame:
     datagram: Datagram
     destination_mac: bytes = HERE_MAC
     source_mac: bytes = THERE_MAC
-    vlans: Sequence[int] = field(default_factory=tuple)
-    """Tag control information, outermost first; of two the outer is a service tag."""
+    tags: Sequence[VlanTag] = field(default_factory=tuple)
+    """Outermost first."""
 
     outer: Outer | None = None
 
@@ -123,10 +137,7 @@ class Frame:
         ethertype = ETHERTYPE_IPV4 if packet[0] >> 4 == 4 else ETHERTYPE_IPV6
         if self.outer is not None:
             packet, ethertype = self.outer.encode(packet), ETHERTYPE_IPV6
-        types = [ETHERTYPE_VLAN] * len(self.vlans)
-        if len(types) > 1:
-            types[0] = ETHERTYPE_SERVICE_VLAN
-        tags = b"".join(struct.pack("!HH", *tag) for tag in zip(types, self.vlans, strict=True))
+        tags = b"".join(struct.pack("!HH", tag.protocol, tag.control) for tag in self.tags)
         return self.destination_mac + self.source_mac + tags + struct.pack("!H", ethertype) + packet
 
     def with_datagram(self, datagram: Datagram) -> Frame:

@@ -22,7 +22,7 @@ from dataplane.engines.userspace.driver_layouts import (
     ArrivalsFlag,
 )
 from dataplane.engines.userspace.xsk import XdpSocket
-from dataplane.engines.xdp.interfaces import Device
+from dataplane.engines.xdp.interfaces import Device, Place
 from dataplane.engines.xdp.layouts import CLOCK, LocalFlag
 from dataplane.engines.xdp.tables import Mirror, interface_key, interface_value, packed
 
@@ -69,13 +69,12 @@ class DriverProgram:
             }
         )
 
-    def set_interfaces(self, devices: Mapping[tuple[int, int, int], Device], partial: bool) -> None:
-        """Devices by the index of the interface that has the program, and the VLAN
-        identifiers on it. `partial`: checksums may be left open by senders on this
-        machine."""
+    def set_interfaces(self, devices: Mapping[Place, Device], partial: bool) -> None:
+        """Devices by where their frames arrive. `partial`: checksums may be left open by
+        senders on this machine."""
         self._config["flags"] = ArrivalsFlag.PARTIAL if partial else 0
         self._interfaces.set(
-            {interface_key(*place): interface_value(device) for place, device in devices.items()}
+            {interface_key(place): interface_value(device) for place, device in devices.items()}
         )
 
     def add(self, address: IPv6Address, port: int, sock: XdpSocket) -> int:

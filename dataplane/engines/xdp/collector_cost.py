@@ -20,7 +20,7 @@ from dataplane.clock import monotonic_ns, read_clock_status, wall_ns
 from dataplane.config import ReflectorMode, SenderSession
 from dataplane.engines.xdp.collection import DriverCollector
 from dataplane.engines.xdp.collector_tables import CollectorTables
-from dataplane.engines.xdp.interfaces import Device
+from dataplane.engines.xdp.interfaces import Device, Place
 from dataplane.frames import Datagram, Frame, pseudo_header
 from dataplane.stamp.packet import OPEN, ReflectorPacket
 from dataplane.stamp.timestamp import ErrorEstimate, TimestampFormat, encode_timestamp
@@ -99,7 +99,7 @@ class Bench:
         )
         tables.add_port(session.sender_udp_port)
         device = Device(_LOOPBACK, _frame(0).destination_mac, takes_srh=True)
-        tables.set_interfaces({(_LOOPBACK, 0, 0): device})
+        tables.set_interfaces({Place(_LOOPBACK): device})
         self._feed = module.array("feeds", _FEED)
         self._store = SessionStore.create(folder / "store", session)
         self._collector = DriverCollector(session, self._store, module, now_ns=monotonic_ns())

@@ -15,7 +15,7 @@ from dataplane.clock import ClockStatus
 from dataplane.config import IPAddress
 from dataplane.engines.xdp import collector_layouts as layouts
 from dataplane.engines.xdp.collector_layouts import AdmittedFlag, CollectorFlag, CollectorUp
-from dataplane.engines.xdp.interfaces import Device
+from dataplane.engines.xdp.interfaces import Device, Place
 from dataplane.engines.xdp.layouts import CLOCK, LocalFlag
 from dataplane.engines.xdp.tables import Mirror, interface_key, interface_value, packed
 from dataplane.stamp.timestamp import NS_PER_S
@@ -61,21 +61,21 @@ class CollectorTables:
         """SIDs of this node that decapsulate, all of them."""
         self._locals.set({packed(sid): _uint32(int(flags)) for sid, flags in known.items()})
 
-    def set_interfaces(self, devices: Mapping[tuple[int, int, int], Device]) -> None:
+    def set_interfaces(self, devices: Mapping[Place, Device]) -> None:
         """Network devices that replies may arrive on, as in `ReflectorTables`.
 
         Those with an index beyond the map's are served by user space.
         """
         self._interfaces.set(
-            {interface_key(*place): interface_value(device) for place, device in devices.items()}
+            {interface_key(place): interface_value(device) for place, device in devices.items()}
         )
         admitted = np.zeros(layouts.COLLECTOR_INTERFACES, np.uint64)
-        for (ifindex, *tags), device in devices.items():
-            if not any(tags) and ifindex < len(admitted):
+        for place, device in devices.items():
+            if not place.vlans and place.ifindex < len(admitted):
                 flags = AdmittedFlag.ADMITTED
                 if device.takes_srh:
                     flags |= AdmittedFlag.SRV6
-                admitted[ifindex] = int.from_bytes(device.mac, sys.byteorder) | int(flags)
+                admitted[place.ifindex] = int.from_bytes(device.mac, sys.byteorder) | int(flags)
         self._admitted[:] = admitted
 
     def add_port(self, port: int) -> None:

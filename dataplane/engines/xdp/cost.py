@@ -21,7 +21,7 @@ from dataplane.bpf.syscall import XDP_PASS, XDP_TX, run_program
 from dataplane.clock import read_clock_status
 from dataplane.config import SENDER_PORT, STAMP_PORT, Reflector, ReflectorSession
 from dataplane.engines.xdp.collector_cost import CostedCollector, costed_collectors
-from dataplane.engines.xdp.interfaces import Device
+from dataplane.engines.xdp.interfaces import Device, Place
 from dataplane.engines.xdp.layouts import LocalFlag, ReflectorFlag
 from dataplane.engines.xdp.tables import ReflectorTables
 from dataplane.frames import Datagram, Frame, Outer
@@ -176,9 +176,7 @@ class _Bench:
 def _configure(tables: ReflectorTables) -> None:
     tables.set_clock(read_clock_status())
     tables.set_locals({_REFLECTOR: LocalFlag.ADDRESS})
-    tables.set_interfaces(
-        {(_LOOPBACK, 0, 0): Device(_LOOPBACK, data_frame().destination_mac, True)}
-    )
+    tables.set_interfaces({Place(_LOOPBACK): Device(_LOOPBACK, data_frame().destination_mac, True)})
     sessions = [
         ReflectorSession(count + 1, segments=_SIDS[: count - 1] if count else ())
         for count in SEGMENTS

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pyroute2 import IPRoute, NetlinkError
 
 from dataplane.config import IPAddress
-from dataplane.engines.xdp.layouts import LocalFlag
+from dataplane.engines.xdp.layouts import VLAN_TAGS_MAX, LocalFlag
+from dataplane.frames import ETHERTYPE_VLAN
 from dataplane.stamp.timestamp import NS_PER_S
 
 LOOK_NS = 10 * NS_PER_S
@@ -25,8 +26,9 @@ milliseconds, and longer the more routes there are."""
 _SYSCTLS = {6: Path("/proc/sys/net/ipv6/conf"), 4: Path("/proc/sys/net/ipv4/conf")}
 _FAMILY_IPV6 = 10
 _TABLE_LOCAL = 255
-_LOOPBACK = 0x8
-"""IFF_LOOPBACK."""
+_UP, _LOOPBACK = 0x1, 0x8
+"""IFF_UP, IFF_LOOPBACK."""
+
 _TENTATIVE, _OPTIMISTIC, _DAD_FAILED = 0x40, 0x04, 0x08
 _SEG6_LOCAL = 7
 """enum lwtunnel_encap_types: LWTUNNEL_ENCAP_SEG6_LOCAL."""
@@ -81,14 +83,33 @@ class Device:
     source_validation: SourceValidation = SourceValidation.NONE
 
 
+class Vlan(NamedTuple):
+    """What a VLAN tag says of where a frame belongs (IEEE 802.1Q §9.6)."""
+
+    identifier: int
+    protocol: int = ETHERTYPE_VLAN
+    """EtherType of the tag: those of 802.1Q and 802.1ad have VLANs of their own."""
+
+
+class Place(NamedTuple):
+    """Where frames arrive that a device gets."""
+
+    ifindex: int
+    """Of the interface that can have the program."""
+
+    vlans: tuple[Vlan, ...] = ()
+    """Outermost first, at most `VLAN_TAGS_MAX`."""
+
+
+_PRIORITY = Vlan(0)
+
+
 @dataclass(frozen=True, slots=True)
 class Devices:
     """The configured devices, and the interfaces whose frames they get."""
 
     interfaces: tuple[Interface, ...]
-    devices: dict[tuple[int, int, int], Device]
-    """The devices by the index of its interface, and its VLAN identifiers
-    there, outermost first, 0 for none."""
+    devices: dict[Place, Device]
 
     missing: str | None
     """Which configured device is not there, for the operator."""
@@ -108,20 +129,21 @@ class Kernel:
         links = {link["index"]: link for link in self._route.get_links()}
         by_name = {link.get_attr("IFLA_IFNAME"): link for link in links.values()}
         interfaces: dict[int, Interface] = {}
-        devices: dict[tuple[int, int, int], Device] = {}
+        devices: dict[Place, Device] = {}
         missing = None
         for name in names:
             link = by_name.get(name)
             if link is None:
                 missing = missing or f"interface {name} does not exist"
                 continue
-            base, tags = _base(link, links)
-            if base is None or len(tags) > 2:
+            stack = _stack(link, links)
+            if not 0 < len(stack) <= 1 + VLAN_TAGS_MAX:
                 missing = missing or f"interface {name} is beyond the reach of an XDP program"
                 continue
+            base = stack[0]
             interfaces[base["index"]] = self._interface(base)
-            outer, inner = (*tags, 0, 0)[:2]
-            devices[base["index"], outer, inner] = _device(link)
+            for place in _places(stack, links):
+                devices[place] = _device(link)
         ordered = sorted(interfaces.values(), key=lambda each: each.name)
         return Devices(tuple(ordered), devices, missing)
 
@@ -181,16 +203,43 @@ def _decapsulation(encapsulation: Any) -> LocalFlag | None:
     return None
 
 
-def _base(link: Any, links: dict[int, Any]) -> tuple[Any | None, list[int]]:
-    """The interface below VLANs, and their identifiers, outermost first."""
-    tags: list[int] = []
-    while link is not None and _kind(link) == "vlan":
-        info = link.get_attr("IFLA_LINKINFO").get_attr("IFLA_INFO_DATA")
-        tags.insert(0, info.get_attr("IFLA_VLAN_ID"))
-        if link.get_attr("IFLA_LINK_NETNSID") is not None:
-            return None, tags
-        link = links.get(link.get_attr("IFLA_LINK"))
-    return link, tags
+def _stack(link: Any, links: dict[int, Any]) -> list[Any]:
+    """The interface below VLANs and these, outermost first; empty where it is not there,
+    or not in this network namespace."""
+    stack = [link]
+    while _kind(stack[0]) == "vlan":
+        below = links.get(stack[0].get_attr("IFLA_LINK"))
+        if below is None or stack[0].get_attr("IFLA_LINK_NETNSID") is not None:
+            return []
+        stack.insert(0, below)
+    return stack
+
+
+def _places(stack: list[Any], links: dict[int, Any]) -> Iterator[Place]:
+    """Where a device's frames arrive, as far as programs are to know.
+
+    A priority-tagged frame is the interface's own (IEEE 802.1Q §6.9), unless a VLAN
+    takes it. The kernel removes more than that, 802.1ad tags with identifier 0 and
+    those beside other tags: such frames are left to it, and those for a device that is
+    down, which it drops.
+    """
+    if not all(each["flags"] & _UP for each in stack):
+        return
+    base, *vlans = stack
+    yield Place(base["index"], tuple(map(_vlan, vlans)))
+    if not vlans and not any(
+        _kind(link) == "vlan"
+        and link.get_attr("IFLA_LINK") == base["index"]
+        and _vlan(link) == _PRIORITY
+        for link in links.values()
+    ):
+        yield Place(base["index"], (_PRIORITY,))
+
+
+def _vlan(link: Any) -> Vlan:
+    info = link.get_attr("IFLA_LINKINFO").get_attr("IFLA_INFO_DATA")
+    protocol = info.get_attr("IFLA_VLAN_PROTOCOL") or ETHERTYPE_VLAN
+    return Vlan(info.get_attr("IFLA_VLAN_ID"), protocol)
 
 
 def _device(link: Any) -> Device:

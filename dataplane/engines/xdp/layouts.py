@@ -21,6 +21,7 @@ SESSIONS_MAX = 16_384
 
 SEGMENTS_MAX = 16
 SOURCES_MAX = 65_536
+VLAN_TAGS_MAX = 2
 
 
 def _struct(*fields: tuple[str, object] | tuple[str, object, object]) -> np.dtype[np.void]:
@@ -38,7 +39,7 @@ CLOCK = _struct(
     ("fixed_ns", np.uint64, 2),
 )
 
-INTERFACE_KEY = _struct(("ifindex", np.uint32), ("vlan", np.uint16, 2))
+INTERFACE_KEY = _struct(("ifindex", np.uint32), ("vlan", np.uint32, VLAN_TAGS_MAX))
 INTERFACE = _struct(("ifindex", np.uint32), ("flags", np.uint16), ("mac", MAC))
 
 LOCAL = _struct(("flags", np.uint32))
@@ -119,7 +120,7 @@ NEXT_HOP = _struct(
     ("until_ns", np.uint64),
     ("epoch", np.uint32),
     ("ingress", np.uint32),
-    ("vlan", np.uint16, 2),
+    ("vlan", np.uint32, VLAN_TAGS_MAX),
     ("egress", np.uint32),
     ("destination_mac", MAC),
     ("source_mac", MAC),

@@ -10,7 +10,7 @@
 #include "shared.h"
 
 #define LOCALS_MAX 4096
-#define INTERFACES_MAX 1024
+#define INTERFACES_MAX 2048
 
 BPF_F_TABLE("array", int, struct clock, clocks, 1, BPF_F_MMAPABLE);
 BPF_F_TABLE("hash", struct interface_key, struct interface, interfaces, INTERFACES_MAX,

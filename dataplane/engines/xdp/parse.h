@@ -35,13 +35,14 @@
 #include <uapi/linux/seg6.h>
 #include <uapi/linux/udp.h>
 
+#include "shared.h"
+
 #define NEXT_HEADER_IPV4 4
 #define NEXT_HEADER_UDP 17
 #define NEXT_HEADER_IPV6 41
 #define NEXT_HEADER_ROUTING 43
 #define NEXT_HEADER_FRAGMENT 44
 
-#define VLAN_TAGS_MAX 2
 #define VLAN_ID_MASK 0x0fff
 
 struct vlan_tag {
@@ -77,9 +78,9 @@ struct packet {
 	__u32 ip_end;			/* where its packet ends, by its length */
 	__u32 udp_at;
 	__u32 end;			/* of the frame */
+	__u32 vlan[VLAN_TAGS_MAX];	/* as in struct interface_key */
 	__be16 source_port;
 	__be16 destination_port;
-	__u16 vlan[VLAN_TAGS_MAX];	/* identifiers, outermost first; 0 for no tag */
 	__u8 tags;			/* VLAN tags */
 	__u8 version;			/* of the innermost IP */
 	__u8 encapsulated;		/* the IPv6 header at network_at is not at ip_at */
@@ -122,7 +123,7 @@ static __always_inline int find_vlans(struct packet *packet, struct cursor *curs
 			break;
 		if (!has_room(cursor, sizeof(*tag)))
 			return -1;
-		packet->vlan[i] = ntohs(tag->control) & VLAN_ID_MASK;
+		packet->vlan[i] = (__u32)ntohs(*type) << 16 | (ntohs(tag->control) & VLAN_ID_MASK);
 		packet->tags++;
 		*type = tag->next_type;
 		cursor->at += sizeof(*tag);

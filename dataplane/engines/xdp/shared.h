@@ -20,6 +20,7 @@
 #ifndef SOURCES_MAX
 #define SOURCES_MAX 65536		/* senders whose rate is remembered */
 #endif
+#define VLAN_TAGS_MAX 2
 
 struct address {
 	__be32 word[4];
@@ -36,7 +37,7 @@ struct clock {
 /* Where frames may come from, and be sent to. */
 struct interface_key {
 	__u32 ifindex;			/* where the program is attached */
-	__u16 vlan[2];			/* identifiers, outermost first; 0 for no tag */
+	__u32 vlan[VLAN_TAGS_MAX];	/* protocol, identifier; outermost first; 0 for no tag */
 };
 
 #define INTERFACE_SRV6 1			/* takes Segment Routing Headers (seg6_enabled) */
@@ -148,7 +149,7 @@ struct next_hop {
 	__u64 until_ns;			/* good until CLOCK_TAI comes to this */
 	__u32 epoch;
 	__u32 ingress;			/* for requests from here */
-	__u16 vlan[2];
+	__u32 vlan[VLAN_TAGS_MAX];
 	__u32 egress;			/* 0: back to the neighbour that sent the request */
 	__u8 destination_mac[6];
 	__u8 source_mac[6];

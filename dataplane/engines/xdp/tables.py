@@ -22,7 +22,7 @@ from dataplane.bpf.syscall import delete_element, lookup_per_cpu, update_element
 from dataplane.clock import ClockStatus
 from dataplane.config import IPAddress, Reflector, ReflectorMode, ReflectorSession
 from dataplane.engines.xdp import layouts
-from dataplane.engines.xdp.interfaces import Device, SourceValidation
+from dataplane.engines.xdp.interfaces import Device, Place, SourceValidation
 from dataplane.engines.xdp.layouts import (
     InterfaceFlag,
     LocalFlag,
@@ -99,15 +99,12 @@ class ReflectorTables:
         ):
             self.renew_next_hops()
 
-    def set_interfaces(
-        self, devices: Mapping[tuple[int, int, int], Device], generic: Container[int] = ()
-    ) -> None:
-        """Network devices by the index of the interface that has the program, and the
-        VLAN identifiers on it, outermost first, 0 for none. `generic` are the
-        interfaces that have the program in generic mode."""
+    def set_interfaces(self, devices: Mapping[Place, Device], generic: Container[int] = ()) -> None:
+        """Network devices by where their frames arrive. `generic` are the interfaces
+        that have the program in generic mode."""
         if self._interfaces.set(
             {
-                interface_key(*place): interface_value(device, place[0] in generic)
+                interface_key(place): interface_value(device, place.ifindex in generic)
                 for place, device in devices.items()
             }
         ):
@@ -264,11 +261,12 @@ def packed(address: IPAddress | None) -> bytes:
     return _NO_ADDRESS if address is None else addresses.packed(address)
 
 
-def interface_key(ifindex: int, outer: int, inner: int) -> bytes:
-    """As a program looks a device up: interface and VLAN identifiers."""
+def interface_key(place: Place) -> bytes:
+    """As a program looks a device up: interface, and protocol and identifier of VLANs."""
     key = np.zeros((), layouts.INTERFACE_KEY)
-    key["ifindex"] = ifindex
-    key["vlan"] = outer, inner
+    key["ifindex"] = place.ifindex
+    for index, vlan in enumerate(place.vlans):
+        key["vlan"][index] = vlan.protocol << 16 | vlan.identifier
     return key.tobytes()
 
 

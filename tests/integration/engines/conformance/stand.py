@@ -77,7 +77,8 @@ class Link:
     there: Any
     """The peer's."""
 
-    vlan: int | None = None
+    tags: tuple[wire.Tag, ...] = ()
+    """VLAN tags of frames, outermost first."""
 
     def over_ipv4(self) -> Link:
         """The same link, by its addresses of IPv4."""
@@ -92,9 +93,9 @@ _IPV4 = {
 }
 
 MAIN = Link("n0", "p0", IPv6Address("fd00:1::2"), IPv6Address("fd00:1::1"))
-VLAN = Link("n0.7", "p0.7", IPv6Address("fd00:7::2"), IPv6Address("fd00:7::1"), vlan=7)
+VLAN = Link("n0.7", "p0.7", IPv6Address("fd00:7::2"), IPv6Address("fd00:7::1"), (wire.Tag(7),))
 OTHER = Link("n1", "p1", IPv6Address("fd00:2::2"), IPv6Address("fd00:2::1"))
-PRIORITY = dataclasses.replace(MAIN, vlan=0)
+PRIORITY = dataclasses.replace(MAIN, tags=(wire.Tag(0),))
 """The main link, by frames that carry a priority and no VLAN (IEEE 802.1Q §6.9)."""
 
 
@@ -123,12 +124,12 @@ class Stand:
             subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
 
     def inject(self, link: Link, packet: bytes, to: bytes | None = None) -> None:
-        """Have an IP packet arrive at the node, its VLAN tag in the frame; `to`
+        """Have an IP packet arrive at the node, its VLAN tags in the frame; `to`
         is another link-layer address than the node's."""
         far = link.far.partition(".")[0]
         header = (to or self._macs[link.device]) + self._macs[link.far]
-        if link.vlan is not None:
-            header += struct.pack("!HH", wire.ETHERTYPE_VLAN, link.vlan)
+        for tag in link.tags:
+            header += struct.pack("!HH", tag.protocol, tag.identifier)
         kind = wire.ETHERTYPE_IPV6 if packet[0] >> 4 == 6 else wire.ETHERTYPE_IPV4
         self._sockets[far].send(header + struct.pack("!H", kind) + packet)
 
@@ -186,7 +187,7 @@ class Stand:
         try:
             for where, name in ((self.node, VLAN.device), (self.peer, VLAN.far)):
                 parent = name.partition(".")[0]
-                kind = ("type", "vlan", "id", str(VLAN.vlan))
+                kind = ("type", "vlan", "id", str(VLAN.tags[0].identifier))
                 ip("-n", where, "link", "add", "link", parent, "name", name, *kind)
         except subprocess.CalledProcessError as error:
             if "Unknown device type" not in error.stderr:

@@ -156,9 +156,19 @@ def test_what_the_kernel_would_not_deliver(reflecting: Reflecting, case: str) ->
     assert not any(snapshot.discards.values())
 
 
-def test_a_vlan_that_is_not_there(reflecting: Reflecting) -> None:
+@pytest.mark.parametrize(
+    "tags",
+    [
+        (wire.Tag(9),),
+        (wire.Tag(9, wire.ETHERTYPE_SERVICE_VLAN),),
+        (wire.Tag(0), wire.Tag(9)),
+        (wire.Tag(9), wire.Tag(0)),
+    ],
+    ids=["802.1Q", "802.1ad", "behind a priority", "in front of a priority"],
+)
+def test_a_vlan_that_is_not_there(reflecting: Reflecting, tags: tuple[wire.Tag, ...]) -> None:
     reflecting.configure()
-    reflecting.stand.inject(dataclasses.replace(MAIN, vlan=9), packet(GOOD))
+    reflecting.stand.inject(dataclasses.replace(MAIN, tags=tags), packet(GOOD))
     assert reflecting.exchange(wire.request(2, SSID)).sequence == 2
     assert reflecting.running.reflector().received == 1
 

@@ -339,7 +339,7 @@ def test_nobody_is_told_that_the_port_is_closed(reflecting: Reflecting) -> None:
 def test_a_frame_for_another_host(reflecting: Reflecting) -> None:
     reflecting.configure()
     reflecting.stand.inject(OLD, packet(GOOD, OLD), to=bytes.fromhex("020000000009"))
-    reflecting.stand.inject(dataclasses.replace(OLD, vlan=9), packet(GOOD, OLD))
+    reflecting.stand.inject(dataclasses.replace(OLD, tags=(wire.Tag(9),)), packet(GOOD, OLD))
     assert reflecting.exchange(wire.request(2, SSID), OLD).sequence == 2
     assert reflecting.running.reflector().received == 1
 

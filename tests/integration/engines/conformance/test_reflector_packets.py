@@ -119,6 +119,24 @@ def test_header_forms_on_a_vlan(reflecting: Reflecting, form: str) -> None:
     test_header_forms(reflecting, form, VLAN)
 
 
+@pytest.mark.parametrize(
+    "tags",
+    [
+        (wire.Tag(0, wire.ETHERTYPE_SERVICE_VLAN),),
+        (wire.Tag(0), wire.Tag(0)),
+        (wire.Tag(0), wire.Tag(0, wire.ETHERTYPE_SERVICE_VLAN)),
+    ],
+    ids=["802.1ad", "twice", "802.1ad in 802.1Q"],
+)
+def test_priorities_as_the_kernel_takes_them(
+    reflecting: Reflecting, tags: tuple[wire.Tag, ...]
+) -> None:
+    """It removes tags without a VLAN, of either protocol and more than one."""
+    reflecting.configure()
+    reflecting.stand.inject(dataclasses.replace(MAIN, tags=tags), packet(wire.request(7, SSID)))
+    assert wire.Reflected.read(reflecting.answer().payload).sender_sequence == 7
+
+
 @pytest.mark.parametrize("asked", [None, *TimestampFormat], ids=str)
 @pytest.mark.parametrize("sent", TimestampFormat, ids=str)
 def test_timestamp_formats(

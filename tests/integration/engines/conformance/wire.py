@@ -6,10 +6,12 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple
 
 IPAddress = IPv4Address | IPv6Address
 
-ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN = 0x0800, 0x86DD, 0x8100
+ETHERTYPE_IPV4, ETHERTYPE_IPV6 = 0x0800, 0x86DD
+ETHERTYPE_VLAN, ETHERTYPE_SERVICE_VLAN = 0x8100, 0x88A8
 NH_UDP, NH_IPV6, NH_ROUTING, NH_ICMPV6, NH_DESTINATION = 17, 41, 43, 58, 60
 NH_ICMP, NH_IPV4 = 1, 4
 
@@ -18,6 +20,13 @@ UNSYNCHRONIZED, PTPV2 = 0x0001, 0x4001
 
 BASE = 44
 _REPLY = struct.Struct("!IQHHQIQHHB3s")
+
+
+class Tag(NamedTuple):
+    """A VLAN tag whose priority is 0."""
+
+    identifier: int
+    protocol: int = ETHERTYPE_VLAN
 
 
 def srh(segments: Sequence[IPv6Address], left: int, next_header: int) -> bytes:

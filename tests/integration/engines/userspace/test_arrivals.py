@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address, IPv6Address
 
 import numpy as np
@@ -12,7 +13,9 @@ import pytest
 from dataplane.bpf.btf import map_types
 from dataplane.engines.common.batch import ROW, Batch
 from dataplane.engines.userspace import driver_layouts
+from dataplane.engines.xdp.interfaces import Place, Vlan
 from dataplane.engines.xdp.layouts import LocalFlag
+from dataplane.frames import VlanTag
 from tests.integration.engines.conformance import wire
 from tests.integration.engines.conformance.reflecting import packet
 from tests.integration.engines.conformance.sending import behind_srh, within
@@ -20,10 +23,12 @@ from tests.integration.engines.conformance.stand import (
     DECAPSULATING,
     MAIN,
     OTHER,
+    Link,
     Stand,
     grace,
 )
 from tests.integration.engines.userspace.conftest import ANY, FRAMES, PORT, Node
+from tests.integration.engines.xdp.devices import OTHERS_TAGS, TAGS
 from tests.integration.engines.xdp.test_layouts import as_compiled
 
 pytestmark = pytest.mark.integration
@@ -162,6 +167,30 @@ def test_what_is_not_for_the_socket_passes(node: Node, send: Callable[[Stand], N
         # The way is open all the same.
         node.stand.inject(MAIN, packet(REQUEST))
         assert node.in_driver().count == 1
+
+
+def test_tags_say_whose_a_frame_is(node: Node) -> None:
+    """The protocol of a tag as well as its identifier."""
+    own = node.devices[Place(node.index)]
+
+    def link_of(tags: Iterable[VlanTag]) -> Link:
+        return dataclasses.replace(
+            MAIN, tags=tuple(wire.Tag(tag.identifier, tag.protocol) for tag in tags)
+        )
+
+    places = {
+        Place(node.index, tuple(Vlan(tag.identifier, tag.protocol) for tag in tags)): own
+        for tags in TAGS.values()
+    }
+    node.program.set_interfaces(places, partial=False)
+    with node.attached():
+        for tags in TAGS.values():
+            node.stand.inject(link_of(tags), packet(REQUEST))
+            assert node.in_driver().count == 1
+        for tags in OTHERS_TAGS.values():
+            node.stand.inject(link_of(tags), packet(REQUEST))
+        grace()
+        assert node.in_driver().count == 0
 
 
 def test_what_passes_reaches_the_udp_socket(node: Node) -> None:

@@ -14,7 +14,6 @@ from dataplane.config import IPAddress, SenderSession
 from dataplane.engines.xdp import collector_layouts as layouts
 from dataplane.engines.xdp.collection import DriverCollector
 from dataplane.engines.xdp.collector_tables import CollectorTables
-from dataplane.engines.xdp.interfaces import Device
 from dataplane.engines.xdp.layouts import LocalFlag
 from dataplane.frames import Datagram, Frame, Outer
 from dataplane.measurement import TimestampMethod
@@ -22,16 +21,15 @@ from dataplane.stamp.collector import Collector
 from dataplane.stamp.timestamp import ErrorEstimate, TimestampFormat, encode_timestamp
 from dataplane.statistics import DelaySummary
 from dataplane.store import SessionStore
+from tests.integration.engines.xdp.devices import DEVICES, ONE_VLAN, TWO_VLANS
 from tests.unit.stamp.network import MS, SENDER, UNIX_NS, Network, reply
 
 CLOCK = ClockStatus(synchronized=True, error_ns=12_345, tai_offset_s=37)
 KERNEL = TimestampMethod.KERNEL_SOFTWARE
 SID = IPv6Address("fc00:e::d6")
-DEVICE = Device(1, bytes.fromhex("02000000bb01"), takes_srh=True)
 PATH = tuple(IPv6Address(f"fc00:e::{n}") for n in range(1, 17))
 NTP = ErrorEstimate(False, TimestampFormat.NTP, 3, 7)
 PTP = ErrorEstimate(True, TimestampFormat.PTPV2, 0, 1)
-VLANS = {(1, vlan, inner): DEVICE for vlan, inner in ((0, 0), (5, 0), (5, 6))}
 
 
 class Node:
@@ -43,7 +41,7 @@ class Node:
         self.program = module.load("collector")
         self.tables.set_clock(CLOCK)
         self.tables.set_monotonic_offset(-UNIX_NS)
-        self.tables.set_interfaces(VLANS)
+        self.tables.set_interfaces(DEVICES)
         self.tables.set_locals({SID: LocalFlag.DECAPSULATES_IPV6})
         self.tables.set_flags(layouts.CollectorFlag(0))
 
@@ -203,14 +201,14 @@ def frame(twins: Twins, data: bytes, **fields: Any) -> Frame:
 
 FORMS: dict[str, dict[str, Any]] = {
     "plain": {},
-    "one VLAN": {"vlans": (0x6005,)},
-    "two VLANs": {"vlans": (5, 6)},
+    "one VLAN": {"tags": ONE_VLAN},
+    "two VLANs": {"tags": TWO_VLANS},
     "SRH": {"segments": (*PATH[:2], SENDER)},
     "long SRH": {"segments": (*PATH[:15], SENDER)},
     "encapsulated": {"outer": Outer(PATH[3], SID)},
     "encapsulated, SRH": {"outer": Outer(PATH[3], SID, (PATH[0], SID))},
     "VLAN, encapsulated, SRH": {
-        "vlans": (5,),
+        "tags": ONE_VLAN,
         "outer": Outer(PATH[3], SID, (SID,)),
         "segments": (PATH[1], SENDER),
     },

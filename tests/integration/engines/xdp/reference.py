@@ -19,6 +19,7 @@ from dataplane.frames import (
     Datagram,
     Frame,
     Outer,
+    VlanTag,
     encode_udp,
     internet_checksum,
     pseudo_header,
@@ -34,14 +35,15 @@ class Unreadable(Exception):
 
 def decode(data: bytes) -> Frame:
     """A frame that is right in every length and in its UDP checksum. Raises Unreadable."""
-    at, vlans = 12, []
-    while len(vlans) < 2 and data[at : at + 2] in (
+    at, tags = 12, []
+    while len(tags) < 2 and data[at : at + 2] in (
         ETHERTYPE_VLAN.to_bytes(2, "big"),
         ETHERTYPE_SERVICE_VLAN.to_bytes(2, "big"),
     ):
         if len(data) < at + 4:
             raise Unreadable("VLAN tag")
-        vlans.append(int.from_bytes(data[at + 2 : at + 4], "big"))
+        protocol, control = struct.unpack_from("!HH", data, at)
+        tags.append(VlanTag(control, protocol))
         at += 4
     ethertype = int.from_bytes(data[at : at + 2], "big")
     if ethertype == ETHERTYPE_IPV6:
@@ -50,7 +52,7 @@ def decode(data: bytes) -> Frame:
         outer, datagram = None, _in_ipv4(data[at + 2 :])
     else:
         raise Unreadable("no IP")
-    return Frame(datagram, data[:6], data[6:12], vlans, outer)
+    return Frame(datagram, data[:6], data[6:12], tags, outer)
 
 
 def _packet(data: bytes) -> tuple[Outer | None, Datagram]:
@@ -152,7 +154,7 @@ def turned_back(request: Frame, reply: Reply, t3_ns: int, clock: ClockStatus) ->
         # As the kernel sends what a socket has it send (ip(7), IP_MTU_DISCOVER).
         dont_fragment=True,
     )
-    return Frame(datagram, request.source_mac, request.destination_mac, request.vlans)
+    return Frame(datagram, request.source_mac, request.destination_mac, request.tags)
 
 
 def pseudo_sum(datagram: Datagram) -> int:

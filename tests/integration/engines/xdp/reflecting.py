@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
+from typing import Any
+
+import pytest
 
 from dataplane.bpf.program import BpfModule
 from dataplane.bpf.syscall import XDP_DROP, XDP_PASS, XDP_TX, Run, run_program
 from dataplane.clock import ClockStatus
 from dataplane.config import IPAddress, Reflector, ReflectorMode, ReflectorSession
-from dataplane.engines.xdp.interfaces import Device
 from dataplane.engines.xdp.layouts import LocalFlag, ReflectorFlag
 from dataplane.engines.xdp.tables import ReflectorTables
-from dataplane.frames import HERE_MAC, Datagram, Frame
+from dataplane.frames import ETHERTYPE_IPV4, ETHERTYPE_IPV6, HERE_MAC, Datagram, Frame, Outer
+from dataplane.reflector_store import HandedUp
 from dataplane.stamp.errors import DiscardReason
 from dataplane.stamp.packet import SenderPacket
 from dataplane.stamp.session_reflector import SessionReflector
 from dataplane.stamp.timestamp import ErrorEstimate, TimestampFormat
 from tests.integration.engines.xdp import reference
+from tests.integration.engines.xdp.devices import DEVICES, ONE_VLAN, TWO_VLANS, place_of
 
 SENDER = IPv6Address("fd00:a::1")
 REFLECTOR = IPv6Address("fd00:b::1")
@@ -35,8 +40,6 @@ NTP = ErrorEstimate(False, TimestampFormat.NTP, 3, 7)
 PTP = NTP.in_format(TimestampFormat.PTPV2)
 T2_NS = 1_790_000_000_123_456_789
 CLOCK = ClockStatus(synchronized=True, error_ns=12_345, tai_offset_s=37)
-DEVICE = Device(1, HERE_MAC, takes_srh=True)
-VLANS = {(1, vlan, inner): DEVICE for vlan, inner in ((0, 0), (5, 0), (5, 6))}
 
 SESSIONS = {
     session.key: session
@@ -72,7 +75,7 @@ class Bench:
         self.tables = ReflectorTables(module)
         self.program = module.load("reflector")
         self.tables.set_clock(CLOCK)
-        self.tables.set_interfaces(VLANS)
+        self.tables.set_interfaces(DEVICES)
         self.tables.set_locals(LOCALS)
         self.core = SessionReflector(Reflector(), tai_offset_s=CLOCK.tai_offset_s)
         self.now_ns = T2_NS
@@ -109,6 +112,131 @@ def request(
     return Frame(replace(datagram, **fields))  # type: ignore[arg-type]
 
 
+@dataclass(frozen=True)
+class Family:
+    """What tests of both IP versions have to know of one."""
+
+    sender: IPAddress
+    reflector: IPAddress
+    sid: IPv6Address
+    """Sets packets of this version free."""
+
+    answered: tuple[int, ...]
+    """SSIDs by which requests of `sender` are answered, whatever their format."""
+
+    ssids: tuple[int, ...]
+    """SSIDs of every kind: answered, refused and unknown."""
+
+    version: int
+    ethertype: int
+
+    def request(self, ssid: int = 1, **fields: Any) -> Frame:
+        ends: dict[str, Any] = {"source": self.sender, "destination": self.reflector}
+        if self.version == 4:
+            ends["flow_label"] = 0
+        return request(ssid, **(ends | fields))
+
+    def stranger(self, chance: random.Random) -> IPAddress:
+        if self.version == 4:
+            return IPv4Address(chance.getrandbits(32))
+        return IPv6Address(chance.getrandbits(128))
+
+    def forms(self) -> dict[str, Frame]:
+        """Every form of a request that the driver answers."""
+        plain = self.request()
+        forms = {
+            "plain": plain,
+            "one VLAN": replace(plain, tags=ONE_VLAN),
+            "two VLANs": replace(plain, tags=TWO_VLANS),
+            "encapsulated": replace(plain, outer=Outer(PATH[3], self.sid)),
+            "encapsulated, SRH": replace(
+                plain, outer=Outer(PATH[3], self.sid, (PATH[0], self.sid))
+            ),
+            "VLAN, encapsulated, SRH": replace(
+                plain, tags=ONE_VLAN, outer=Outer(PATH[3], self.sid, (self.sid,))
+            ),
+        }
+        if self.version == 4:
+            return forms | {"may not be fragmented": self.request(dont_fragment=True)}
+        routed = self.request(segments=(*PATH[:2], self.reflector))
+        return forms | {
+            "SRH": routed,
+            "long SRH": self.request(segments=(*PATH[:15], self.reflector)),
+            "encapsulated, SRH in SRH": replace(
+                routed, outer=Outer(PATH[3], self.sid, (PATH[0], self.sid))
+            ),
+        }
+
+
+FAMILIES = {
+    "IPv6": Family(
+        SENDER,
+        REFLECTOR,
+        SID,
+        answered=(1, 2, 3, 5, 7, 8, 9, 65_535),
+        ssids=(*range(13), 65_535),
+        version=6,
+        ethertype=ETHERTYPE_IPV6,
+    ),
+    "IPv4": Family(
+        OLD_SENDER,
+        OLD_REFLECTOR,
+        OLD_SID,
+        answered=(1, 2, 3, 5, 7, 9, 12),
+        ssids=(0, 1, 2, 3, 4, 5, 7, 9, 10, 12, 13, 14, 65_535),
+        version=4,
+        ethertype=ETHERTYPE_IPV4,
+    ),
+}
+
+each_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+
+
+def of_each_family(cases: Callable[[Family], Mapping[str, object]]) -> list[Any]:
+    """What a test is parametrised by: its cases over both IP versions."""
+    return [
+        pytest.param(case, id=f"{name}, {what}")
+        for name, family in FAMILIES.items()
+        for what, case in cases(family).items()
+    ]
+
+
+def answers(bench: Bench, asked: Frame, data: bytes | None = None) -> None:
+    """A request, `data` where that is not quite `asked`, is answered as by the core."""
+    run = bench.run(asked.encode() if data is None else data)
+    assert run.action == XDP_TX
+    assert run.data.hex() == bench.expect_reply(asked).encode().hex()
+
+
+def discards(bench: Bench, asked: Frame, reason: DiscardReason) -> None:
+    """Driver and core have the same reason, which the driver counts."""
+    assert reference.receive(bench.core, asked, T2_NS) is reason
+    before = bench.tables.counts()
+    run = bench.run(asked.encode())
+    after = bench.tables.counts()
+    assert run.action == XDP_DROP
+    assert after.discarded == before.discarded | {reason: before.discarded[reason] + 1}
+    assert after.answered == before.answered
+
+
+def leaves(bench: Bench, data: bytes) -> None:
+    """A frame that passes, as it is and uncounted."""
+    before = bench.tables.counts()
+    run = bench.run(data)
+    assert (run.action, run.data) == (XDP_PASS, data)
+    assert bench.tables.counts() == before
+
+
+def hands_up(bench: Bench, data: bytes, reason: HandedUp) -> None:
+    """A request that passes, as it is and counted."""
+    before = bench.tables.counts()
+    run = bench.run(data)
+    after = bench.tables.counts()
+    assert (run.action, run.data) == (XDP_PASS, data)
+    assert after.handed_up == before.handed_up | {reason: before.handed_up[reason] + 1}
+    assert (after.answered, after.discarded) == (before.answered, before.discarded)
+
+
 def judged_rightly(bench: Bench, data: bytes) -> int:
     """Run it, and hold what became of it against the core; the action."""
     before = bench.tables.counts()
@@ -125,7 +253,7 @@ def judged_rightly(bench: Bench, data: bytes) -> int:
     assert not is_martian(asked.datagram.source)
     assert asked.destination_mac == HERE_MAC
     assert asked.outer is None or asked.outer.destination == (OLD_SID if old else SID)
-    assert (1, *(*(tag & 0xFFF for tag in asked.vlans), 0, 0)[:2]) in VLANS
+    assert place_of(asked.tags) in DEVICES
     if run.action == XDP_TX:
         assert run.data.hex() == bench.expect_reply(asked).encode().hex()
     else:
@@ -141,6 +269,40 @@ def is_martian(source: IPAddress) -> bool:
     if isinstance(source, IPv6Address):
         return source.ipv4_mapped is not None
     return source == OLD_REFLECTOR or source.packed[0] in (0, 127) or source.packed[0] >= 224
+
+
+def random_request(family: Family, chance: random.Random) -> Frame:
+    """One that is answered or discarded, mostly."""
+    shape = chance.choice(list(family.forms().values()))
+    made = request(
+        chance.choice(family.ssids),
+        sequence=chance.getrandbits(32),
+        error=chance.choice([NTP, PTP]),
+    )
+    tail = chance.choice(
+        [bytes(28), chance.randbytes(28), bytes(28) + chance.randbytes(chance.randrange(60))]
+    )
+    datagram = replace(
+        shape.datagram,
+        payload=made.datagram.payload[:16] + tail,
+        source=chance.choice([family.sender, family.sender, family.stranger(chance)]),
+        source_port=chance.choice([49_862, 50_000, 862, 0, chance.getrandbits(16)]),
+        hop_limit=chance.getrandbits(8),
+        traffic_class=chance.getrandbits(8),
+        flow_label=chance.getrandbits(20) if family.version == 6 else 0,
+    )
+    return shape.with_datagram(datagram)
+
+
+def random_bytes(family: Family, chance: random.Random) -> bytes:
+    """Noise that begins as a frame of this IP version."""
+    data = bytearray(chance.randbytes(chance.randrange(14, 200)))
+    data[12:14] = family.ethertype.to_bytes(2, "big")
+    if family.version == 4 and len(data) > 23:
+        data[14], data[23] = chance.choice([0x45, 0x46, 0x4F, 0x44, 0x60]), 17
+    elif family.version == 6 and len(data) > 20:
+        data[14], data[20] = 0x60 | data[14] & 15, chance.choice([17, 41, 43, 44, 4])
+    return bytes(data)
 
 
 def mutated(data: bytes, chance: random.Random) -> bytes:

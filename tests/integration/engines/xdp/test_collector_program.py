@@ -87,7 +87,6 @@ def test_what_is_not_handled_exactly_is_handed_up(
 @pytest.mark.parametrize(
     ("reason", "change"),
     [
-        (CollectorUp.INTERFACE, {"vlans": (7,)}),
         (CollectorUp.INTERFACE, {"outer": Outer(PATH[3], PATH[4])}),
         (CollectorUp.PEER, {"destination": PATH[5]}),
     ],

@@ -81,7 +81,15 @@ def test_flags(prefix: str, flags: type[enum.IntFlag]) -> None:
 
 
 @pytest.mark.parametrize(
-    "limit", ["SESSIONS_MAX", "SEGMENTS_MAX", "SOURCES_MAX", "SSIDS_IN_WORD", "WORDS_OF_SSIDS"]
+    "limit",
+    [
+        "SESSIONS_MAX",
+        "SEGMENTS_MAX",
+        "SOURCES_MAX",
+        "SSIDS_IN_WORD",
+        "VLAN_TAGS_MAX",
+        "WORDS_OF_SSIDS",
+    ],
 )
 def test_limits(limit: str) -> None:
     assert macros("")[limit] == getattr(layouts, limit)

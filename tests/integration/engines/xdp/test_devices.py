@@ -1,0 +1,54 @@
+"""Whose a frame is, by its VLAN tags: the protocol of a tag counts as its identifier does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from dataplane.bpf.syscall import XDP_DROP, XDP_PASS
+from dataplane.engines.xdp.collector_layouts import CollectorUp
+from dataplane.frames import Frame
+from tests.integration.engines.xdp.collecting import Twins, frame, payload
+from tests.integration.engines.xdp.devices import OTHERS_TAGS, TAGS
+from tests.integration.engines.xdp.reflecting import FAMILIES, Bench, answers, leaves
+from tests.unit.stamp.network import MS, UNIX_NS
+
+pytestmark = pytest.mark.integration
+
+REQUESTS = {name: family.request() for name, family in FAMILIES.items()}
+
+
+@pytest.mark.parametrize("tags", TAGS)
+@pytest.mark.parametrize("asked", REQUESTS.values(), ids=REQUESTS)
+def test_requests_to_a_device_are_answered(bench: Bench, asked: Frame, tags: str) -> None:
+    answers(bench, replace(asked, tags=TAGS[tags]))
+
+
+@pytest.mark.parametrize("tags", OTHERS_TAGS)
+@pytest.mark.parametrize("asked", REQUESTS.values(), ids=REQUESTS)
+def test_requests_to_others_pass_uncounted(bench: Bench, asked: Frame, tags: str) -> None:
+    for known in TAGS.values():
+        # The next hop to this sender is known by now.
+        answers(bench, replace(asked, tags=known))
+    leaves(bench, replace(asked, tags=OTHERS_TAGS[tags]).encode())
+
+
+@pytest.mark.parametrize("tags", TAGS)
+def test_replies_to_a_device_are_collected(twins: Twins, tags: str) -> None:
+    twins.sent(0, UNIX_NS, 0)
+    packet = replace(frame(twins, payload()), tags=TAGS[tags])
+    assert twins.node.run(packet.encode(), 5 * MS) == XDP_DROP
+
+
+@pytest.mark.parametrize("tags", OTHERS_TAGS)
+def test_replies_to_others_are_not(twins: Twins, tags: str) -> None:
+    twins.sent(0, UNIX_NS, 0)
+    before = twins.node.tables.counts()
+    packet = replace(frame(twins, payload()), tags=OTHERS_TAGS[tags])
+    assert twins.node.run(packet.encode(), 5 * MS) == XDP_PASS
+    after = twins.node.tables.counts()
+    assert (after.collected, after.duplicates) == (before.collected, before.duplicates)
+    up = after.handed_up[CollectorUp.INTERFACE] - before.handed_up[CollectorUp.INTERFACE]
+    # Of three tags the program reads two, and finds no packet.
+    assert up == (len(packet.tags) <= 2)
