@@ -246,6 +246,11 @@ class ReflectorStore:
         """Sessions that this process has allocated, or found when it opened the store."""
         return set(self._slots)
 
+    @property
+    def contents(self) -> bytes:
+        """All counters, as they are in the file; what has changed differs."""
+        return bytes(self._file.view)
+
     def rows(self) -> npt.NDArray[Any]:
         """All slots as they are now, used or not, with the fields of
         `ReflectorSessionState`; a copy."""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dataplane.arena import Arena
 from dataplane.bpf.syscall import bpf, delete_element, lookup_element, update_element
 
 F_MMAPABLE = 1 << 10
@@ -33,23 +34,38 @@ class ArrayMap:
     Raises OSError: ENOMEM where there is no memory for it.
     """
 
-    def __init__(self, dtype: npt.DTypeLike, entries: int, flags: int = 0) -> None:
-        """Zeros; the size of `dtype` has to be a multiple of 8 bytes."""
+    def __init__(
+        self, dtype: npt.DTypeLike, entries: int, flags: int = 0, arena: Arena | None = None
+    ) -> None:
+        """Zeros; the size of `dtype` has to be a multiple of 8 bytes. In an `arena` they are
+        to be seen until `close`."""
         kind = np.dtype(dtype)
         attributes = struct.pack(
             "=IIIII", _TYPE_ARRAY, _KEY_SIZE, kind.itemsize, entries, F_MMAPABLE | flags
         )
         self.fd = bpf(_MAP_CREATE, attributes)
         try:
-            size = -(-entries * kind.itemsize // mmap.PAGESIZE) * mmap.PAGESIZE
-            self.memory = memoryview(mmap.mmap(self.fd, size))
+            self._size = -(-entries * kind.itemsize // mmap.PAGESIZE) * mmap.PAGESIZE
+            if arena is None:
+                self.place = 0
+                self.memory = memoryview(mmap.mmap(self.fd, self._size))
+            else:
+                self.place = arena.map(self.fd, self._size)
+                self.memory = arena.view[self.place : self.place + self._size]
         except BaseException:
             os.close(self.fd)
             raise
         self.values: npt.NDArray[Any] = np.frombuffer(self.memory, kind, entries)
+        self._arena = arena
 
     def close(self) -> None:
-        """Let go of the descriptor; the memory stays while somebody looks at it."""
+        """Take the memory out of the arena. Without one it stays while somebody looks at it."""
+        if self._arena is not None:
+            self._arena.unmap(self.place, self._size)
+            self._arena = None
+
+    def let_go(self) -> None:
+        """Of the descriptor: somebody else has the map."""
         os.close(self.fd)
 
 

@@ -74,7 +74,11 @@ EXPIRY_SLACK_NS: Final = 28
 LANE: Final = 29
 """What packets that share a burst have in common, as a number."""
 
-COLUMNS: Final = 30
+# The engine's own.
+EXTRA: Final = 30
+"""The first of those that an engine may use as it likes."""
+
+COLUMNS: Final = 36
 NEVER: Final = (1 << 63) - 1
 
 

@@ -138,7 +138,21 @@ class ControlPlane:
     """Of each try."""
 
 
-Extra = PacketCost | TimestampError | ScheduleError | Footprint | ControlPlane
+@dataclass(frozen=True, slots=True)
+class DataTraffic:
+    """What data traffic keeps while a system is there and has nothing to do."""
+
+    system: str
+    role: str
+    ratios: tuple[float, ...]
+    """Of each pair of turns: forwarded with the system to forwarded without."""
+
+    def __post_init__(self) -> None:
+        if any(ratio <= 0 for ratio in self.ratios):
+            raise ValueError("a ratio is not positive")
+
+
+Extra = PacketCost | DataTraffic | TimestampError | ScheduleError | Footprint | ControlPlane
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +160,7 @@ class Extras:
     """All of them, by kind."""
 
     packet_cost: tuple[PacketCost, ...] = ()
+    data_traffic: tuple[DataTraffic, ...] = ()
     timestamp_error: tuple[TimestampError, ...] = ()
     schedule_error: tuple[ScheduleError, ...] = ()
     footprint: tuple[Footprint, ...] = ()
@@ -165,6 +180,7 @@ class Extras:
 
 _KINDS: dict[type, tuple[str, tuple[str, ...]]] = {
     PacketCost: ("packet_cost", ("name", "program", "segments")),
+    DataTraffic: ("data_traffic", ("system", "role")),
     TimestampError: ("timestamp_error", ("label", "method")),
     ScheduleError: ("schedule_error", ("engine", "sessions", "rate_pps")),
     Footprint: ("footprint", ("engine", "sessions", "rate_pps")),

@@ -6,6 +6,7 @@ packets, and `delivered` says how many of them came to what end.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -247,6 +248,16 @@ class EngineSystem:
 
     def ran_ns(self) -> int:
         return 0 if self._process is None else scheduled(self._process.pid)[0]
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Its process does not run meanwhile."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def usage(self) -> tuple[int, int]:
         """Processor time so far in nanoseconds, and the most memory so far in bytes."""

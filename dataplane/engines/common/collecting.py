@@ -5,9 +5,14 @@ from __future__ import annotations
 import logging
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from dataplane.arena import Arena
 from dataplane.config import SenderSession
 from dataplane.stamp.collector import Collector
+from dataplane.stamp.collector_rounds import next_expiries
+from dataplane.stamp.sender_rounds import Rows
 from dataplane.stamp.session_table import SessionTable
 from dataplane.store import SessionStore, StoreError
 
@@ -33,6 +38,13 @@ class Collecting(Protocol):
     ) -> Collector:
         """Raises StoreError."""
 
+    def announced(self, rows: Rows, now_ns: int) -> None:
+        """`send_round` has announced a packet of each of these sessions of the `table`."""
+
+    def next_timers(self, rows: Rows, now_ns: int) -> npt.NDArray[np.int64]:
+        """As `Collector.next_timer_ns` of each of these sessions of the `table`; `NEVER`
+        for None."""
+
     def opened(self, port: int) -> None:
         """A transport has been opened on this UDP port."""
 
@@ -40,15 +52,20 @@ class Collecting(Protocol):
         """It has been closed."""
 
 
+def make_table() -> SessionTable | None:
+    """None where sessions can only be worked on one by one."""
+    try:
+        return SessionTable(Arena())
+    except OSError as error:
+        log.warning("sessions are worked on one by one: no range of addresses: %s", error)
+        return None
+
+
 class CollectingHere:
     """By the engine itself, from what its transports receive."""
 
     def __init__(self) -> None:
-        self._table: SessionTable | None = None
-        try:
-            self._table = SessionTable(Arena())
-        except OSError as error:
-            log.warning("sessions are worked on one by one: no range of addresses: %s", error)
+        self._table = make_table()
 
     @property
     def table(self) -> SessionTable | None:
@@ -67,6 +84,13 @@ class CollectingHere:
             return Collector(config, store, now_ns=now_ns, resumed=resumed, table=self._table)
         except (MemoryError, OSError) as error:
             raise StoreError(f"{store.path}: no memory for the session: {error}") from error
+
+    def announced(self, rows: Rows, now_ns: int) -> None:
+        pass
+
+    def next_timers(self, rows: Rows, now_ns: int) -> npt.NDArray[np.int64]:
+        assert self._table is not None
+        return next_expiries(self._table, rows)
 
     def opened(self, port: int) -> None:
         pass

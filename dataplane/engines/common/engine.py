@@ -11,7 +11,7 @@ from dataplane.config import Node, Reflector, ReflectorSession, Sender, SenderSe
 from dataplane.engines import base
 from dataplane.engines.base import Capabilities, EngineContext, EngineError, Resume
 from dataplane.engines.common.collecting import Collecting, CollectingHere
-from dataplane.engines.common.loop import Loop
+from dataplane.engines.common.loop import EASY_NS, Loop
 from dataplane.engines.common.reflector import ReflectorRole
 from dataplane.engines.common.sender import SenderRole
 from dataplane.engines.common.transport import OpenTransport
@@ -108,7 +108,7 @@ class LoopEngine:
         self._reflector.close()
 
     def _tick(self, now_ns: int) -> None:
-        self._timer.at(now_ns + REFRESH_NS)
+        self._timer.at(now_ns + REFRESH_NS, EASY_NS)
         self._clock.refresh(now_ns)
         self._sender.tick(now_ns)
         self._reflector.tick()

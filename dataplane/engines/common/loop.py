@@ -30,6 +30,10 @@ T = TypeVar("T")
 SPIN_NS = 50_000
 """The clock is read in a busy loop for at most this long before each deadline."""
 
+EASY_NS = 10_000_000
+"""Slack of what nobody waits for: it goes along with something else, and no clock is read
+in a loop for it."""
+
 CALL_TIMEOUT_S = 30.0
 """How long another thread waits for the loop to carry out a call."""
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 
 from dataplane.engines.common.loop import SPIN_NS, Loop
-from dataplane.stamp.collector_rounds import next_expiries
 from dataplane.stamp.sender_rounds import Rows
 from dataplane.stamp.session_table import (
     DUE_NS,
@@ -39,12 +39,14 @@ class Schedule:
         table: SessionTable,
         send: Callable[[], None],
         expire: Callable[[int, int], None],
+        next_timers: Callable[[Rows, int], npt.NDArray[np.int64]],
     ) -> None:
         """`send` is called where packets are `due`; `expire` with the time for a session, by
-        SSID, that has something to expire."""
+        SSID, that has something to expire, which `next_timers` of its `Collecting` tells."""
         self._table = table
         self._send = send
         self._expire = expire
+        self._next_timers = next_timers
         self._rows: dict[int, None] = {}
         self._array: Rows | None = None
         self._send_timer = loop.timer(lambda _now_ns: send())
@@ -128,7 +130,7 @@ class Schedule:
             return
         cells = self._table.cells
         slack_ns = cells[EXPIRY_SLACK_NS, rows]
-        due_ns = next_expiries(self._table, rows)
+        due_ns = self._next_timers(rows, now_ns)
         # Packets that are yet to be sent cannot be lost before that.
         next_ns = now_ns + int((cells[TIMEOUT_NS, rows] + slack_ns).min())
         latest_ns = np.min(due_ns + slack_ns, where=due_ns != NEVER, initial=next_ns)
@@ -136,5 +138,5 @@ class Schedule:
 
     def _expiring(self, now_ns: int) -> list[int]:
         rows = self._all()
-        found: list[int] = rows[next_expiries(self._table, rows) <= now_ns].tolist()
+        found: list[int] = rows[self._next_timers(rows, now_ns) <= now_ns].tolist()
         return found

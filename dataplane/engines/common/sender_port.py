@@ -107,8 +107,12 @@ class SenderPort:
         self._rounds: SenderRounds | None = None
         table = self._collecting.table
         if table is not None:
-            self._schedule = Schedule(loop, table, self._flush_soon, self._expire)
-            self._rounds = SenderRounds(address, table, clock, self._lanes)
+            self._schedule = Schedule(
+                loop, table, self._flush_soon, self._expire, self._collecting.next_timers
+            )
+            self._rounds = SenderRounds(
+                address, table, clock, self._lanes, self._collecting.announced
+            )
         self._resting = False
         self._rest_timer = loop.timer(lambda _now_ns: self._wake())
         self._read_ns = 0

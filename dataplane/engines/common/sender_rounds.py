@@ -6,7 +6,7 @@ a T1 that is read just before.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -28,13 +28,20 @@ class SenderRounds:
     """Of one port."""
 
     def __init__(
-        self, address: IPAddress, table: SessionTable, clock: Clock, lanes: Mapping[Lane, int]
+        self,
+        address: IPAddress,
+        table: SessionTable,
+        clock: Clock,
+        lanes: Mapping[Lane, int],
+        announced: Callable[[Rows, int], None],
     ) -> None:
-        """`lanes` are numbered from 0 in their order; more may be added."""
+        """`lanes` are numbered from 0 in their order; more may be added. `announced` is
+        that of a `Collecting`."""
         self._source = packed(address)
         self._table = table
         self._clock = clock
         self._lanes = lanes
+        self._announced = announced
         self._known: list[tuple[Lane, bytes]] = []
         self._room = np.zeros(BURST, PACKET)
 
@@ -59,6 +66,7 @@ class SenderRounds:
             self._room = np.zeros(2 * len(rows), PACKET)
         packets = self._room[: len(rows)]
         send_round(table, rows, packets, now_ns, t1_ns)
+        self._announced(rows, now_ns)
         start = 0
         for end in ends:
             self._send_lane(transport, int(lanes[start]), rows[start:end], packets[start:end], runs)

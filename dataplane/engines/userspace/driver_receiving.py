@@ -21,7 +21,7 @@ from ipaddress import IPv6Address
 from dataplane.clock import REFRESH_NS, Clock, monotonic_ns
 from dataplane.config import Node
 from dataplane.engines.base import Role
-from dataplane.engines.common.loop import Loop
+from dataplane.engines.common.loop import EASY_NS, Loop
 from dataplane.engines.hook_claims import HookClaims
 from dataplane.engines.userspace.arrivals import Arrivals
 from dataplane.engines.userspace.driver_program import DriverProgram
@@ -154,7 +154,7 @@ class DriverReceiving:
 
     def _tick(self, now_ns: int) -> None:
         """Once a second: look after what is attached, and what may be tried again."""
-        self._timer.at(now_ns + REFRESH_NS)
+        self._timer.at(now_ns + REFRESH_NS, EASY_NS)
         if self._program is not None:
             self._attend()
         elif self._is_wanted() and now_ns - self._failed_ns >= RETRY_NS:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from dataplane.clock import monotonic_ns
 from dataplane.config import IPAddress
 from dataplane.engines.base import Role
-from dataplane.engines.common.loop import Loop
+from dataplane.engines.common.loop import EASY_NS, Loop
 from dataplane.engines.xdp.doorbell import Doorbell
 from dataplane.engines.xdp.interfaces import LOOK_NS, Devices, Kernel
 from dataplane.engines.xdp.layouts import LocalFlag
@@ -57,7 +57,7 @@ class Watch:
 
     def _begin(self) -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
-        self._timer.at(monotonic_ns() + LOOK_NS)
+        self._timer.at(monotonic_ns() + LOOK_NS, EASY_NS)
 
     def ask(self, names: Names) -> Surroundings:
         """Look at once, and watch these interfaces from now on. From any other thread."""
@@ -82,7 +82,7 @@ class Watch:
         return Surroundings(names, found[every], by_role, kernel.locals())
 
     def _tick(self, now_ns: int) -> None:
-        self._timer.at(now_ns + LOOK_NS)
+        self._timer.at(now_ns + LOOK_NS, EASY_NS)
         if self._names:
             self._tell(self._look())
 

@@ -27,19 +27,26 @@ from dataplane.bpf.program import BpfModule
 from dataplane.config import SenderSession
 from dataplane.engines.xdp.collector_layouts import ORDER_MAX, Command, Outcome, SlotFlag
 from dataplane.engines.xdp.driver_intervals import DriverIntervals
+from dataplane.engines.xdp.driver_rounds import (
+    CALM,
+    COLLECTION_AT,
+    DRAIN_NS,
+    DRAINED,
+    FRESH_NS,
+    SLOTS_AT,
+)
 from dataplane.engines.xdp.session_maps import SessionMaps
 from dataplane.engines.xdp.sums import Running
 from dataplane.loss import LossAttribution
 from dataplane.measurement import RECORD_DTYPE, Record, RecordFlag, TimestampMethod
+from dataplane.session_state import INT64_MAX
 from dataplane.stamp.collector import Collector, window_of
 from dataplane.stamp.errors import DiscardReason
 from dataplane.stamp.intervals import Intervals
 from dataplane.stamp.replies import Ignored, Reply
+from dataplane.stamp.session_table import STATEFUL, Cell, SessionTable
 from dataplane.stamp.window import RECEIVED, UNDER_WAY, UNRESOLVED
 from dataplane.store import SessionStore
-
-DRAIN_NS = 1_000_000_000
-"""How old what the store says about replies may be."""
 
 ONE_BY_ONE = 64
 """Records that are looked at one by one; more at once are first tried as a whole."""
@@ -62,11 +69,14 @@ class DriverCollector(Collector):
         now_ns: int,
         resumed: bool = False,
         tai_offset_s: int = 0,
+        table: SessionTable | None = None,
     ) -> None:
         window = window_of(config)
         head = store.state.head
-        self._maps = SessionMaps(module, config, window, head.next_sequence, head.closed % 2)
-        self._drained = 0
+        self._maps = SessionMaps(
+            *(module, config, window, head.next_sequence, head.closed % 2),
+            None if table is None else table.arena,
+        )
         self._reordered_seen = 0
         self._breaks_seen = self._turns_seen = 0
         self._early = 0
@@ -74,8 +84,25 @@ class DriverCollector(Collector):
         self._unobserved = False
         self._newest_then: int | None = None
         self._arrived_ns = 0
+        super().__init__(
+            *(config, store),
+            now_ns=now_ns,
+            resumed=resumed,
+            tai_offset_s=tai_offset_s,
+            table=table,
+        )
         self._fresh_ns = now_ns
-        super().__init__(config, store, now_ns=now_ns, resumed=resumed, tai_offset_s=tai_offset_s)
+
+    _fresh_ns = Cell(FRESH_NS)
+    _drained = Cell(DRAINED)
+    _calm = Cell(CALM)
+
+    def _join(self, table: SessionTable) -> None:
+        super()._join(table)
+        cells, row = table.cells, self.row.index
+        cells[SLOTS_AT, row], cells[COLLECTION_AT, row] = self._maps.places
+        # What comes by the socket is taken in one by one, as of stateful sessions.
+        cells[STATEFUL, row] = 1
 
     def _make_intervals(self) -> Intervals:
         length_ns = self.config.computation_interval_s * 1_000_000_000
@@ -187,10 +214,13 @@ class DriverCollector(Collector):
         return super().expire(now_ns)
 
     def next_timer_ns(self) -> int | None:
-        due = super().next_timer_ns()
-        if due is None or (self._settled == self._next and self.fresh):
-            return due
-        return min(due, self._fresh_ns + DRAIN_NS)
+        due, settled, following = self._intervals.end_ns, self._settled, self._next
+        awaited = max(settled, self._maps.received_before(self._calm))
+        if awaited < following:
+            due = min(due, self._sent_ns[awaited & self._mask] + self._timeout_ns + 1)
+        if settled < following or not self.fresh:
+            due = min(due, self._fresh_ns + DRAIN_NS)
+        return None if due == INT64_MAX else due
 
     def _record(self, reply: Reply, sequence: int) -> Record | Ignored:
         by_user = reply.t4_method != TimestampMethod.KERNEL_SOFTWARE.code
@@ -231,6 +261,7 @@ class DriverCollector(Collector):
         super()._expire(now_ns)
         if over:
             intervals.fold()
+        self._calm = self._breaks_seen if self._settled > self._newest_seen[0] else -1
 
     def _make_room(self, now_ns: int) -> None:
         self._expire(now_ns)
@@ -530,12 +561,11 @@ class DriverCollector(Collector):
     def _first_under_way(self) -> int:
         """The sequence number, from the settled ones on; the next one if there is none."""
         at, fates = self._settled, self._fate
-        assert isinstance(fates, bytearray)
         for part in self._pieces(at, self._next):
             start: int = part.start
-            found = fates.find(UNDER_WAY, start, part.stop)
+            found = bytes(fates[start : part.stop]).find(UNDER_WAY)
             if found >= 0:
-                return at + found - start
+                return at + found
             at += part.stop - start
         return at
 

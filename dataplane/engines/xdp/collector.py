@@ -10,28 +10,36 @@ The userspace engine sends, and takes in what the program hands up. Rules that h
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from dataplane.bpf.program import BpfModule
 from dataplane.bpf.syscall import update_element
 from dataplane.clock import Clock, monotonic_ns, wall_ns
 from dataplane.config import Sender, SenderSession
 from dataplane.engines.base import Report
+from dataplane.engines.common.collecting import make_table
 from dataplane.engines.common.loop import Loop
 from dataplane.engines.xdp.collection import DriverCollector
 from dataplane.engines.xdp.collector_layouts import CollectorFlag
 from dataplane.engines.xdp.collector_report import DriverReports
 from dataplane.engines.xdp.collector_tables import CollectorTables
 from dataplane.engines.xdp.doorbell import Doorbell
+from dataplane.engines.xdp.driver_rounds import announce_round, next_looks
 from dataplane.engines.xdp.hook import Hook, Share
 from dataplane.engines.xdp.interfaces import LOOK_NS, Kernel
 from dataplane.engines.xdp.loading import load_aside
 from dataplane.mapped_file import StoreError
 from dataplane.stamp.collector import Collector
+from dataplane.stamp.sender_rounds import Rows
+from dataplane.stamp.session_table import SessionTable
 from dataplane.stamp.timestamp import NS_PER_S
 from dataplane.store import SessionStore
 
@@ -87,6 +95,7 @@ class CollectorRole:
         self._failed_ns: int | None = None
         self._looked_ns = 0
         self._closed = False
+        self._table = make_table()
         self._kernel = Kernel()
         self._doorbell = Doorbell()
         loop.register(self._doorbell.fileno(), self._rung)
@@ -132,8 +141,17 @@ class CollectorRole:
         return self._problem
 
     @property
-    def table(self) -> None:
-        """The sessions share their memory with the driver instead."""
+    def table(self) -> SessionTable | None:
+        """Their maps are in its arena as well."""
+        return self._table
+
+    def announced(self, rows: Rows, now_ns: int) -> None:
+        assert self._table is not None
+        announce_round(self._table, rows, now_ns)
+
+    def next_timers(self, rows: Rows, now_ns: int) -> npt.NDArray[np.int64]:
+        assert self._table is not None
+        return next_looks(self._table, rows, now_ns)
 
     def prepare(self, resumed: bool) -> None:
         if resumed:
@@ -147,10 +165,13 @@ class CollectorRole:
         assert self._program is not None
         try:
             return DriverCollector(
-                config, store, self._program.module, now_ns=now_ns, resumed=resumed
+                *(config, store, self._program.module),
+                now_ns=now_ns,
+                resumed=resumed,
+                table=self._table,
             )
-        except OSError as error:
-            text = os.strerror(error.errno or 0)
+        except (MemoryError, OSError) as error:
+            text = os.strerror(getattr(error, "errno", None) or errno.ENOMEM)
             raise StoreError(f"no room for session {config.ssid} in the kernel: {text}") from error
 
     def opened(self, port: int) -> None:

@@ -13,7 +13,7 @@ from dataplane.clock import REFRESH_NS, Clock
 from dataplane.config import Node, Reflector, ReflectorSession, SenderSession
 from dataplane.engines import base
 from dataplane.engines.base import Capabilities, Engine, EngineContext, EngineError, Resume
-from dataplane.engines.common.loop import Loop
+from dataplane.engines.common.loop import EASY_NS, Loop
 from dataplane.engines.userspace import engine as userspace
 from dataplane.engines.xdp.capabilities import CAPABILITIES, NAME
 from dataplane.engines.xdp.collector import CollectorRole
@@ -98,7 +98,7 @@ class XdpEngine:
         self._loop.close()
 
     def _tick(self, now_ns: int) -> None:
-        self._timer.at(now_ns + REFRESH_NS)
+        self._timer.at(now_ns + REFRESH_NS, EASY_NS)
         self._clock.refresh(now_ns)
         self._reflector.tick()
         self._collector.tick()

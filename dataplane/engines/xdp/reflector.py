@@ -6,7 +6,7 @@ Rules that hold here:
   engine listens; short of that nothing is answered, and `last_error` says why.
 - Every stateful session has one counter, in the program's map: the userspace engine
   takes its numbers from there.
-- Counters of both are folded into one store, `FOLD_NS` apart.
+- Counters of both are folded into one store, `FOLD_NS` apart while packets come.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dataplane.engines.base import (
     Report,
     reflector_store_path,
 )
-from dataplane.engines.common.loop import Loop
+from dataplane.engines.common.loop import EASY_NS, Loop
 from dataplane.engines.userspace import engine as userspace
 from dataplane.engines.xdp.doorbell import Doorbell
 from dataplane.engines.xdp.fib import FibAccess
@@ -41,7 +41,10 @@ from dataplane.stamp.session_reflector import SessionState
 from dataplane.stamp.timestamp import NS_PER_S
 
 FOLD_NS = NS_PER_S // 20
-"""How old what the store says about packets may be."""
+"""How old what the store says about packets may be while they come."""
+
+IDLE_FOLD_NS = NS_PER_S // 4
+"""The same for the first packets after a pause: data traffic has the same core."""
 
 RELOAD_NS = 30 * NS_PER_S
 """A program that the kernel has refused is tried again after this long."""
@@ -191,7 +194,7 @@ class ReflectorRole:
         self._program = program
         self._attachments = self._hook.reflector(program.fd)
         self._serve("the XDP program is loaded")
-        self._folder.at(monotonic_ns() + FOLD_NS)
+        self._folder.at(monotonic_ns() + FOLD_NS, EASY_NS)
 
     def _serve(self, reason: str) -> None:
         program, ledger, config = self._program, self._ledger, self._config
@@ -275,9 +278,10 @@ class ReflectorRole:
         return SharedState(state, take)
 
     def _fold(self, now_ns: int) -> None:
-        self._folder.at(now_ns + FOLD_NS)
-        if self._ledger is not None and self._program is not None:
-            self._ledger.fold(self._program.tables)
+        self._folder.at(now_ns + IDLE_FOLD_NS, EASY_NS)
+        ledger, program = self._ledger, self._program
+        if ledger is not None and program is not None and ledger.fold(program.tables):
+            self._folder.at(now_ns + FOLD_NS, EASY_NS)
 
     def _enter(self, state: OperState, reason: str, error: str | None = None) -> None:
         old = self._status

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dataplane.arena import Arena
 from dataplane.bpf.maps import F_INNER_MAP, ArrayMap, MapOfMaps
 from dataplane.bpf.program import BpfModule
 from dataplane.bpf.syscall import XDP_PASS, Exchange
@@ -16,6 +17,7 @@ from dataplane.engines.xdp.collector_layouts import (
     COLLECTION,
     COMMAND,
     DIRECTIONS,
+    RUNNING,
     SLOT,
     CollectionFlag,
     Command,
@@ -38,7 +40,11 @@ _FIELDS = dict.fromkeys(COMMAND.names or (), 0)
 _OUTCOME_AT = COMMAND.fields["outcome"][1] if COMMAND.fields else 0
 
 _NEXT_AT = COLLECTION.fields["next_sequence"][1] // 8 if COLLECTION.fields else 0
-_RECEIVED_AT = COLLECTION.fields["running"][1] // 8 if COLLECTION.fields else 0
+_RUNNING_AT = COLLECTION.fields["running"][1] // 8 if COLLECTION.fields else 0
+_RECEIVED_AT, _HIGHEST_AT, _BREAKS_AT = (
+    _RUNNING_AT + (RUNNING.fields[name][1] // 8 if RUNNING.fields else 0)
+    for name in ("received", "highest", "breaks")
+)
 _OUTCOMES = list(Outcome)
 _UINT32 = struct.Struct("=I")
 _UDP = 17
@@ -58,17 +64,19 @@ class SessionMaps:
         window: int,
         next_sequence: int,
         parity: int,
+        arena: Arena | None = None,
     ) -> None:
-        """Raises OSError where the kernel has no memory."""
+        """In the `arena` if there is one. Raises OSError where there is no memory."""
         self._ssid = config.ssid
         self._control = Exchange(module.load("control"), COMMAND.itemsize)
         self._outer = [
             MapOfMaps(module.map_fd(name)) for name in ("collections", "collection_slots")
         ]
-        self._collection = ArrayMap(COLLECTION, 1)
+        self._collection = ArrayMap(COLLECTION, 1, arena=arena)
         try:
-            self._slots = ArrayMap(SLOT, window, F_INNER_MAP)
+            self._slots = ArrayMap(SLOT, window, F_INNER_MAP, arena)
         except OSError:
+            self._collection.let_go()
             self._collection.close()
             raise
         self._words = self._collection.memory.cast("Q")
@@ -90,9 +98,17 @@ class SessionMaps:
                 self._outer[::-1], (self._slots, self._collection), strict=True
             ):
                 outer.put(config.ssid, inner.fd)
+        except OSError:
+            self.close()
+            raise
         finally:
-            self._slots.close()
-            self._collection.close()
+            self._slots.let_go()
+            self._collection.let_go()
+
+    @property
+    def places(self) -> tuple[int, int]:
+        """Of the slots and of `state` in the arena, in words of 8 bytes."""
+        return self._slots.place // 8, self._collection.place // 8
 
     def _fill(self, config: SenderSession, next_sequence: int, parity: int) -> None:
         state = self.state
@@ -115,6 +131,13 @@ class SessionMaps:
     def received(self) -> int:
         """Records so far."""
         return self._words[_RECEIVED_AT]
+
+    def received_before(self, breaks: int) -> int:
+        """The sequence number up to which all replies have come; 0 unless the program
+        has counted so many breaks."""
+        # It counts a break before it raises `highest`.
+        highest = self._words[_HIGHEST_AT]
+        return highest if self._words[_BREAKS_AT] == breaks else 0
 
     def sent(self, sequence: int, now_ns: int) -> None:
         """Packet `sequence` is under way; its place must be free."""
@@ -165,3 +188,5 @@ class SessionMaps:
         """Take the maps from the programs."""
         for outer in self._outer:
             outer.remove(self._ssid)
+        self._slots.close()
+        self._collection.close()

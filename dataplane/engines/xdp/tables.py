@@ -205,10 +205,18 @@ class ReflectorTables:
         """What every slot counts; a copy."""
         return self._states.copy()
 
+    def counted(self) -> bytes:
+        """What differs whenever the program has counted a packet since."""
+        return b"".join(self._counters())
+
+    def _counters(self) -> list[bytes]:
+        """`struct reflector_counters` of each CPU."""
+        return lookup_per_cpu(self._counts_fd, bytes(4), layouts.REFLECTOR_COUNTERS.itemsize)
+
     def counts(self) -> Counts:
         """Everything the program has counted since it was loaded."""
         total = np.zeros((), layouts.REFLECTOR_COUNTERS)
-        for cpu in lookup_per_cpu(self._counts_fd, bytes(4), layouts.REFLECTOR_COUNTERS.itemsize):
+        for cpu in self._counters():
             here = np.frombuffer(cpu, layouts.REFLECTOR_COUNTERS)[0]
             for name in layouts.REFLECTOR_COUNTERS.names or ():
                 total[name] += here[name]

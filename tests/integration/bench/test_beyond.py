@@ -13,7 +13,14 @@ from pathlib import Path
 import pytest
 
 from dataplane.config import STAMP_PORT, Node, Sender, SenderSession
-from tools.bench.beyond import control_plane, footprint, packet_cost, schedule, timestamps
+from tools.bench.beyond import (
+    control_plane,
+    data_traffic,
+    footprint,
+    packet_cost,
+    schedule,
+    timestamps,
+)
 from tools.bench.beyond.capture import Capture
 from tools.bench.beyond.packets import select
 from tools.bench.beyond.pair import DEVICE, REFERENCE_ENGINE, End, Pair
@@ -275,3 +282,21 @@ def test_whoever_has_seen_enough_may_stop() -> None:
     assert next(found).sessions == 1
     assert remains() == []
     found.close()  # type: ignore[attr-defined]
+
+
+def test_data_traffic_is_compared_beside_an_idle_engine() -> None:
+    settings = data_traffic.Settings(pairs=2, duration_ns=20_000_000)
+    found = [*data_traffic.measure(None, settings), *data_traffic.measure(ENGINE, settings)]
+    assert [(each.system, each.role) for each in found] == [
+        ("none", "forwarder"),
+        ("xdp-pass", "forwarder"),
+        (ENGINE, "reflector"),
+        (ENGINE, "collector"),
+    ]
+    assert all(len(each.ratios) == settings.pairs for each in found)
+
+
+def test_data_traffic_of_an_engine_that_there_is_not() -> None:
+    settings = data_traffic.Settings(pairs=2, duration_ns=20_000_000)
+    with pytest.raises(BenchError, match="teleport"):
+        list(data_traffic.measure("teleport", settings))

@@ -9,6 +9,7 @@ from decimal import Decimal
 from tools.bench.cell import CellKey
 from tools.bench.extras import (
     ControlPlane,
+    DataTraffic,
     Extras,
     Footprint,
     PacketCost,
@@ -115,6 +116,13 @@ def make_extras(seed: int = 1) -> Extras:
     for name, seconds in (("get of all sessions", 0.9), ("edit-config to first packet", 4.1)):
         durations = tuple(round(NS_PER_S * seconds * draw.uniform(0.9, 1.1)) for _ in range(3))
         extras = extras.with_added(ControlPlane(name, 1_000, durations))
+    for system, role, ratio in (
+        ("none", "forwarder", 1.0),
+        ("xdp-pass", "forwarder", 0.99),
+        ("xdp", "reflector", 0.985),
+    ):
+        ratios = tuple(draw.gauss(ratio, 0.01) for _ in range(40))
+        extras = extras.with_added(DataTraffic(system, role, ratios))
     return extras
 
 

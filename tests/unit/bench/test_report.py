@@ -20,9 +20,10 @@ from matplotlib.text import Annotation
 
 from tests.unit.bench.samples import HEADER, make_extras, make_results, run
 from tools.bench.cell import BASELINE, CellKey, Metric, Role
+from tools.bench.extras import DataTraffic, Extras
 from tools.bench.grid import PLANS
 from tools.bench.paper import SHARES
-from tools.bench.report import csv, table, write_report
+from tools.bench.report import csv, table, tables, write_report
 from tools.bench.report.bars import data_traffic, stamp_traffic
 from tools.bench.report.distributions import footprints, timestamp_errors
 from tools.bench.report.lines import by_share
@@ -235,7 +236,7 @@ def test_the_document_has_all_tables_and_reasons(userspace: Results) -> None:
     assert text.count("- Not measured: collector xdp at all shares: bcc is not installed.") == 2
     assert "| reflector | xdp | not measured | - | 0.993 | not measured | - | 2.119 |" in text
     assert "bcc (absent)" in text
-    assert text.count("Not measured: not part of this bench.") == 5
+    assert text.count("Not measured: not part of this bench.") == 6
 
 
 def test_the_document_marks_what_the_bed_bounds(full: Results) -> None:
@@ -296,3 +297,14 @@ def test_a_footprint_that_is_not_known_has_no_line() -> None:
     memory, cpu = footprints(unknown).axes
     assert len(memory.get_lines()) == 3
     assert not cpu.get_lines()
+
+
+def test_what_data_traffic_keeps_is_told_in_thousandths() -> None:
+    extras = Extras(data_traffic=(DataTraffic("xdp", "reflector", (0.98, 0.99, 1.0)),))
+    row = tables.data_traffic(extras).splitlines()[2]
+    assert row == "| xdp | reflector | **0.9900** | 0.9654..1.0151 | 0.9900 | 3 |"
+
+
+def test_data_traffic_that_was_not_compared_has_no_ratio() -> None:
+    extras = Extras(data_traffic=(DataTraffic("xdp", "reflector", ()),))
+    assert tables.data_traffic(extras).splitlines()[2] == "| xdp | reflector | - | - | - | 0 |"

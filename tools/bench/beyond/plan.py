@@ -10,7 +10,14 @@ from typing import cast
 
 from dataplane.engines import registry
 from tools.bench.bed import Settings as BedSettings
-from tools.bench.beyond import control_plane, footprint, packet_cost, schedule, timestamps
+from tools.bench.beyond import (
+    control_plane,
+    data_traffic,
+    footprint,
+    packet_cost,
+    schedule,
+    timestamps,
+)
 from tools.bench.extras import Extra
 
 Make = Callable[[], Iterator[Extra]]
@@ -30,7 +37,10 @@ class Measurement:
         return self.kind if self.engine is None else f"{self.kind} of engine {self.engine}"
 
 
-KINDS = ("packet-cost", "timestamps", "schedule", "footprint", "control-plane")
+KINDS = (
+    *("packet-cost", "data-traffic", "timestamps", "schedule", "footprint"),
+    "control-plane",
+)
 QUICK_KINDS = ("packet-cost", "timestamps")
 
 
@@ -46,6 +56,9 @@ def measurements(
                 found.append(Measurement(kind, None, _packet_cost(bed, quick)))
             case "control-plane":
                 found.append(Measurement(kind, None, _control_plane(quick)))
+            case "data-traffic":
+                subjects: list[str | None] = [None, *known]
+                found += [Measurement(kind, one, _data_traffic(one, bed)) for one in subjects]
             case "timestamps" | "schedule" | "footprint":
                 makers = {"timestamps": _timestamps, "schedule": _schedule, "footprint": _footprint}
                 found += [Measurement(kind, name, makers[kind](name, bed, quick)) for name in known]
@@ -57,6 +70,10 @@ def measurements(
 def _packet_cost(bed: BedSettings, quick: bool) -> Make:
     repeat = packet_cost.Settings().repeat // (10 if quick else 1)
     return functools.partial(packet_cost.measure, packet_cost.Settings(repeat=repeat, bed=bed))
+
+
+def _data_traffic(engine: str | None, bed: BedSettings) -> Make:
+    return functools.partial(data_traffic.measure, engine, data_traffic.Settings(bed=bed))
 
 
 def _control_plane(quick: bool) -> Make:

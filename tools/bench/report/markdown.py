@@ -118,6 +118,7 @@ def _extras(results: Results, figures: dict[str, tuple[str, str]]) -> Iterator[s
     extras = results.extras
     sections = (
         ("packet_cost", "Cost of a packet (`BPF_PROG_RUN`)", tables.packet_cost),
+        ("data_traffic", "Data traffic beside an idle system", tables.data_traffic),
         ("timestamp_error", "Error of timestamps", tables.timestamp_error),
         ("schedule_error", "Schedule of the Session-Sender", tables.schedule_error),
         ("footprint", "Memory and CPU", tables.footprint),

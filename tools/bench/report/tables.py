@@ -10,7 +10,7 @@ from tools.bench.extras import Extras, Quantiles, quantile_ns
 from tools.bench.paper import SHARES, Table, Value
 from tools.bench.report.series import DAGGER, DAGGER_MEANS, Point, point, systems_of
 from tools.bench.results import Results
-from tools.bench.statistics import RatioEstimate, Summary, summarize
+from tools.bench.statistics import RatioEstimate, Summary, mean_ratio, summarize
 from tools.bench.text import aligned, exact, markdown, to_csv
 from tools.lab.units import format_ns
 
@@ -163,6 +163,36 @@ def packet_cost(extras: Extras) -> str:
             )
         )
     return markdown(header, rows, "llrrrrr")
+
+
+def data_traffic(extras: Extras) -> str:
+    """Return what data traffic keeps beside a system that is idle."""
+    header = ("system", "role", "ratio", "95 % CI", "median", "pairs")
+    rows = []
+    for entry in extras.data_traffic:
+        estimate = mean_ratio(entry.ratios)
+        median = summarize(entry.ratios).median
+        rows.append(
+            (
+                *(entry.system, entry.role),
+                UNKNOWN if estimate is None else f"**{_fine(estimate.ratio)}**",
+                _fine_interval(estimate),
+                UNKNOWN if median is None else _fine(median),
+                str(len(entry.ratios)),
+            )
+        )
+    return markdown(header, rows, "llrrrr")
+
+
+def _fine(ratio: float) -> str:
+    """With a digit more: what is left of data traffic is told in thousandths."""
+    return f"{ratio:.4f}"
+
+
+def _fine_interval(estimate: RatioEstimate | None) -> str:
+    if estimate is None or estimate.low is None or estimate.high is None:
+        return UNKNOWN
+    return f"{_fine(estimate.low)}..{_fine(estimate.high)}"
 
 
 def timestamp_error(extras: Extras) -> str:

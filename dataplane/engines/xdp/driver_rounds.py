@@ -1,0 +1,92 @@
+"""What `DriverCollector.sent` and `next_timer_ns` do, for many sessions at once.
+
+The maps of the sessions are in the arena of their table. A property test holds this
+against the two methods.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from dataplane.engines.xdp.collector_layouts import COLLECTION, RUNNING, SLOT
+from dataplane.stamp.sender_rounds import Rows
+from dataplane.stamp.session_table import (
+    END_NS,
+    EXTRA,
+    MASK,
+    NEXT,
+    SETTLED,
+    TIMEOUT_NS,
+    TIMES,
+    SessionTable,
+)
+
+DRAIN_NS = 1_000_000_000
+"""How old what the store says about replies may be."""
+
+SLOTS_AT: Final = EXTRA
+"""Place of the session's slots in the arena, in words."""
+COLLECTION_AT: Final = EXTRA + 1
+"""Likewise of its `struct collection`."""
+FRESH_NS: Final = EXTRA + 2
+"""When the store was up to date."""
+DRAINED: Final = EXTRA + 3
+"""Records that have been taken over."""
+CALM: Final = EXTRA + 4
+"""As long as the program has counted so many `breaks`, the replies to all packets from the
+first that is not settled up to the `highest` have come; -1: some have not."""
+
+
+def _word(structure: np.dtype[np.void], name: str) -> int:
+    assert structure.fields is not None
+    at: int = structure.fields[name][1]
+    assert at % 8 == 0
+    return at // 8
+
+
+_SLOT_WORDS = SLOT.itemsize // 8
+_SENT, _T1, _TAG = (_word(SLOT, name) for name in ("sent_ns", "t1_ns", "tag"))
+_NEXT_SEQUENCE = _word(COLLECTION, "next_sequence")
+_RECEIVED, _HIGHEST, _BREAKS = (
+    _word(COLLECTION, "running") + _word(RUNNING, name)
+    for name in ("received", "highest", "breaks")
+)
+
+
+def announce_round(table: SessionTable, rows: Rows, now_ns: int) -> None:
+    """Tell the program that the packet which `send_round` has just announced, of each
+    of these sessions, is under way."""
+    cells, words = table.cells, table.arena.words
+    following = cells[NEXT, rows]
+    sequence = following - 1
+    at = cells[SLOTS_AT, rows] + (sequence & cells[MASK, rows]) * _SLOT_WORDS
+    words[at + _SENT] = now_ns
+    words[at + _T1] = 0
+    # The tag comes last, as in `SessionMaps.sent`.
+    words[at + _TAG] = sequence << 1
+    words[cells[COLLECTION_AT, rows] + _NEXT_SEQUENCE] = following
+    settled = rows[cells[SETTLED, rows] == sequence]
+    cells[FRESH_NS, settled] = now_ns
+
+
+def next_looks(table: SessionTable, rows: Rows, now_ns: int) -> npt.NDArray[np.int64]:
+    """As `DriverCollector.next_timer_ns` of each session; for one that has nothing to
+    drain yet, no later than when it may have."""
+    cells, words = table.cells, table.arena.words
+    collection, following = cells[COLLECTION_AT, rows], cells[NEXT, rows]
+    settled, highest = cells[SETTLED, rows], words[collection + _HIGHEST]
+    # The program counts a break before it raises `highest`.
+    calm = words[collection + _BREAKS] == cells[CALM, rows]
+    due_ns: npt.NDArray[np.int64] = cells[END_NS, rows]
+    awaited = np.where(calm, np.maximum(settled, highest), settled)
+    some = np.flatnonzero(awaited < following)
+    mine = rows[some]
+    at = cells[TIMES, mine] + (awaited[some] & cells[MASK, mine])
+    due_ns[some] = np.minimum(due_ns[some], words[at] + cells[TIMEOUT_NS, mine] + 1)
+    waiting = (settled < following) | (words[collection + _RECEIVED] != cells[DRAINED, rows])
+    drain_ns = np.where(waiting, cells[FRESH_NS, rows], now_ns) + DRAIN_NS
+    np.minimum(due_ns, drain_ns, out=due_ns)
+    return due_ns

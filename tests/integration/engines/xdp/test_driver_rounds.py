@@ -1,0 +1,192 @@
+"""Sessions that the driver collects, announced together and one by one: all the same."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dataplane.arena import Arena
+from dataplane.bpf.syscall import XDP_DROP
+from dataplane.config import ReflectorMode
+from dataplane.engines.xdp.collection import DriverCollector
+from dataplane.engines.xdp.driver_rounds import DRAIN_NS, announce_round, next_looks
+from dataplane.frames import Datagram, Frame
+from dataplane.stamp.sender_rounds import PACKET, fit_to_send, send_round
+from dataplane.stamp.session_sender import SessionSender
+from dataplane.stamp.session_table import NEVER, SessionTable
+from dataplane.store import SessionStore
+from tests.integration.engines.xdp.collecting import CLOCK, PTP, Node, payload
+from tests.unit.stamp.network import MS, UNIX_NS, session
+
+pytestmark = pytest.mark.integration
+
+SESSIONS = 8
+
+
+class Side:
+    """The sessions with SSIDs from `first` on; of a table, or each by itself."""
+
+    def __init__(
+        self, node: Node, folder: Path, kinds: list[int], first: int, table: SessionTable | None
+    ) -> None:
+        self.node = node
+        self.configs = [
+            session(
+                ssid=first + number,
+                reflector_mode=ReflectorMode.STATEFUL if kind == 1 else ReflectorMode.STATELESS,
+                loss_timeout_ms=30 if kind == 2 else 400,
+                packet_count=20 if kind == 3 else None,
+            )
+            for number, kind in enumerate(kinds)
+        ]
+        arena = None if table is None else table.arena
+        self.stores = [SessionStore.create(folder / str(c.ssid), c, arena) for c in self.configs]
+        self.collectors = [
+            DriverCollector(
+                config, store, node.module, now_ns=0, tai_offset_s=CLOCK.tai_offset_s, table=table
+            )
+            for config, store in zip(self.configs, self.stores, strict=True)
+        ]
+        self.senders = [
+            SessionSender(config, start_ns=0, row=collector.row)
+            for config, collector in zip(self.configs, self.collectors, strict=True)
+        ]
+        for collector in self.collectors:
+            collector.start(0, UNIX_NS)
+        node.tables.add_port(self.configs[0].sender_udp_port)
+
+    def send(self, number: int, now_ns: int) -> None:
+        collector, sender = self.collectors[number], self.senders[number]
+        before = sender.skipped
+        collector.sent(sender.sequence, UNIX_NS + now_ns, now_ns)
+        sender.send(now_ns, UNIX_NS + now_ns, PTP)
+        collector.skipped(sender.skipped - before)
+
+    def reply(self, number: int, sequence: int, counter: int, now_ns: int) -> int:
+        config = self.configs[number]
+        data = payload(sequence, counter, ssid=config.ssid, t1_ns=UNIX_NS + now_ns - 9 * MS)
+        ends = config.reflector_address, config.source_address
+        ports = config.reflector_udp_port, config.sender_udp_port
+        return self.node.run(Frame(Datagram(*ends, *ports, data)).encode(), now_ns)
+
+    def close(self) -> None:
+        for collector, store in zip(self.collectors, self.stores, strict=True):
+            collector.close()
+            store.close()
+        self.node.tables.remove_port(self.configs[0].sender_udp_port)
+
+
+@contextmanager
+def sides(node: Node, kinds: list[int]) -> Iterator[tuple[Side, Side, SessionTable]]:
+    """One by one, and together."""
+    table = SessionTable(Arena(1 << 28, 1 << 24))
+    with tempfile.TemporaryDirectory() as folder:
+        one = Side(node, Path(folder), kinds, 1, None)
+        many = Side(node, Path(folder), kinds, 101, table)
+        try:
+            yield one, many, table
+        finally:
+            one.close()
+            many.close()
+
+
+def announce_together(many: Side, table: SessionTable, numbers: list[int], now_ns: int) -> None:
+    """Those that are fit for it; the others one by one."""
+    rows = np.array([many.configs[number].ssid for number in numbers], np.intp)
+    fit = fit_to_send(table, rows, now_ns)
+    for number, together in zip(numbers, fit.tolist(), strict=True):
+        if not together:
+            many.send(number, now_ns)
+    rows = rows[fit]
+    send_round(table, rows, np.zeros(len(rows), PACKET), now_ns, UNIX_NS + now_ns)
+    announce_round(table, rows, now_ns)
+
+
+def compare(one: Side, many: Side, table: SessionTable, now_ns: int) -> None:
+    for mine, theirs in zip(one.collectors, many.collectors, strict=True):
+        assert (mine._maps.slots == theirs._maps.slots).all()
+        for name in ("next_sequence", "settled", "running"):
+            assert mine._maps.state[name] == theirs._maps.state[name], name
+        assert mine.next_timer_ns() == theirs.next_timer_ns()
+    rows = np.array([config.ssid for config in many.configs], np.intp)
+    looks = next_looks(table, rows, now_ns).tolist()
+    for found, collector in zip(looks, many.collectors, strict=True):
+        expected = collector.next_timer_ns()
+        # Nothing waits to be drained yet, but packets may leave at any time.
+        idle = not collector.in_flight and collector.fresh
+        assert found == (min(expected or NEVER, now_ns + DRAIN_NS) if idle else expected)
+
+
+def compare_stores(one: Side, many: Side) -> None:
+    for mine, theirs in zip(one.stores, many.stores, strict=True):
+        found, expected = theirs.snapshot(1_000), mine.snapshot(1_000)
+        for each in fields(expected):
+            if each.name not in ("ssid", "torn_writes"):
+                assert getattr(found, each.name) == getattr(expected, each.name), each.name
+
+
+@settings(
+    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.lists(st.integers(0, 3), min_size=SESSIONS, max_size=SESSIONS),
+    st.lists(
+        st.tuples(
+            st.integers(1, 60),
+            st.sets(st.integers(0, SESSIONS - 1)),
+            st.sets(st.integers(0, SESSIONS - 1)),
+            st.sampled_from(["", "", "", "expire", "drain"]),
+        ),
+        max_size=40,
+    ),
+)
+def test_packets_announced_in_rounds(node: Node, kinds: list[int], steps: list[Any]) -> None:
+    with sides(node, kinds) as (one, many, table):
+        now_ns = 0
+        counters = [0] * SESSIONS
+        for gap, sending, lost, then in steps:
+            now_ns += gap * MS
+            numbers = [n for n in sorted(sending) if not one.senders[n].complete]
+            for number in numbers:
+                one.send(number, now_ns)
+            announce_together(many, table, numbers, now_ns)
+            now_ns += 9 * MS
+            for number in numbers:
+                if number in lost:
+                    continue
+                sequence = one.collectors[number].next_sequence - 1
+                for side in (one, many):
+                    assert side.reply(number, sequence, counters[number], now_ns) == XDP_DROP
+                counters[number] += 1
+            compare(one, many, table, now_ns)
+            for side in (one, many):
+                for collector in side.collectors:
+                    if then == "expire":
+                        collector.expire(now_ns)
+                        collector.rest()
+                    elif then == "drain":
+                        collector.drain(now_ns)
+            compare(one, many, table, now_ns)
+        for side in (one, many):
+            for collector in side.collectors:
+                collector.drain(now_ns)
+                collector.expire(now_ns)
+        compare_stores(one, many)
+
+
+def test_maps_leave_the_arena_with_their_session(node: Node) -> None:
+    with sides(node, [0]) as (_, many, table):
+        slots_at, collection_at = many.collectors[0]._maps.places
+        announce_together(many, table, [0], MS)
+        assert table.arena.words[slots_at] == MS
+        assert table.arena.words[collection_at + 1] == 1
+    assert table.arena.words[slots_at] == table.arena.words[collection_at + 1] == 0
