@@ -74,7 +74,10 @@ EXPIRY_SLACK_NS: Final = 28
 LANE: Final = 29
 """What packets that share a burst have in common, as a number."""
 
-COLUMNS: Final = 30
+LATEST_NS: Final = 30
+"""When it cannot wait any longer: `DUE_NS` and the slack; `NEVER`."""
+
+COLUMNS: Final = 31
 NEVER: Final = (1 << 63) - 1
 
 
@@ -86,6 +89,8 @@ class SessionTable:
         # Fresh pages: those of rows that are not used never exist.
         memory = mmap.mmap(-1, 8 * COLUMNS * ROWS)
         self.cells: npt.NDArray[np.int64] = np.frombuffer(memory, np.int64).reshape(COLUMNS, ROWS)
+        self.columns: tuple[npt.NDArray[np.int64], ...] = tuple(self.cells)
+        """The same; to pick rows of one of these is five times as fast as from `cells`."""
         self._view = memoryview(memory).cast("q", (COLUMNS, ROWS))
         self.collectors: dict[int, Any] = {}
         """By SSID."""
@@ -93,7 +98,7 @@ class SessionTable:
     def row(self, ssid: int) -> Row:
         """The row of a new session, as one of zeros."""
         self.cells[:, ssid] = 0
-        self.cells[DUE_NS, ssid] = NEVER
+        self.cells[[DUE_NS, LATEST_NS], ssid] = NEVER
         return Row(self._view, ssid, self)
 
 
