@@ -96,6 +96,11 @@ class DriverSocket(UdpSocket):
         """See `BatchTransport`."""
         return len(self._sockets) + 1
 
+    @property
+    def room(self) -> int:
+        """See `BatchTransport`."""
+        return min([super().room, *(sock.room for sock in self._sockets)])
+
     def receive(self) -> Datagram | None:
         """The next packet; None where there is none."""
         batch = Batch(1)

@@ -135,6 +135,8 @@ class XdpSocket:
     def __init__(self, pool: Pool, entries: int) -> None:
         """`entries` is a power of two: frames that can wait."""
         self.pool = pool
+        self.room = min(entries, pool.size)
+        """Frames that can wait, if other sockets of the pool leave it to this one."""
         self._socket = socket.socket(_AF_XDP, socket.SOCK_RAW | socket.SOCK_CLOEXEC)
         try:
             self._socket.setsockopt(_SOL_XDP, _RX_RING, entries)
