@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import TypeVar
@@ -11,6 +12,8 @@ from dataplane.bpf.syscall import LoadError
 from dataplane.engines.common.loop import Loop
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 def load_aside(
@@ -31,6 +34,11 @@ def load_aside(
             loop.post(lambda: refused(problem))
         except (BpfError, OSError) as error:
             problem = f"the XDP program cannot be loaded: {error}"
+            loop.post(lambda: refused(problem))
+        except Exception as error:
+            # Whoever waits is to hear of it, whatever it was.
+            log.exception("loading an XDP program failed")
+            problem = f"the XDP program cannot be loaded: {type(error).__name__}: {error}"
             loop.post(lambda: refused(problem))
         else:
             loop.post(lambda: loaded(program))
