@@ -39,7 +39,7 @@ from dataplane.stamp.replies import Reply, Run
 from dataplane.stamp.sender_rounds import all_sent
 from dataplane.stamp.session_table import TAI_OFFSET_S, SessionTable
 from dataplane.stamp.timestamp_arrays import decode_timestamps
-from dataplane.statistics import DelayRun
+from dataplane.statistics import FAR_NS, INT64_MAX, DelayRun
 
 RUN_MIN = 4
 """Replies that are worth being a run."""
@@ -441,6 +441,9 @@ def _statistics(
             for direction in range(DIRECTIONS)
         ]
     )
+    if max(np.abs(delays).max(), np.abs(origins).max()) > FAR_NS:
+        # Slow, and right for whatever timestamps the others may have sent.
+        delays, origins = delays.astype(object), origins.astype(object)
     number = np.array(counts)
     about = (delays - np.repeat(origins, counts, axis=1)).astype(np.float64)
     mean = np.add.reduceat(about, starts, axis=1) / number
@@ -448,7 +451,7 @@ def _statistics(
     least = np.minimum.reduceat(delays, starts, axis=1)
     most = np.maximum.reduceat(delays, starts, axis=1)
     ipdv = np.zeros_like(delays)
-    np.abs(np.diff(delays, axis=1), out=ipdv[:, 1:])
+    ipdv[:, 1:] = np.minimum(np.abs(np.diff(delays, axis=1)), INT64_MAX)
     # What pairs with the run before is for the session to know.
     ipdv[:, starts] = 0
     ipdv_sum = np.add.reduceat(ipdv, starts, axis=1)

@@ -51,7 +51,7 @@ from dataplane.stamp.session_table import (
     SessionTable,
 )
 from dataplane.stamp.window import RECEIVED, UNDER_WAY
-from dataplane.statistics import DelayState
+from dataplane.statistics import FAR_NS, DelayState
 
 Int64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -122,7 +122,8 @@ def places_in_histograms(
     table: SessionTable, rows: Rows, delays: Int64
 ) -> tuple[npt.NDArray[np.int64], Mask]:
     """Where each delay (a row of three for each session) is counted, in integers of 32
-    bits, apart from the parity of the interval; and which sessions have a place for all."""
+    bits, apart from the parity of the interval; and which sessions have a place for all,
+    and none that is too far off to be worked on in 64 bits."""
     at = table.columns[HISTOGRAMS][rows][:, None]
     buckets = buckets_of(delays)
     entries = table.arena.halves[
@@ -130,7 +131,7 @@ def places_in_histograms(
     ].astype(np.int64)
     places = (at + BLOCKS_AT) // 4 + (entries - 1) * BLOCK_WORDS + (buckets & SUB_BUCKETS - 1)
     unused = table.columns[DELAYS][rows][:, None] <= _DIRECTIONS
-    known: Mask = ((entries != 0) | unused).all(axis=1)
+    known: Mask = ((entries != 0) | unused).all(axis=1) & (np.abs(delays) <= FAR_NS).all(axis=1)
     return places, known
 
 

@@ -257,7 +257,10 @@ class SenderPort:
         """Transmit timestamps first: they are older than the replies."""
         if self._transport is None:
             return False
-        self._refine()
+        # Where nothing is awaited any more timestamps may come all the same, and an error
+        # queue that nobody reads would keep the loop awake.
+        if self._awaited or events & select.EPOLLERR:
+            self._refine()
         if not events & select.EPOLLIN:
             return False
         if self._batches is not None:
@@ -298,7 +301,8 @@ class SenderPort:
     def drain(self) -> None:
         """Take in everything that has arrived until now."""
         begun_ns = wall_ns()
-        self._refine()
+        if self._awaited:
+            self._refine()
         if self._batches is not None:
             self._batches.drain(begun_ns, self._hand_over)
             return
@@ -317,7 +321,7 @@ class SenderPort:
     def _refine(self) -> None:
         """Take in the transmit timestamps that have come."""
         transport = self._transport
-        if transport is None or not self._awaited:
+        if transport is None:
             return
         for identifier, sent_ns in transport.transmitted():
             awaited = self._awaited.pop(identifier, None)
