@@ -228,10 +228,13 @@ def alike(one: DelaySummary | None, other: DelaySummary | None) -> bool:
     if one is None or other is None:
         return one is other
     rounded = {"mean_ns": None, "stddev_ns": None, "jitter_ns": None}
+    spread_ns = (one.max_ns or 0) - (one.min_ns or 0)
     same = dataclasses.replace(one, **rounded) == dataclasses.replace(other, **rounded)
     pairs = [(getattr(one, name), getattr(other, name)) for name in rounded]
     return same and all(
-        a == b if a is None or b is None else math.isclose(a, b, rel_tol=1e-9, abs_tol=2)
+        a == b
+        if a is None or b is None
+        else math.isclose(a, b, rel_tol=1e-9, abs_tol=2 + spread_ns / 1e12)
         for a, b in pairs
     )
 
