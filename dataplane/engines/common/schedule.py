@@ -48,12 +48,15 @@ class Schedule:
         loop: Loop,
         table: SessionTable,
         send: Callable[[], None],
+        close: Callable[[Rows, int], None],
         expire: Callable[[int, int], None],
     ) -> None:
-        """`send` is called where packets are `due`; `expire` with the time for a session, by
-        SSID, that has something to expire."""
+        """`send` is called where packets are `due`; `close` with sessions that have something
+        to expire, and the time, to do together what can be; `expire` for each, by SSID, that
+        still has."""
         self._table = table
         self._send = send
+        self._close = close
         self._expire = expire
         self._rows: dict[int, None] = {}
         self._range: Range | None = None
@@ -135,7 +138,10 @@ class Schedule:
 
     def _look(self, now_ns: int) -> None:
         expiring = self._expiring(now_ns)
-        for ssid in expiring[:SLICE]:
+        if len(expiring):
+            self._close(expiring, now_ns)
+            expiring = self._expiring(now_ns)
+        for ssid in expiring[:SLICE].tolist():
             self._expire(ssid, now_ns)
         if len(expiring) > SLICE:
             self._expiry_timer.at(now_ns)
@@ -150,9 +156,7 @@ class Schedule:
         latest_ns = np.min(due_ns + slack_ns, where=due_ns != NEVER, initial=next_ns)
         self._expiry_timer.at(int(latest_ns) - SPIN_NS, SPIN_NS)
 
-    def _expiring(self, now_ns: int) -> list[int]:
+    def _expiring(self, now_ns: int) -> Rows:
         rows = self._all()
         found = (next_expiries(self._table, rows) <= now_ns).nonzero()[0]
-        expiring = found + rows.start if isinstance(rows, slice) else rows[found]
-        ssids: list[int] = expiring.tolist()
-        return ssids
+        return found + rows.start if isinstance(rows, slice) else rows[found]
