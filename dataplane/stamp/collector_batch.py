@@ -34,10 +34,11 @@ from dataplane.stamp.collector_rounds import (
     places_in_histograms,
     take_round,
 )
+from dataplane.stamp.interval_rounds import close_over
 from dataplane.stamp.packet import OPEN
 from dataplane.stamp.replies import Reply, Run
 from dataplane.stamp.sender_rounds import all_sent
-from dataplane.stamp.session_table import TAI_OFFSET_S, SessionTable
+from dataplane.stamp.session_table import END_NS, TAI_OFFSET_S, SessionTable
 from dataplane.stamp.timestamp_arrays import decode_timestamps
 from dataplane.statistics import FAR_NS, INT64_MAX, DelayRun
 
@@ -226,7 +227,11 @@ class BatchCollector:
         table = self._table
         assert table is not None
         sessions, replies = part.wire["ssid"][rows].astype(np.intp), part.replies
-        done, sequences = fit_for_round(table, sessions, part.wire[rows], replies.arrived_ns[rows])
+        arrived_ns = replies.arrived_ns[rows]
+        over = arrived_ns >= table.columns[END_NS][sessions]
+        if over.any():
+            close_over(table, sessions[over], arrived_ns[over])
+        done, sequences = fit_for_round(table, sessions, part.wire[rows], arrived_ns)
         fit = np.flatnonzero(done)
         if not len(fit):
             return done

@@ -36,7 +36,10 @@ from dataplane.engines.common.transport import (
 )
 from dataplane.measurement import TimestampMethod
 from dataplane.stamp.errors import DiscardReason
+from dataplane.stamp.interval_rounds import close_over, set_local_clock
 from dataplane.stamp.packet import OPEN
+from dataplane.stamp.sender_rounds import Rows
+from dataplane.stamp.session_table import END_NS
 
 BATCH = 64
 """Replies that are taken in before others get their turn."""
@@ -94,6 +97,7 @@ class SenderPort:
         where the wall clock has been set meanwhile, it does not make replies older."""
 
         self._loop = loop
+        self._clock = clock
         self._open = open_transport
         self._collecting = collecting or CollectingHere()
         self._transport: Transport | None = None
@@ -111,7 +115,12 @@ class SenderPort:
         table = self._collecting.table
         if table is not None:
             self._schedule = Schedule(
-                loop, table, self._flush_soon, self._expire, self._collecting.next_timers
+                loop,
+                table,
+                self._flush_soon,
+                self._close_over,
+                self._expire,
+                self._collecting.next_timers,
             )
             self._rounds = SenderRounds(
                 address, table, clock, self._lanes, self._collecting.announced
@@ -249,6 +258,20 @@ class SenderPort:
         if self._resting and now_ns >= self._rest_over_ns:
             self.read()
         schedule.arm(monotonic_ns() - begun_ns)
+
+    def _close_over(self, rows: Rows, now_ns: int) -> None:
+        """Close the intervals of these sessions that are over, as far as that goes together."""
+        table = self._collecting.table
+        assert table is not None
+        end_ns = table.columns[END_NS][rows]
+        over = end_ns <= now_ns
+        if over.any() and self.emptied_ns < end_ns[over].max():
+            self.drain()
+        close_over(table, rows, now_ns)
+        untold = [ssid for ssid in table.untold if ssid in self.runs]
+        set_local_clock(table, np.array(untold, np.intp), self._clock.status)
+        for ssid in untold:
+            self.runs[ssid].tell_closed()
 
     def _expire(self, ssid: int, now_ns: int) -> None:
         self.runs[ssid].collect(now_ns)
