@@ -74,11 +74,14 @@ EXPIRY_SLACK_NS: Final = 28
 LANE: Final = 29
 """What packets that share a burst have in common, as a number."""
 
+LATEST_NS: Final = 30
+"""When it cannot wait any longer: `DUE_NS` and the slack; `NEVER`."""
+
 # The engine's own.
-EXTRA: Final = 30
+EXTRA: Final = 31
 """The first of those that an engine may use as it likes."""
 
-COLUMNS: Final = 36
+COLUMNS: Final = 37
 NEVER: Final = (1 << 63) - 1
 
 
@@ -90,6 +93,8 @@ class SessionTable:
         # Fresh pages: those of rows that are not used never exist.
         memory = mmap.mmap(-1, 8 * COLUMNS * ROWS)
         self.cells: npt.NDArray[np.int64] = np.frombuffer(memory, np.int64).reshape(COLUMNS, ROWS)
+        self.columns: tuple[npt.NDArray[np.int64], ...] = tuple(self.cells)
+        """The same; to pick rows of one of these is five times as fast as from `cells`."""
         self._view = memoryview(memory).cast("q", (COLUMNS, ROWS))
         self.collectors: dict[int, Any] = {}
         """By SSID."""
@@ -97,7 +102,7 @@ class SessionTable:
     def row(self, ssid: int) -> Row:
         """The row of a new session, as one of zeros."""
         self.cells[:, ssid] = 0
-        self.cells[DUE_NS, ssid] = NEVER
+        self.cells[[DUE_NS, LATEST_NS], ssid] = NEVER
         return Row(self._view, ssid, self)
 
 

@@ -56,7 +56,7 @@ class SenderRounds:
             rows = rows[fit]
         if not len(rows):
             return
-        lanes = table.cells[LANE, rows]
+        lanes = table.columns[LANE][rows]
         ends = [len(rows)]
         if (lanes != lanes[0]).any():
             order = np.argsort(lanes, kind="stable")
@@ -100,7 +100,7 @@ class SenderRounds:
             start = end
 
     def _stamp(self, lane: Lane, rows: Rows, packets: npt.NDArray[Any]) -> None:
-        offsets_s = self._table.cells[TAI_OFFSET_S, rows]
+        offsets_s = self._table.columns[TAI_OFFSET_S][rows]
         first_s = int(offsets_s[0])
         packets["t1"] = encode_timestamp(wall_ns(), lane.timestamp_format, first_s)
         # They differ for a moment only, when the kernel has just been told.

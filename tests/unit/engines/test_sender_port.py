@@ -52,6 +52,7 @@ class Batches(Queue):
 
     limitation: str | None = None
     attachments: tuple[Attachment, ...] = ()
+    room: int = 4_096
 
     def __init__(self, sources: int = 1, *received_ns: int) -> None:
         super().__init__()
