@@ -4,6 +4,7 @@ Rules that hold here, before a packet is looked into:
 
 - It arrived on a configured interface and was sent to a unicast address.
 - It came from a unicast address and a port that can be answered.
+- A loopback address is at neither end, but on the loopback interface.
 
 The reply leaves from the address that the request was sent to, with the DSCP
 that it arrived with. The Hop Limit of the reply is 255; the one received is in
@@ -19,7 +20,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from dataplane.addresses import address_of, not_unicast
+from dataplane.addresses import address_of, is_loopback, not_unicast, packed
 from dataplane.clock import Clock, monotonic_ns, wall_ns
 from dataplane.config import IPAddress, Reflector, ReflectorSession
 from dataplane.engines.base import (
@@ -59,6 +60,9 @@ BATCH = 64
 
 CAPACITY_MIN = 64
 """Sessions that the store has room for at least; it grows where that is not enough."""
+
+LOOPBACK_INTERFACE = 1
+"""Index of the loopback interface of every network namespace."""
 
 _MULTICAST = b"\xff"
 _TIMESTAMP_AT = slice(4, 12)
@@ -319,6 +323,10 @@ class ReflectorRole:
             or not any(request.destination)
             or not_unicast(source) is not None
             or request.source_port == 0
+            or (
+                request.interface != LOOPBACK_INTERFACE
+                and (is_loopback(packed(source)) or is_loopback(request.destination))
+            )
         ):
             return DiscardReason.UNANSWERABLE
         return None
