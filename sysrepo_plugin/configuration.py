@@ -199,7 +199,8 @@ def _reflector_session(tree: Tree, segments: Segments) -> ReflectorSession:
     address = None if sender == "any" else ip_address(sender)
     wanted = tree.get("timestamp-format")
     if address is not None:
-        _unicast(sender, reflector_session_path(tree["ssid"], address), "sender")
+        entry = reflector_session_path(tree["ssid"], address)
+        _unicast(sender, f"{entry}/sender-address", "sender")
     return ReflectorSession(
         ssid=tree["ssid"],
         sender_address=address,

@@ -127,6 +127,12 @@ def test_segments_are_visited_by_index_not_by_position(context: libyang.Context)
             "the source address ff02::1 is not a unicast address",
             id="multicast reflector source",
         ),
+        pytest.param(
+            {"session-reflector": {"session": [{"ssid": 7, "sender-address": "ff02::1"}]}},
+            "/srv6-stamp:stamp/session-reflector/session[ssid='7'][sender-address='ff02::1']"
+            "/sender-address: the sender address ff02::1 is not a unicast address",
+            id="multicast sender",
+        ),
     ],
 )
 def test_refused_with_path_and_reason(context: libyang.Context, stamp: Tree, text: str) -> None:
