@@ -19,6 +19,9 @@ LENGTH = 16
 MAPPED = bytes(10) + b"\xff\xff"
 """What an IPv4-mapped address begins with."""
 
+_LOOPBACK = bytes(15) + b"\1"
+_LOOPBACK_IPV4 = MAPPED + b"\x7f"
+
 address_of = functools.lru_cache(maxsize=4096)(ip_address)
 """`ip_address` of a text, with a memory: those of packets come again and again."""
 
@@ -33,6 +36,12 @@ def text_of(data: bytes) -> str:
     if data.startswith(MAPPED):
         return socket.inet_ntop(socket.AF_INET, data[len(MAPPED) :])
     return socket.inet_ntop(socket.AF_INET6, data)
+
+
+def is_loopback(data: bytes) -> bool:
+    """Of 16 bytes: whether no packet that comes over a link has them (RFC 4291 §2.5.3,
+    RFC 1122 §3.2.1.3)."""
+    return data == _LOOPBACK or data.startswith(_LOOPBACK_IPV4)
 
 
 def endpoint(address: IPAddress | str, port: int) -> str:

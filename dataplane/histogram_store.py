@@ -83,8 +83,11 @@ class HistogramStore:
     ) -> None:
         """Writer: as `add`, for as many buckets, from `first` on, as there are `counts`."""
         start = first & -SUB_BUCKETS
-        whole = np.zeros(-(-(first - start + len(counts)) // SUB_BUCKETS) * SUB_BUCKETS, np.uint32)
-        whole[first - start : first - start + len(counts)] = counts
+        whole = counts
+        if first != start or len(counts) % SUB_BUCKETS:
+            length = -(-(first - start + len(counts)) // SUB_BUCKETS) * SUB_BUCKETS
+            whole = np.zeros(length, np.uint32)
+            whole[first - start : first - start + len(counts)] = counts
         octaves = whole.reshape(-1, SUB_BUCKETS)
         for octave in np.flatnonzero(octaves.any(axis=1)).tolist():
             entry = self._directory[delay * OCTAVES + (start >> OCTAVE_BITS) + octave]

@@ -8,7 +8,6 @@ seen before) is left to be taken one by one. A property test holds this against
 
 from __future__ import annotations
 
-import ctypes
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from dataplane.session_state import (
     SessionHead,
     SessionState,
 )
-from dataplane.stamp.sender_rounds import VERSION, Rows, word_of
+from dataplane.stamp.sender_rounds import VERSION, Range, Rows, word_of, words_of
 from dataplane.stamp.session_table import (
     APART,
     DELAYS,
@@ -38,6 +37,7 @@ from dataplane.stamp.session_table import (
     HIGHEST,
     HISTOGRAMS,
     MASK,
+    NEVER,
     NEXT,
     RING,
     SETTLED,
@@ -50,7 +50,7 @@ from dataplane.stamp.session_table import (
     SessionTable,
 )
 from dataplane.stamp.window import RECEIVED, UNDER_WAY
-from dataplane.statistics import DelayState
+from dataplane.statistics import FAR_NS, DelayState
 
 Int64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -68,13 +68,9 @@ _INTERVALS = word_of(SessionState, "interval")
 _DELAY = word_of(IntervalState, "delay")
 
 
-def _words(structure: Any) -> int:
-    return ctypes.sizeof(structure) // 8
-
-
-_INTERVAL_WORDS = _words(IntervalState)
-_DELAY_WORDS = _words(DelayState)
-_RING_WORDS = _words(RingHeader)
+_INTERVAL_WORDS = words_of(IntervalState)
+_DELAY_WORDS = words_of(DelayState)
+_RING_WORDS = words_of(RingHeader)
 _RING_HEAD = word_of(RingHeader, "head")
 _RECORD_WORDS = RECORD.size // 8
 _FIELDS = {name: word_of(DelayState, name) for name, _ in DelayState._fields_}
@@ -90,19 +86,19 @@ def fit_for_round(
     Each reply is of another session. `wire` has their fields; `arrived_ns` is T4 by the
     monotonic clock.
     """
-    cells, arena = table.cells, table.arena
-    newest, mask = cells[NEXT, rows] - 1, cells[MASK, rows]
+    columns, arena = table.columns, table.arena
+    newest, mask = columns[NEXT][rows] - 1, columns[MASK][rows]
     age = (newest - wire["sender_sequence"]) % _WRAP
     sequences = newest - age
     place = sequences & mask
-    fit: Mask = (age <= mask) & (age < _HALF) & (sequences >= cells[FIRST, rows])
-    fit &= arena.bytes[cells[FATES, rows] + place] == UNDER_WAY
-    fit &= arrived_ns < cells[END_NS, rows]
-    sent_ns = arena.words[cells[TIMES, rows] + place]
-    fit &= arrived_ns <= sent_ns + cells[TIMEOUT_NS, rows]
-    fit &= (sequences > cells[HIGHEST, rows]) & (cells[APART, rows] == 0)
-    fit &= (wire["estimate"] == cells[ESTIMATE, rows]) & (cells[STATEFUL, rows] == 0)
-    offset_s = cells[TAI_OFFSET_S, rows]
+    fit: Mask = (age <= mask) & (age < _HALF) & (sequences >= columns[FIRST][rows])
+    fit &= arena.bytes[columns[FATES][rows] + place] == UNDER_WAY
+    fit &= arrived_ns < columns[END_NS][rows]
+    sent_ns = arena.words[columns[TIMES][rows] + place]
+    fit &= arrived_ns <= sent_ns + columns[TIMEOUT_NS][rows]
+    fit &= (sequences > columns[HIGHEST][rows]) & (columns[APART][rows] == 0)
+    fit &= (wire["estimate"] == columns[ESTIMATE][rows]) & (columns[STATEFUL][rows] == 0)
+    offset_s = columns[TAI_OFFSET_S][rows]
     # They differ for a moment only, when the kernel has just been told.
     fit &= offset_s == offset_s[0]
     return fit, sequences
@@ -121,15 +117,16 @@ def places_in_histograms(
     table: SessionTable, rows: Rows, delays: Int64
 ) -> tuple[npt.NDArray[np.int64], Mask]:
     """Where each delay (a row of three for each session) is counted, in integers of 32
-    bits, apart from the parity of the interval; and which sessions have a place for all."""
-    at = table.cells[HISTOGRAMS, rows][:, None]
+    bits, apart from the parity of the interval; and which sessions have a place for all,
+    and none that is too far off to be worked on in 64 bits."""
+    at = table.columns[HISTOGRAMS][rows][:, None]
     buckets = buckets_of(delays)
     entries = table.arena.halves[
         (at + DIRECTORY_AT) // 2 + _DIRECTIONS * OCTAVES + (buckets >> OCTAVE_BITS)
     ].astype(np.int64)
     places = (at + BLOCKS_AT) // 4 + (entries - 1) * BLOCK_WORDS + (buckets & SUB_BUCKETS - 1)
-    unused = table.cells[DELAYS, rows][:, None] <= _DIRECTIONS
-    known: Mask = ((entries != 0) | unused).all(axis=1)
+    unused = table.columns[DELAYS][rows][:, None] <= _DIRECTIONS
+    known: Mask = ((entries != 0) | unused).all(axis=1) & (np.abs(delays) <= FAR_NS).all(axis=1)
     return places, known
 
 
@@ -145,8 +142,8 @@ def take_round(
 
     Returns the rows of sessions that have more to settle.
     """
-    cells, arena = table.cells, table.arena
-    words, state = arena.words, cells[STATE, rows]
+    columns, arena = table.columns, table.arena
+    words, state = arena.words, columns[STATE][rows]
     version = words[state + VERSION] | 1
     words[state + VERSION] = version
     _append(table, rows, records)
@@ -154,21 +151,21 @@ def take_round(
     words[state + _LAST_RECEIVED] = records["t4_ns"]
     arena.bytes[8 * state + _T1_METHOD] = records["t1_method"]
     arena.bytes[8 * state + _T4_METHOD] = records["t4_method"]
-    cells[HIGHEST, rows] = sequences
+    columns[HIGHEST][rows] = sequences
     parity = words[state + _CLOSED] & 1
-    used = cells[DELAYS, rows][:, None] > _DIRECTIONS
+    used = columns[DELAYS][rows][:, None] > _DIRECTIONS
     at = (state + _INTERVALS + parity * _INTERVAL_WORDS + _DELAY)[:, None]
     at = at + _DIRECTIONS * _DELAY_WORDS
     numbers = np.broadcast_to(sequences[:, None], used.shape)
     _update(words, at[used], delays[used], numbers[used])
     arena.quarters[(places + parity[:, None] * SUB_BUCKETS)[used]] += 1
-    mask = cells[MASK, rows]
-    arena.bytes[cells[FATES, rows] + (sequences & mask)] = RECEIVED
+    mask = columns[MASK][rows]
+    arena.bytes[columns[FATES][rows] + (sequences & mask)] = RECEIVED
     following = sequences + 1
-    next_to_settle = sequences == cells[SETTLED, rows]
-    cells[SETTLED, rows[next_to_settle]] = following[next_to_settle]
-    more = next_to_settle & (following < cells[NEXT, rows])
-    more &= arena.bytes[cells[FATES, rows] + (following & mask)] != UNDER_WAY
+    next_to_settle = sequences == columns[SETTLED][rows]
+    columns[SETTLED][rows[next_to_settle]] = following[next_to_settle]
+    more = next_to_settle & (following < columns[NEXT][rows])
+    more &= arena.bytes[columns[FATES][rows] + (following & mask)] != UNDER_WAY
     words[state + VERSION] = version + 1
     found: list[int] = rows[more].tolist()
     return found
@@ -176,9 +173,9 @@ def take_round(
 
 def _append(table: SessionTable, rows: Rows, records: npt.NDArray[Any]) -> None:
     """As `RecordRing.append`."""
-    words, ring = table.arena.words, table.cells[RING, rows]
+    words, ring = table.arena.words, table.columns[RING][rows]
     head = words[ring + _RING_HEAD]
-    at = ring + _RING_WORDS + head % table.cells[SLOTS, rows] * _RECORD_WORDS
+    at = ring + _RING_WORDS + head % table.columns[SLOTS][rows] * _RECORD_WORDS
     content = records.view(np.int64).reshape(len(records), _RECORD_WORDS)
     words[at[:, None] + np.arange(_RECORD_WORDS)] = content
     words[ring + _RING_HEAD] = head + 1
@@ -218,15 +215,18 @@ def _update(words: Int64, at: Int64, values_ns: Int64, sequences: Int64) -> None
     words[places] = states.T
 
 
-def next_expiries(table: SessionTable, rows: Rows) -> Int64:
+def losses_due(table: SessionTable, rows: Range) -> Int64:
+    """When the oldest packet under way of each session is lost; `NEVER` for none."""
+    columns = table.columns
+    settled = columns[SETTLED][rows]
+    place = columns[TIMES][rows] + (settled & columns[MASK][rows])
+    lost_ns = table.arena.words[place] + columns[TIMEOUT_NS][rows]
+    lost_ns += 1
+    lost_ns[settled >= columns[NEXT][rows]] = NEVER
+    return lost_ns
+
+
+def next_expiries(table: SessionTable, rows: Range) -> Int64:
     """As `Collector.next_timer_ns` of each session; `NEVER` for None."""
-    cells = table.cells
-    due_ns: Int64 = cells[END_NS, rows]
-    settled = cells[SETTLED, rows]
-    waiting = np.flatnonzero(settled < cells[NEXT, rows])
-    if len(waiting):
-        mine = rows[waiting]
-        place = cells[TIMES, mine] + (settled[waiting] & cells[MASK, mine])
-        lost_ns = table.arena.words[place] + cells[TIMEOUT_NS, mine] + 1
-        due_ns[waiting] = np.minimum(due_ns[waiting], lost_ns)
+    due_ns: Int64 = np.minimum(losses_due(table, rows), table.columns[END_NS][rows])
     return due_ns

@@ -5,6 +5,7 @@ The sessions are rows of one `SessionTable`. A property test holds this against 
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,14 @@ from dataplane.stamp.session_table import (
     END_SLOT,
     FATES,
     INTERVAL_NS,
+    LATEST_NS,
     MASK,
     NEVER,
     NEXT,
     SEQUENCE,
     SETTLED,
     SKIPPED,
+    SLACK_NS,
     SLOT,
     START_NS,
     STATE,
@@ -38,6 +41,9 @@ from dataplane.stamp.window import UNDER_WAY
 
 Rows = npt.NDArray[np.intp]
 """Of a table, each of them once."""
+
+Range = Rows | slice
+"""Rows in order. Of a column, the part for a slice is a view, whatever its size."""
 
 PACKET = np.dtype(
     [("sequence", ">u4"), ("t1", ">u8"), ("estimate", ">u2"), ("ssid", ">u2"), ("rest", "V28")]
@@ -55,6 +61,10 @@ def word_of(structure: Any, name: str) -> int:
     return at // 8
 
 
+def words_of(structure: Any) -> int:
+    return ctypes.sizeof(structure) // 8
+
+
 _HEAD = word_of(SessionState, "head")
 _COUNTERS = _HEAD + word_of(SessionHead, "counters")
 VERSION = _HEAD + word_of(SessionHead, "version")
@@ -67,10 +77,10 @@ _T1_METHOD = 8 * _HEAD + SessionHead.t1_method.offset  # type: ignore[attr-defin
 
 def fit_to_send(table: SessionTable, rows: Rows, now_ns: int) -> npt.NDArray[np.bool_]:
     """Which of these sessions `send_round` can be used for."""
-    cells = table.cells
-    fit: npt.NDArray[np.bool_] = (cells[APART, rows] == 0) & (now_ns < cells[END_NS, rows])
-    fit &= cells[NEXT, rows] - cells[SETTLED, rows] <= cells[MASK, rows]
-    fit &= (cells[STATE, rows] != 0) & (cells[SEQUENCE, rows] == cells[NEXT, rows])
+    columns = table.columns
+    fit: npt.NDArray[np.bool_] = (columns[APART][rows] == 0) & (now_ns < columns[END_NS][rows])
+    fit &= columns[NEXT][rows] - columns[SETTLED][rows] <= columns[MASK][rows]
+    fit &= (columns[STATE][rows] != 0) & (columns[SEQUENCE][rows] == columns[NEXT][rows])
     return fit
 
 
@@ -82,40 +92,45 @@ def send_round(
 
     As the two methods, this is for runs that are not complete.
     """
-    cells, arena = table.cells, table.arena
-    words, state = arena.words, cells[STATE, rows]
+    columns, arena = table.columns, table.arena
+    words, state = arena.words, columns[STATE][rows]
     version = words[state + VERSION] | 1
     words[state + VERSION] = version
-    sequence = cells[NEXT, rows]
-    place = sequence & cells[MASK, rows]
-    arena.bytes[cells[FATES, rows] + place] = UNDER_WAY
-    words[cells[TIMES, rows] + place] = now_ns
+    sequence = columns[NEXT][rows]
+    place = sequence & columns[MASK][rows]
+    arena.bytes[columns[FATES][rows] + place] = UNDER_WAY
+    words[columns[TIMES][rows] + place] = now_ns
     packets["sequence"] = sequence & _WRAP
     packets["ssid"] = rows
     sequence += 1
-    cells[NEXT, rows] = cells[SEQUENCE, rows] = words[state + _NEXT_SEQUENCE] = sequence
+    columns[NEXT][rows] = columns[SEQUENCE][rows] = words[state + _NEXT_SEQUENCE] = sequence
     words[state + _SENT] += 1
     words[state + _LAST_SENT] = t1_ns
     arena.bytes[8 * state + _T1_METHOD] = TimestampMethod.USERSPACE.code
-    cells[UNIX_OFFSET_NS, rows] = t1_ns - now_ns
-    slot, end_slot = cells[SLOT, rows], cells[END_SLOT, rows]
-    start_ns, interval_ns = cells[START_NS, rows], cells[INTERVAL_NS, rows]
+    columns[UNIX_OFFSET_NS][rows] = t1_ns - now_ns
+    slot, end_slot = columns[SLOT][rows], columns[END_SLOT][rows]
+    start_ns, interval_ns = columns[START_NS][rows], columns[INTERVAL_NS][rows]
     current = np.maximum(slot, (now_ns - start_ns) // interval_ns)
     np.minimum(current, end_slot - 1, out=current)
     skipped = current - slot
     if skipped.any():
-        cells[SKIPPED, rows] += skipped
+        columns[SKIPPED][rows] += skipped
         words[state + _SKIPPED] += skipped
     current += 1
-    cells[SLOT, rows] = current
-    complete = (sequence >= cells[END_SEQUENCE, rows]) | (current >= end_slot)
-    cells[DUE_NS, rows] = np.where(complete, NEVER, start_ns + current * interval_ns)
+    columns[SLOT][rows] = current
+    due_ns = start_ns + current * interval_ns
+    columns[DUE_NS][rows] = due_ns
+    columns[LATEST_NS][rows] = due_ns + columns[SLACK_NS][rows]
+    complete = (sequence >= columns[END_SEQUENCE][rows]) | (current >= end_slot)
+    if complete.any():
+        done = rows[complete]
+        columns[DUE_NS][done] = columns[LATEST_NS][done] = NEVER
     words[state + VERSION] = version + 1
 
 
 def all_sent(table: SessionTable, rows: Rows) -> npt.NDArray[np.bool_]:
     """Which of these sessions have no run that is still to send."""
-    cells = table.cells
-    ended: npt.NDArray[np.bool_] = cells[SEQUENCE, rows] >= cells[END_SEQUENCE, rows]
-    ended |= cells[SLOT, rows] >= cells[END_SLOT, rows]
+    columns = table.columns
+    ended: npt.NDArray[np.bool_] = columns[SEQUENCE][rows] >= columns[END_SEQUENCE][rows]
+    ended |= columns[SLOT][rows] >= columns[END_SLOT][rows]
     return ended

@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
 
-from dataplane.addresses import address_of, endpoint, not_unicast, packed, text_of
+from dataplane.addresses import address_of, endpoint, is_loopback, not_unicast, packed, text_of
 from dataplane.config import IPAddress
 
 SIX, FOUR = IPv6Address("fd00::1"), IPv4Address("192.0.2.1")
@@ -43,3 +43,20 @@ def test_endpoint() -> None:
 )
 def test_what_no_single_node_has(text: str, problem: str | None) -> None:
     assert not_unicast(ip_address(text)) == problem
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("::1", True),
+        ("127.0.0.1", True),
+        ("127.255.0.9", True),
+        ("::", False),
+        ("::2", False),
+        ("1::1", False),
+        ("126.0.0.1", False),
+        ("7f00::", False),
+    ],
+)
+def test_loopback(text: str, expected: bool) -> None:
+    assert is_loopback(packed(ip_address(text))) is expected

@@ -91,6 +91,10 @@ class BatchTransport(Transport, Protocol):
     def sources(self) -> int:
         """How many queues are read in turn, one at each call of `receive_batch`."""
 
+    @property
+    def room(self) -> int:
+        """Packets that can wait to be received, at least."""
+
     def receive_batch(self, batch: Batch) -> bool:
         """Fill `batch` with what has arrived: nothing, or up to its capacity.
 

@@ -48,6 +48,11 @@ class BatchCollection:
     def limitation(self) -> str | None:
         return self._transport.limitation
 
+    @property
+    def room(self) -> int:
+        """See `BatchTransport`."""
+        return self._transport.room
+
     def changed(self) -> None:
         """The sessions of the port, or their collectors, are no longer the same."""
         self._changed = True

@@ -12,7 +12,7 @@ from dataplane.arena import Arena
 from dataplane.config import SenderSession
 from dataplane.stamp.collector import Collector
 from dataplane.stamp.collector_rounds import next_expiries
-from dataplane.stamp.sender_rounds import Rows
+from dataplane.stamp.sender_rounds import Range, Rows
 from dataplane.stamp.session_table import SessionTable
 from dataplane.store import SessionStore, StoreError
 
@@ -41,7 +41,7 @@ class Collecting(Protocol):
     def announced(self, rows: Rows, now_ns: int) -> None:
         """`send_round` has announced a packet of each of these sessions of the `table`."""
 
-    def next_timers(self, rows: Rows, now_ns: int) -> npt.NDArray[np.int64]:
+    def next_timers(self, rows: Range, now_ns: int) -> npt.NDArray[np.int64]:
         """As `Collector.next_timer_ns` of each of these sessions of the `table`; `NEVER`
         for None."""
 
@@ -88,7 +88,7 @@ class CollectingHere:
     def announced(self, rows: Rows, now_ns: int) -> None:
         pass
 
-    def next_timers(self, rows: Rows, now_ns: int) -> npt.NDArray[np.int64]:
+    def next_timers(self, rows: Range, now_ns: int) -> npt.NDArray[np.int64]:
         assert self._table is not None
         return next_expiries(self._table, rows)
 

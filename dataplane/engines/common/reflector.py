@@ -4,6 +4,7 @@ Rules that hold here, before a packet is looked into:
 
 - It arrived on a configured interface and was sent to a unicast address.
 - It came from a unicast address and a port that can be answered.
+- A loopback address is at neither end, but on the loopback interface.
 
 The reply leaves from the address that the request was sent to, with the DSCP
 that it arrived with. The Hop Limit of the reply is 255; the one received is in
@@ -12,7 +13,6 @@ the packet (RFC 8762 §4.3.1).
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import errno
 import functools
@@ -20,7 +20,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from dataplane.addresses import address_of, not_unicast
+from dataplane.addresses import address_of, is_loopback, not_unicast, packed
 from dataplane.clock import Clock, monotonic_ns, wall_ns
 from dataplane.config import IPAddress, Reflector, ReflectorSession
 from dataplane.engines.base import (
@@ -60,6 +60,9 @@ BATCH = 64
 
 CAPACITY_MIN = 64
 """Sessions that the store has room for at least; it grows where that is not enough."""
+
+LOOPBACK_INTERFACE = 1
+"""Index of the loopback interface of every network namespace."""
 
 _MULTICAST = b"\xff"
 _TIMESTAMP_AT = slice(4, 12)
@@ -184,7 +187,7 @@ class ReflectorRole:
         for key in stale & store.keys:
             store.free(*key)
         if len(config.sessions) > store.capacity:
-            store = self._grown(store, len(config.sessions))
+            store = store.grown(_capacity(len(config.sessions)))
             core = None
         self._store = store
         if core is None:
@@ -202,15 +205,6 @@ class ReflectorRole:
         store = ReflectorStore.create(self._path, _capacity(sessions))
         store.role.start_time_ns = wall_ns()
         return store
-
-    def _grown(self, old: ReflectorStore, sessions: int) -> ReflectorStore:
-        """A larger store with the same counts."""
-        new = ReflectorStore.create(self._path, _capacity(sessions))
-        _copy(old.role, new.role)
-        for key in old.keys:
-            _copy(old.allocate(*key), new.allocate(*key))
-        old.close()
-        return new
 
     def _state(self, session: ReflectorSession | None) -> SessionState:
         assert self._store is not None
@@ -329,6 +323,10 @@ class ReflectorRole:
             or not any(request.destination)
             or not_unicast(source) is not None
             or request.source_port == 0
+            or (
+                request.interface != LOOPBACK_INTERFACE
+                and (is_loopback(packed(source)) or is_loopback(request.destination))
+            )
         ):
             return DiscardReason.UNANSWERABLE
         return None
@@ -376,9 +374,3 @@ class ReflectorRole:
 
 def _capacity(sessions: int) -> int:
     return max(CAPACITY_MIN, 2 * sessions)
-
-
-def _copy(source: ctypes.Structure, destination: ctypes.Structure) -> None:
-    ctypes.memmove(
-        ctypes.addressof(destination), ctypes.addressof(source), ctypes.sizeof(destination)
-    )

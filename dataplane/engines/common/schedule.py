@@ -2,6 +2,10 @@
 
 Their deadlines are columns of a `SessionTable`: one timer wakes the port when the
 first of them cannot wait any longer, and whatever is due then goes along.
+
+A flight costs nearly as much with few packets as with many. Where flights follow each
+other so fast that they would take up the thread, they wait for more packets: as long as
+`REST` flights take, unless a packet would leave later than by `LATENESS` times its slack.
 """
 
 from __future__ import annotations
@@ -11,11 +15,13 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from dataplane.clock import monotonic_ns
 from dataplane.engines.common.loop import SPIN_NS, Loop
-from dataplane.stamp.sender_rounds import Rows
+from dataplane.stamp.sender_rounds import Range, Rows
 from dataplane.stamp.session_table import (
     DUE_NS,
     EXPIRY_SLACK_NS,
+    LATEST_NS,
     NEVER,
     SLACK_NS,
     TIMEOUT_NS,
@@ -25,6 +31,10 @@ from dataplane.stamp.session_table import (
 FLIGHT = 128
 """Packets that leave in one go. More may be due when this process was held up: queues on
 the way are short, and replies have their turn in between."""
+
+REST = 2
+LATENESS = 10
+LATENESS_MAX_NS = 10_000_000
 
 SLICE = 16
 """Sessions that are looked after before packets get their turn: each may take 0.1 ms."""
@@ -38,25 +48,29 @@ class Schedule:
         loop: Loop,
         table: SessionTable,
         send: Callable[[], None],
+        close: Callable[[Rows, int], None],
         expire: Callable[[int, int], None],
-        next_timers: Callable[[Rows, int], npt.NDArray[np.int64]],
+        next_timers: Callable[[Range, int], npt.NDArray[np.int64]],
     ) -> None:
-        """`send` is called where packets are `due`; `expire` with the time for a session, by
-        SSID, that has something to expire, which `next_timers` of its `Collecting` tells."""
+        """`send` is called where packets are `due`; `close` with sessions that have something
+        to expire, and the time, to do together what can be; `expire` for each, by SSID, that
+        still has. `next_timers` of their `Collecting` tells which have."""
         self._table = table
         self._send = send
+        self._close = close
         self._expire = expire
         self._next_timers = next_timers
         self._rows: dict[int, None] = {}
-        self._array: Rows | None = None
+        self._range: Range | None = None
         self._send_timer = loop.timer(lambda _now_ns: send())
         self._expiry_timer = loop.timer(self._look)
 
     def send_at(self, ssid: int, due_ns: int | None, slack_ns: int) -> None:
         """None: not at all."""
         cells = self._table.cells
-        due = NEVER if due_ns is None else due_ns
-        cells[DUE_NS, ssid], cells[SLACK_NS, ssid] = due, slack_ns
+        cells[SLACK_NS, ssid] = slack_ns
+        cells[DUE_NS, ssid] = NEVER if due_ns is None else due_ns
+        cells[LATEST_NS, ssid] = NEVER if due_ns is None else due_ns + slack_ns
         self._keep(ssid)
         if due_ns is not None:
             self._wake(due_ns + slack_ns, min(slack_ns, SPIN_NS))
@@ -71,8 +85,8 @@ class Schedule:
     def forget(self, ssid: int) -> None:
         if ssid in self._rows:
             del self._rows[ssid]
-            self._array = None
-            self._table.cells[DUE_NS, ssid] = NEVER
+            self._range = None
+            self._table.cells[[DUE_NS, LATEST_NS], ssid] = NEVER
 
     def close(self) -> None:
         self._send_timer.at(None)
@@ -81,28 +95,32 @@ class Schedule:
     def due(self, now_ns: int) -> Rows:
         """The sessions whose packets may leave now; of many, those that wait longest."""
         rows = self._all()
-        due_ns = self._table.cells[DUE_NS, rows]
-        found = np.flatnonzero(due_ns <= now_ns)
+        due_ns = self._table.columns[DUE_NS][rows]
+        found = (due_ns <= now_ns).nonzero()[0]
         if len(found) > FLIGHT:
-            found = found[np.argsort(due_ns[found], kind="stable")[:FLIGHT]]
-        chosen: Rows = rows[found]
-        return chosen
+            found = found[np.argpartition(due_ns[found], FLIGHT)[:FLIGHT]]
+            found.sort()
+        return found + rows.start if isinstance(rows, slice) else rows[found]
 
     def first_due_ns(self, rows: Rows) -> int:
-        return int(self._table.cells[DUE_NS, rows].min())
+        return int(self._table.columns[DUE_NS][rows].min())
 
-    def arm(self) -> None:
-        """To be called when what was due has been sent."""
-        rows = self._all()
-        if not len(rows):
+    def arm(self, flight_ns: int = 0) -> None:
+        """To be called when what was due has been sent, which took `flight_ns`."""
+        rows, columns = self._all(), self._table.columns
+        if not self._rows:
             return
-        cells = self._table.cells
-        due_ns = cells[DUE_NS, rows]
-        latest_ns = due_ns + np.where(due_ns == NEVER, 0, cells[SLACK_NS, rows])
-        first = int(np.argmin(latest_ns))
-        if latest_ns[first] != NEVER:
-            slack_ns = int(latest_ns[first] - due_ns[first])
-            self._wake(int(latest_ns[first]), min(slack_ns, SPIN_NS))
+        latest_ns = columns[LATEST_NS][rows]
+        first = int(latest_ns.argmin())
+        first_ns = int(latest_ns[first])
+        if first_ns == NEVER:
+            return
+        slack_ns = first_ns - int(columns[DUE_NS][rows][first])
+        if flight_ns:
+            most_ns = max(0, min(LATENESS * slack_ns, LATENESS_MAX_NS) - slack_ns)
+            rested_ns = monotonic_ns() + REST * flight_ns
+            first_ns = max(first_ns, min(rested_ns, first_ns + most_ns))
+        self._wake(first_ns, min(slack_ns, SPIN_NS))
 
     def _wake(self, latest_ns: int, early_ns: int) -> None:
         """Whoever has slack is not waited for in a busy loop."""
@@ -111,32 +129,36 @@ class Schedule:
     def _keep(self, ssid: int) -> None:
         if ssid not in self._rows:
             self._rows[ssid] = None
-            self._array = None
+            self._range = None
 
-    def _all(self) -> Rows:
-        if self._array is None:
-            self._array = np.fromiter(self._rows, np.intp, len(self._rows))
-        return self._array
+    def _all(self) -> Range:
+        if self._range is None:
+            rows = np.sort(np.fromiter(self._rows, np.intp, len(self._rows)))
+            whole = len(rows) and rows[-1] - rows[0] == len(rows) - 1
+            self._range = slice(int(rows[0]), int(rows[-1]) + 1) if whole else rows
+        return self._range
 
     def _look(self, now_ns: int) -> None:
         expiring = self._expiring(now_ns)
-        for ssid in expiring[:SLICE]:
+        if len(expiring):
+            self._close(expiring, now_ns)
+            expiring = self._expiring(now_ns)
+        for ssid in expiring[:SLICE].tolist():
             self._expire(ssid, now_ns)
         if len(expiring) > SLICE:
             self._expiry_timer.at(now_ns)
             return
-        rows = self._all()
-        if not len(rows):
+        if not self._rows:
             return
-        cells = self._table.cells
-        slack_ns = cells[EXPIRY_SLACK_NS, rows]
+        rows, columns = self._all(), self._table.columns
+        slack_ns = columns[EXPIRY_SLACK_NS][rows]
         due_ns = self._next_timers(rows, now_ns)
         # Packets that are yet to be sent cannot be lost before that.
-        next_ns = now_ns + int((cells[TIMEOUT_NS, rows] + slack_ns).min())
+        next_ns = now_ns + int((columns[TIMEOUT_NS][rows] + slack_ns).min())
         latest_ns = np.min(due_ns + slack_ns, where=due_ns != NEVER, initial=next_ns)
         self._expiry_timer.at(int(latest_ns) - SPIN_NS, SPIN_NS)
 
-    def _expiring(self, now_ns: int) -> list[int]:
+    def _expiring(self, now_ns: int) -> Rows:
         rows = self._all()
-        found: list[int] = rows[self._next_timers(rows, now_ns) <= now_ns].tolist()
-        return found
+        found = (self._next_timers(rows, now_ns) <= now_ns).nonzero()[0]
+        return found + rows.start if isinstance(rows, slice) else rows[found]

@@ -36,7 +36,10 @@ from dataplane.engines.common.transport import (
 )
 from dataplane.measurement import TimestampMethod
 from dataplane.stamp.errors import DiscardReason
+from dataplane.stamp.interval_rounds import close_over, set_local_clock
 from dataplane.stamp.packet import OPEN
+from dataplane.stamp.sender_rounds import Rows
+from dataplane.stamp.session_table import END_NS
 
 BATCH = 64
 """Replies that are taken in before others get their turn."""
@@ -44,8 +47,9 @@ BATCH = 64
 REST_NS = 15_000_000
 """How long the replies of a crowded port may wait to be taken in together."""
 
-GATHER = 128
-"""Replies that may gather meanwhile, if they come as fast as before."""
+GATHER = 512
+"""Replies that may gather meanwhile, if they come as fast as before, and if twice as many
+have room where they wait."""
 
 CROWD = 64
 """Sessions of a port from which on each gives up some punctuality for the others' sake."""
@@ -93,9 +97,12 @@ class SenderPort:
         where the wall clock has been set meanwhile, it does not make replies older."""
 
         self._loop = loop
+        self._clock = clock
         self._open = open_transport
         self._collecting = collecting or CollectingHere()
         self._transport: Transport | None = None
+        self._batch_transport: BatchTransport | None = None
+        """The same, if it is one."""
         self._batches: BatchCollection | None = None
         self._problem: str | None = None
         self._problem_ns = 0
@@ -108,14 +115,23 @@ class SenderPort:
         table = self._collecting.table
         if table is not None:
             self._schedule = Schedule(
-                loop, table, self._flush_soon, self._expire, self._collecting.next_timers
+                loop,
+                table,
+                self._flush_soon,
+                self._close_over,
+                self._expire,
+                self._collecting.next_timers,
             )
             self._rounds = SenderRounds(
                 address, table, clock, self._lanes, self._collecting.announced
             )
         self._resting = False
+        self._rest_over_ns = 0
+        """From when on replies are read if packets are sent anyway."""
         self._rest_timer = loop.timer(lambda _now_ns: self._wake())
         self._read_ns = 0
+        self._gathered = 0
+        """Replies that have been read since the last rest."""
         self._by_peer: dict[tuple[IPAddress, int], dict[int, SenderRun]] = {}
         self._dropped = 0
         self._limitation: str | None = None
@@ -169,6 +185,7 @@ class SenderPort:
         self._transport = transport
         self._collecting.opened(self.port)
         if isinstance(transport, BatchTransport):
+            self._batch_transport = transport
             self._batches = BatchCollection(transport, self)
         self._loop.register(transport.fileno(), self.read)
         return None
@@ -207,8 +224,8 @@ class SenderPort:
         due_ns = due[0].due_ns
         if due_ns is not None and monotonic_ns() - due_ns > LATE_NS:
             self.drain()
-        transport = self._transport
-        if len(due) < BURST_MIN or not isinstance(transport, BatchTransport):
+        transport = self._batch_transport
+        if len(due) < BURST_MIN or transport is None:
             for run in due:
                 run.send(monotonic_ns())
         elif self._rounds is not None:
@@ -225,21 +242,36 @@ class SenderPort:
 
     def _flush_schedule(self) -> None:
         """Send the packets of sessions in the schedule that are due."""
-        schedule, rounds, transport = self._schedule, self._rounds, self._transport
+        schedule, rounds, transport = self._schedule, self._rounds, self._batch_transport
         assert schedule is not None
         assert rounds is not None
-        rows, now_ns = schedule.due(monotonic_ns()), monotonic_ns()
+        begun_ns = now_ns = monotonic_ns()
+        rows = schedule.due(now_ns)
         if len(rows) and now_ns - schedule.first_due_ns(rows) > LATE_NS:
             self.drain()
             rows = schedule.due(monotonic_ns())
-        if len(rows) < BURST_MIN or not isinstance(transport, BatchTransport):
+        if len(rows) < BURST_MIN or transport is None:
             for ssid in rows.tolist():
                 self.runs[ssid].send(monotonic_ns())
         else:
             rounds.send(transport, rows, self.runs)
-        schedule.arm()
-        if self._resting:
+        if self._resting and now_ns >= self._rest_over_ns:
             self.read()
+        schedule.arm(monotonic_ns() - begun_ns)
+
+    def _close_over(self, rows: Rows, now_ns: int) -> None:
+        """Close the intervals of these sessions that are over, as far as that goes together."""
+        table = self._collecting.table
+        assert table is not None
+        end_ns = table.columns[END_NS][rows]
+        over = end_ns <= now_ns
+        if over.any() and self.emptied_ns < end_ns[over].max():
+            self.drain()
+        close_over(table, rows, now_ns)
+        untold = [ssid for ssid in table.untold if ssid in self.runs]
+        set_local_clock(table, np.array(untold, np.intp), self._clock.status)
+        for ssid in untold:
+            self.runs[ssid].tell_closed()
 
     def _expire(self, ssid: int, now_ns: int) -> None:
         self.runs[ssid].collect(now_ns)
@@ -248,13 +280,17 @@ class SenderPort:
         """Transmit timestamps first: they are older than the replies."""
         if self._transport is None:
             return False
-        self._refine()
+        # Where nothing is awaited any more timestamps may come all the same, and an error
+        # queue that nobody reads would keep the loop awake.
+        if self._awaited or events & select.EPOLLERR:
+            self._refine()
         if not events & select.EPOLLIN:
             return False
         if self._batches is not None:
             more = self._batches.serve(self._hand_over)
+            self._gathered += self._batches.latest_count
             if not more and self.schedule is not None:
-                self._rest(self._batches.latest_count)
+                self._rest(self._batches.room)
             return more
         for _ in range(BATCH):
             if not self._receive_one():
@@ -263,15 +299,17 @@ class SenderPort:
                 break
         return True
 
-    def _rest(self, count: int) -> None:
+    def _rest(self, room: int) -> None:
         """Let replies gather, where so many sessions share the port that there will be more.
 
-        Their timestamps are the kernel's. What gathers is not more than a small receive
-        buffer has room for.
+        Their timestamps are the kernel's. There is `room` for so many.
         """
         now_ns = monotonic_ns()
         since_ns, self._read_ns = now_ns - self._read_ns, now_ns
-        rest_ns = min(REST_NS, since_ns * GATHER // max(1, count))
+        gather = min(GATHER, room // 2)
+        rest_ns = min(REST_NS, since_ns * gather // max(1, self._gathered))
+        self._gathered = 0
+        self._rest_over_ns = now_ns + rest_ns // 2
         self._rest_timer.at(now_ns + rest_ns)
         if not self._resting:
             assert self._transport is not None
@@ -286,7 +324,8 @@ class SenderPort:
     def drain(self) -> None:
         """Take in everything that has arrived until now."""
         begun_ns = wall_ns()
-        self._refine()
+        if self._awaited:
+            self._refine()
         if self._batches is not None:
             self._batches.drain(begun_ns, self._hand_over)
             return
@@ -305,7 +344,7 @@ class SenderPort:
     def _refine(self) -> None:
         """Take in the transmit timestamps that have come."""
         transport = self._transport
-        if transport is None or not self._awaited:
+        if transport is None:
             return
         for identifier, sent_ns in transport.transmitted():
             awaited = self._awaited.pop(identifier, None)
@@ -349,7 +388,7 @@ class SenderPort:
             self._loop.unregister(self._transport.fileno())
             self._collecting.closed(self.port)
             self._transport.close()
-            self._transport = None
+            self._transport = self._batch_transport = None
             self._batches = None
         self._problem = None
         self._awaited.clear()

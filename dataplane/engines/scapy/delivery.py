@@ -44,6 +44,7 @@ from dataplane.engines.scapy.sniffing import Sniffed
 _TO_US = (socket.PACKET_HOST, socket.PACKET_BROADCAST, socket.PACKET_MULTICAST)
 _EXTENSION_HEADERS = (IPv6ExtHdrHopByHop, IPv6ExtHdrDestOpt, IPv6ExtHdrSegmentRouting)
 _UDP_HEADER = 8
+_LOOPBACK = "lo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +85,7 @@ def deliver(packet: Sniffed, address: IPAddress, port: int, kernel: Kernel) -> D
     if isinstance(ip, IP):
         fate = _fate_of_ipv4(ip, packet.interface, kernel)
     else:
-        many = destination.is_multicast
-        fate = Fate.LOCAL if many else kernel.fate(ip.dst, packet.interface)
+        fate = _fate_of_ipv6(ip, packet.interface, kernel)
     if fate not in (Fate.LOCAL, Fate.MANY):
         return None
     if not _whole(upper) or not (packet.checksum_trusted or _checksum_right(upper)):
@@ -99,6 +99,13 @@ def deliver(packet: Sniffed, address: IPAddress, port: int, kernel: Kernel) -> D
 def _any(address: IPAddress) -> IPAddress:
     """The unspecified address of its family."""
     return address_of("::" if address.version == 6 else "0.0.0.0")
+
+
+def _fate_of_ipv6(ip: IPv6, interface: str, kernel: Kernel) -> Fate:
+    source, destination = address_of(ip.src), address_of(ip.dst)
+    if interface != _LOOPBACK and (source.is_loopback or destination.is_loopback):
+        return Fate.ELSEWHERE
+    return Fate.LOCAL if destination.is_multicast else kernel.fate(ip.dst, interface)
 
 
 def _fate_of_ipv4(ip: IP, interface: str, kernel: Kernel) -> Fate:

@@ -79,6 +79,8 @@ class DriverSocket(UdpSocket):
     def detach(self, sock: XdpSocket) -> None:
         """Nothing more arrives at `sock`; it is closed once it has been emptied."""
         self._leaving.add(sock)
+        if not sock.waiting():
+            self._let_go(sock)
 
     @property
     def limitation(self) -> str | None:
@@ -95,6 +97,11 @@ class DriverSocket(UdpSocket):
     def sources(self) -> int:
         """See `BatchTransport`."""
         return len(self._sockets) + 1
+
+    @property
+    def room(self) -> int:
+        """See `BatchTransport`."""
+        return min([super().room, *(sock.room for sock in self._sockets)])
 
     def receive(self) -> Datagram | None:
         """The next packet; None where there is none."""
@@ -122,14 +129,16 @@ class DriverSocket(UdpSocket):
         self._next = turn + 1
         sock = sockets[turn]
         self._arrivals.receive(sock, batch)
-        if not batch.count and sock in self._leaving:
+        if sock in self._leaving and not sock.waiting():
             self._let_go(sock)
         return batch.count == batch.capacity
 
     def _let_go(self, sock: XdpSocket) -> None:
+        # While it is open nobody else has its queue.
         self._leaving.remove(sock)
-        self._sockets.remove(sock)
-        self._next -= 1
+        place = self._sockets.index(sock)
+        del self._sockets[place]
+        self._next -= place < self._next
         self._lost += sock.dropped()
         self._epoll.unregister(sock.fileno())
         sock.close()

@@ -50,6 +50,9 @@ RECEIVE_BUFFER = 32 << 20
 """Bytes asked for with SO_RCVBUFFORCE: some thousand packets that wait their turn. The
 kernel counts a whole page and more for each that arrives in a page of its own."""
 
+PACKET_COST = 4_096 + 768
+"""Bytes of the receive buffer for one of those."""
+
 SEND_BUFFER = 4 << 20
 """Bytes asked for with SO_SNDBUFFORCE: bursts that wait for the interface."""
 
@@ -93,6 +96,7 @@ class UdpSocket:
         self._transmit_timestamps = transmit_timestamps
         self._receiver = receiver
         self._bursts = BurstSender(self._socket.fileno(), self._family)
+        self._room = 0
         try:
             self._configure(headers)
             self._socket.bind((str(address), port))
@@ -115,6 +119,7 @@ class UdpSocket:
                 sock.setsockopt(socket.SOL_SOCKET, force, size)
             except PermissionError:
                 sock.setsockopt(socket.SOL_SOCKET, ask, size)
+        self._room = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // PACKET_COST
         self._enable_timestamps()
 
     def _enable_timestamps(self) -> None:
@@ -180,6 +185,11 @@ class UdpSocket:
     def sources(self) -> int:
         """See `BatchTransport`."""
         return 1
+
+    @property
+    def room(self) -> int:
+        """See `BatchTransport`."""
+        return self._room
 
     def receive_batch(self, batch: Batch) -> bool:
         """See `BatchTransport`."""

@@ -94,7 +94,9 @@ class Pool:
             self._register()
             _bind(self._socket.fileno(), ifindex, queue, _COPY)
             offsets = _offsets(self._socket)[8:12]
-            self._fill = Ring(self._socket.fileno(), _PAGE_FILL_RING, offsets, frames, np.uint64)
+            self._fill: Ring | None = Ring(
+                self._socket.fileno(), _PAGE_FILL_RING, offsets, frames, np.uint64
+            )
         except BaseException:
             self._socket.close()
             raise
@@ -115,8 +117,11 @@ class Pool:
         return self._socket.fileno()
 
     def give_back(self, addresses: npt.NDArray[np.uint64]) -> None:
-        """Frames that have been read; the kernel rounds addresses down to chunks."""
+        """Frames that have been read; the kernel rounds addresses down to chunks. Nothing
+        once the pool is closed: no frame is wanted any more."""
         fill = self._fill
+        if fill is None:
+            return
         position = fill.producer.value
         count = len(addresses)
         fill.descriptors[(position + self._positions[:count]) & fill.mask] = addresses
@@ -125,7 +130,7 @@ class Pool:
     def close(self) -> None:
         """The kernel keeps the memory for sockets that still share it."""
         # A ring that is mapped keeps its socket alive.
-        del self._fill
+        self._fill = None
         self._socket.close()
 
 
@@ -135,6 +140,8 @@ class XdpSocket:
     def __init__(self, pool: Pool, entries: int) -> None:
         """`entries` is a power of two: frames that can wait."""
         self.pool = pool
+        self.room = min(entries, pool.size)
+        """Frames that can wait, if other sockets of the pool leave it to this one."""
         self._socket = socket.socket(_AF_XDP, socket.SOCK_RAW | socket.SOCK_CLOEXEC)
         try:
             self._socket.setsockopt(_SOL_XDP, _RX_RING, entries)
@@ -174,6 +181,9 @@ class XdpSocket:
         return int(dropped + ring_full)
 
     def close(self) -> None:
+        """Frames that still wait are thrown away: others of the pool can have them. The
+        program is to know nothing of the socket any more."""
+        self.pool.give_back(self.receive(self.waiting()))
         # As for a pool.
         del self._ring
         self._socket.close()

@@ -207,6 +207,10 @@ class DriverCollector(Collector):
         """None that could make a run: what comes by the socket is taken in one by one."""
         return np.zeros(len(slots), np.bool_), np.zeros(len(slots), np.int64)
 
+    def rest(self) -> None:
+        """What can be made anew is wanted again within a second, and next to nothing beside
+        what the program has of the session."""
+
     def expire(self, now_ns: int) -> list[int]:
         if not self.fresh:
             self.drain(now_ns)
@@ -393,8 +397,8 @@ class DriverCollector(Collector):
         else:
             for part in self._pieces(first, first + count):
                 fates[part] = RECEIVED
-            pieces = self._pieces(first + count - kept, first + count)
-            found = np.concatenate([slots[part] for part in pieces])
+            pieces = [slots[part] for part in self._pieces(first + count - kept, first + count)]
+            found = np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
         self._append(found, count - kept)
         self._settle()
 

@@ -38,7 +38,7 @@ from dataplane.engines.xdp.interfaces import LOOK_NS, Kernel
 from dataplane.engines.xdp.loading import load_aside
 from dataplane.mapped_file import StoreError
 from dataplane.stamp.collector import Collector
-from dataplane.stamp.sender_rounds import Rows
+from dataplane.stamp.sender_rounds import Range, Rows
 from dataplane.stamp.session_table import SessionTable
 from dataplane.stamp.timestamp import NS_PER_S
 from dataplane.store import SessionStore
@@ -149,7 +149,7 @@ class CollectorRole:
         assert self._table is not None
         announce_round(self._table, rows, now_ns)
 
-    def next_timers(self, rows: Rows, now_ns: int) -> npt.NDArray[np.int64]:
+    def next_timers(self, rows: Range, now_ns: int) -> npt.NDArray[np.int64]:
         assert self._table is not None
         return next_looks(self._table, rows, now_ns)
 

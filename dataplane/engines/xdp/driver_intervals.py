@@ -11,7 +11,7 @@ import numpy as np
 from dataplane.engines.xdp.collector_layouts import BUCKETS, DIRECTIONS, Command
 from dataplane.engines.xdp.session_maps import SessionMaps
 from dataplane.engines.xdp.sums import IntervalSums, Running, delay_state
-from dataplane.histogram import bucket_of
+from dataplane.histogram import SUB_BUCKETS, bucket_of
 from dataplane.session_state import INT64_MAX
 from dataplane.stamp.intervals import Intervals
 from dataplane.stamp.session_table import Row
@@ -66,10 +66,11 @@ class DriverIntervals(Intervals):
             else:
                 delay.assign(self._earlier[direction])
                 delay.merge(found)
-            self._fold_counts(direction, bucket_of(found.min_ns), bucket_of(found.max_ns) + 1)
+            last = bucket_of(found.max_ns) | SUB_BUCKETS - 1
+            self._fold_counts(direction, bucket_of(found.min_ns) & -SUB_BUCKETS, last + 1)
 
     def _fold_counts(self, direction: int, first: int, end: int) -> None:
-        """The program may have counted some that its sums do not have yet."""
+        """Of whole octaves. The program may have counted some that its sums do not have yet."""
         counts = self._maps.histograms[self.parity][direction][first:end].copy()
         before = self._counted[direction, first:end]
         self._views.histograms.add_stretch(self.parity, direction, first, counts - before)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dataplane.engines.xdp.collector_layouts import COLLECTION, RUNNING, SLOT
-from dataplane.stamp.sender_rounds import Rows
+from dataplane.stamp.sender_rounds import Range, Rows
 from dataplane.stamp.session_table import (
     END_NS,
     EXTRA,
@@ -72,9 +72,11 @@ def announce_round(table: SessionTable, rows: Rows, now_ns: int) -> None:
     cells[FRESH_NS, settled] = now_ns
 
 
-def next_looks(table: SessionTable, rows: Rows, now_ns: int) -> npt.NDArray[np.int64]:
+def next_looks(table: SessionTable, rows: Range, now_ns: int) -> npt.NDArray[np.int64]:
     """As `DriverCollector.next_timer_ns` of each session; for one that has nothing to
     drain yet, no later than when it may have."""
+    if isinstance(rows, slice):
+        rows = np.arange(rows.start, rows.stop)
     cells, words = table.cells, table.arena.words
     collection, following = cells[COLLECTION_AT, rows], cells[NEXT, rows]
     settled, highest = cells[SETTLED, rows], words[collection + _HIGHEST]

@@ -40,9 +40,16 @@ static __always_inline int is_mapped_ipv4(const struct address *address)
 	return !(address->word[0] | address->word[1]) && address->word[2] == htonl(0xffff);
 }
 
+/* No packet from anywhere else has it (RFC 4291 section 2.5.3). */
+static __always_inline int is_loopback(const struct address *address)
+{
+	return !(address->word[0] | address->word[1] | address->word[2]) &&
+	       address->word[3] == htonl(1);
+}
+
 /*
  * Both ends of the innermost packet; negative where they cannot be read, or where IPv6
- * claims an address that is IPv4's here.
+ * claims an address that is IPv4's here, or the loopback's, which the kernel is to judge.
  */
 static __always_inline int read_addresses(const struct xdp_md *ctx, const struct packet *packet,
 					  struct address *source, struct address *destination)
@@ -54,7 +61,8 @@ static __always_inline int read_addresses(const struct xdp_md *ctx, const struct
 			return -1;
 		*source = ipv6_address(&ip6->saddr);
 		*destination = ipv6_address(&ip6->daddr);
-		if (is_mapped_ipv4(source) || is_mapped_ipv4(destination))
+		if (is_mapped_ipv4(source) || is_mapped_ipv4(destination) ||
+		    is_loopback(source) || is_loopback(destination))
 			return -1;
 	} else {
 		struct iphdr *ip4 = bytes_at(ctx, packet->ip_at, sizeof(*ip4));

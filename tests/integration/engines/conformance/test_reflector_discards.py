@@ -120,6 +120,8 @@ def wrong_checksum() -> bytes:
 
 NOT_OURS: dict[str, Callable[[], bytes]] = {
     "to another node": lambda: packet(GOOD, destination=NOBODY),
+    "from a loopback": lambda: packet(GOOD, source=IPv6Address("::1")),
+    "to a loopback": lambda: packet(GOOD, destination=IPv6Address("::1")),
     "to another node, SRH": lambda: with_srh(0, MAIN.here, NOBODY),
     "segments left": lambda: with_srh(1, NOBODY, MAIN.here),
     "segments left, our segment": lambda: with_srh(1, MAIN.here, NOBODY),

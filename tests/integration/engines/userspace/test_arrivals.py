@@ -115,6 +115,10 @@ def link_local(stand: Stand) -> None:
     stand.inject(MAIN, packet(REQUEST, source=IPv6Address("fe80::1")))
 
 
+def from_loopback(stand: Stand) -> None:
+    stand.inject(MAIN, packet(REQUEST, source=IPv6Address("::1")))
+
+
 def multicast(stand: Stand) -> None:
     stand.inject(MAIN, packet(REQUEST, destination=IPv6Address("ff02::1")))
 
@@ -152,6 +156,7 @@ def not_our_sid(stand: Stand) -> None:
             mapped_destination,
             broadcast,
             link_local,
+            from_loopback,
             multicast,
             other_mac,
             segments_left,

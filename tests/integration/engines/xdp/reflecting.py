@@ -265,9 +265,10 @@ def judged_rightly(bench: Bench, data: bytes) -> int:
 
 
 def is_martian(source: IPAddress) -> bool:
-    """Whether the kernel gives no socket packets from there (RFC 1122 §3.2.1.3)."""
+    """Whether the kernel gives no socket packets from there (RFC 1122 §3.2.1.3,
+    RFC 4291 §2.5.3)."""
     if isinstance(source, IPv6Address):
-        return source.ipv4_mapped is not None
+        return source.ipv4_mapped is not None or source.is_loopback
     return source == OLD_REFLECTOR or source.packed[0] in (0, 127) or source.packed[0] >= 224
 
 

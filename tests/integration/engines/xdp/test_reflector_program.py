@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from dataplane.bpf.syscall import XDP_DROP, XDP_PASS, XDP_TX, run_program
 from dataplane.config import Reflector, ReflectorSession
 from dataplane.engines.xdp.interfaces import Place
-from dataplane.engines.xdp.layouts import ReflectorFlag
+from dataplane.engines.xdp.layouts import LocalFlag, ReflectorFlag
 from dataplane.frames import Frame, Outer
 from dataplane.reflector_store import HandedUp
 from dataplane.stamp.errors import DiscardReason
@@ -27,6 +27,7 @@ from tests.integration.engines.xdp.devices import DEVICE, DEVICES, INDEX
 from tests.integration.engines.xdp.reflecting import (
     CLOCK,
     FAMILIES,
+    LOCALS,
     NTP,
     PATH,
     PTP,
@@ -131,6 +132,19 @@ def test_discards_as_the_core(bench: Bench, case: tuple[Frame, DiscardReason]) -
 @pytest.mark.parametrize("source", ["ff02::1", "::"])
 def test_sources_that_are_none_as_the_core(bench: Bench, source: str) -> None:
     discards(bench, request(source=IPv6Address(source)), DiscardReason.UNANSWERABLE)
+
+
+@pytest.mark.parametrize("ssid", [1, 7], ids=["back", "return path"])
+def test_a_loopback_is_nobody_on_a_link(bench: Bench, ssid: int) -> None:
+    """Not even where the next hop of the reply is known by now."""
+    loopback = IPv6Address("::1")
+    answers(bench, request(ssid))
+    leaves(bench, request(ssid, source=loopback).encode())
+    bench.tables.set_locals(LOCALS | {loopback: LocalFlag.ADDRESS})
+    try:
+        leaves(bench, request(ssid, destination=loopback).encode())
+    finally:
+        bench.tables.set_locals(LOCALS)
 
 
 def untouched(family: Family) -> dict[str, Frame]:

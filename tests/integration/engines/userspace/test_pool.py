@@ -1,0 +1,108 @@
+"""Frames of a pool: none is lost when a socket, or the pool itself, is closed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from dataplane.engines.base import Role
+from dataplane.engines.common.batch import Batch
+from dataplane.engines.userspace.arrivals import Arrivals
+from dataplane.engines.userspace.driver_socket import DriverSocket
+from dataplane.engines.userspace.receiving import Receiver
+from dataplane.engines.userspace.xsk import Pool, XdpSocket
+from tests.integration.engines.conformance import wire
+from tests.integration.engines.conformance.reflecting import packet
+from tests.integration.engines.conformance.stand import MAIN
+from tests.integration.engines.network import eventually, inside
+from tests.integration.engines.userspace.conftest import ANY, FRAMES, PORT, Node
+
+pytestmark = pytest.mark.integration
+
+OTHER_PORT = PORT + 1
+
+
+def send(node: Node, number: int, port: int = PORT) -> None:
+    for sequence in range(number):
+        node.stand.inject(MAIN, packet(wire.request(sequence, 5), ports=(49_862, port)))
+
+
+@pytest.fixture
+def sock(node: Node) -> Iterator[DriverSocket]:
+    with inside(node.stand.node):
+        made = DriverSocket(
+            *(Role.REFLECTOR, ANY, OTHER_PORT),
+            receiver=Receiver(FRAMES),
+            arrivals=Arrivals(FRAMES),
+            on_close=lambda _: None,
+        )
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def served(node: Node, sock: DriverSocket) -> tuple[XdpSocket, int]:
+    """What `sock` reads, and where the program has it."""
+    beside = node.open()
+    place = node.program.add(ANY, OTHER_PORT, beside)
+    sock.attach(beside)
+    return beside, place
+
+
+def test_frames_of_a_closed_socket_are_those_of_the_others(node: Node) -> None:
+    other = node.open()
+    place = node.program.add(MAIN.here, PORT, other)
+    with node.attached():
+        send(node, FRAMES)
+        assert other.waiting() == FRAMES
+        node.program.remove(MAIN.here, PORT, other, place)
+        other.close()
+        send(node, FRAMES)
+        assert node.in_driver().count == FRAMES
+    assert node.xdp.dropped() == 0
+
+
+def test_frames_of_a_closed_transport_are_those_of_the_others(
+    node: Node, sock: DriverSocket, served: tuple[XdpSocket, int]
+) -> None:
+    with node.attached():
+        send(node, FRAMES, OTHER_PORT)
+        node.program.remove(ANY, OTHER_PORT, *served)
+        sock.close()
+        send(node, FRAMES)
+        assert node.in_driver().count == FRAMES
+
+
+def test_what_waits_outlives_the_pool(
+    node: Node, sock: DriverSocket, served: tuple[XdpSocket, int]
+) -> None:
+    with node.attached():
+        send(node, 5, OTHER_PORT)
+    node.program.remove(ANY, OTHER_PORT, *served)
+    sock.detach(served[0])
+    node.pool.close()
+    batch = Batch(FRAMES)
+    sock.receive_batch(batch)
+    assert [int.from_bytes(row[:4], "big") for row in batch.data[:5]] == list(range(5))
+    assert (batch.count, sock.sources) == (5, 1)
+
+
+def test_a_queue_is_free_once_nobody_reads_it(
+    node: Node, sock: DriverSocket, served: tuple[XdpSocket, int]
+) -> None:
+    node.program.remove(ANY, OTHER_PORT, *served)
+    sock.detach(served[0])
+    assert sock.sources == 1
+    # All that it has of the queue, but for what the transport has.
+    node.__exit__()
+
+    def again() -> bool:
+        try:
+            with inside(node.stand.node):
+                Pool(node.index, 0, FRAMES).close()
+        except OSError:
+            return False
+        return True
+
+    eventually(again, "the queue is free")
