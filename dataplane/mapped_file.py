@@ -110,6 +110,14 @@ class MappedFile:
             self._view.release()
             self._map.close()
 
+    def rename(self, path: Path) -> None:
+        """Put the file in the place of what is at `path`. Raises `StoreError`."""
+        try:
+            self.path.rename(path)
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be replaced: {error.strerror}") from error
+        self.path = path
+
     def unlink(self) -> None:
         """Remove the file, if it is still there; open mappings stay valid."""
         self.path.unlink(missing_ok=True)

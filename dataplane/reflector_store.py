@@ -294,6 +294,23 @@ class ReflectorStore:
         role.version += 1
         self._vacant.append(slot)
 
+    def grown(self, capacity: int) -> ReflectorStore:
+        """A store with the same counts and more room, in the place of this one, which is
+        closed. It is whole before it is there. Raises `StoreError`."""
+        path = self.path
+        new = ReflectorStore.create(path.with_name(f".{path.name}.grown"), capacity)
+        try:
+            _copy(self.role, new.role)
+            for key in self.keys:
+                _copy(self.allocate(*key), new.allocate(*key))
+            new._file.rename(path)
+        except StoreError:
+            new.close()
+            new.unlink()
+            raise
+        self.close()
+        return new
+
     def snapshot(self) -> ReflectorSnapshot:
         """All counters, read from the file."""
         for _ in range(_READ_ATTEMPTS):
@@ -343,6 +360,12 @@ class ReflectorStore:
     def unlink(self) -> None:
         """Remove the file, if it is still there."""
         self._file.unlink()
+
+
+def _copy(source: ctypes.Structure, destination: ctypes.Structure) -> None:
+    ctypes.memmove(
+        ctypes.addressof(destination), ctypes.addressof(source), ctypes.sizeof(destination)
+    )
 
 
 def _size(capacity: int) -> int:

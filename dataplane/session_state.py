@@ -24,6 +24,7 @@ from enum import Enum
 
 from dataplane.measurement import Record, TimestampMethod
 from dataplane.stamp.errors import DiscardReason
+from dataplane.statistics import INT64_MAX as INT64_MAX
 from dataplane.statistics import DelayState, DelaySummary, LossSummary
 
 FORWARD, BACKWARD, ROUND_TRIP = range(3)
@@ -34,7 +35,6 @@ DISCARD_SLOTS = 16
 DISCARD_INDEX = {reason: index for index, reason in enumerate(DiscardReason)}
 """Where a reason is counted, in arrays of `DISCARD_SLOTS`."""
 
-INT64_MAX = (1 << 63) - 1
 UNKNOWN_NS = -(1 << 63)
 """Stands for None in arrays of int64."""
 

@@ -57,6 +57,13 @@ class LossSummary:
     """Not, or not yet, known to be lost in one of the directions."""
 
 
+INT64_MAX = (1 << 63) - 1
+
+FAR_NS = 1 << 51
+"""Delays up to this, some 26 days, can be subtracted and summed up in 64 bits by the
+thousand. The timestamps of others may make delays of up to 204 years."""
+
+
 class DelayRun(NamedTuple):
     """Delays of packets whose sequence numbers ascend, summed up; nanoseconds."""
 
@@ -142,7 +149,7 @@ class DelayState(ctypes.Structure):
         if self.has_previous:
             if sequence <= self.previous_sequence:
                 return
-            ipdv = abs(value_ns - self.previous_ns)
+            ipdv = min(abs(value_ns - self.previous_ns), INT64_MAX)
             self.ipdv_sum += ipdv
             self.pairs += 1
             if ipdv > self.ipdv_max_ns:
@@ -171,7 +178,7 @@ class DelayState(ctypes.Structure):
         self.samples = samples
         pairs, ipdv_sum, ipdv_max = run.samples - 1, run.ipdv_sum_ns, run.ipdv_max_ns
         if self.has_previous:
-            ipdv = abs(run.first_ns - self.previous_ns)
+            ipdv = min(abs(run.first_ns - self.previous_ns), INT64_MAX)
             pairs, ipdv_sum, ipdv_max = pairs + 1, ipdv_sum + ipdv, max(ipdv_max, ipdv)
         self.pairs += pairs
         self.ipdv_sum += ipdv_sum
@@ -229,8 +236,12 @@ class DelayState(ctypes.Structure):
             min_ns=self.min_ns,
             max_ns=self.max_ns,
             mean_ns=self.origin_ns + round(self.mean),
-            stddev_ns=round(math.sqrt(max(0.0, self.m2) / (samples - 1))) if samples > 1 else None,
-            jitter_ns=round(self.ipdv_sum / pairs) if pairs else None,
+            stddev_ns=_whole(math.sqrt(max(0.0, self.m2) / (samples - 1))) if samples > 1 else None,
+            jitter_ns=_whole(self.ipdv_sum / pairs) if pairs else None,
             jitter_max_ns=self.ipdv_max_ns if pairs else None,
             percentiles=percentiles or {},
         )
+
+
+def _whole(value_ns: float) -> int:
+    return min(round(value_ns), INT64_MAX)

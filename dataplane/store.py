@@ -108,6 +108,9 @@ class StorePlaces(NamedTuple):
     histograms: int
     """Of the `HistogramStore`, in bytes."""
 
+    intervals: int
+    """Of the ring of closed intervals, in words."""
+
 
 @functools.lru_cache(maxsize=256)
 def _codec_of(percentiles: tuple[float, ...], one_way: bool, stateful: bool) -> IntervalCodec:
@@ -195,6 +198,7 @@ class SessionStore:
             (place + self._state_at) // 8,
             (place + self._records_at) // 8,
             place + self._histograms_at,
+            (place + self._intervals_at) // 8,
         )
 
     @classmethod

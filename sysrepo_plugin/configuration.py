@@ -28,6 +28,7 @@ from dataplane.config import (
 from dataplane.engines.base import (
     Capabilities,
     EngineError,
+    Refusal,
     check_reflector,
     check_reflector_session,
     check_sender,
@@ -37,6 +38,25 @@ from dataplane.stamp.timestamp import TimestampFormat
 ROOT = "/srv6-stamp:stamp"
 SENDER_PATH = f"{ROOT}/session-sender"
 REFLECTOR_PATH = f"{ROOT}/session-reflector"
+
+SENDER_SESSION_LEAVES = {
+    "reflector_address": "reflector-address",
+    "source_address": "source-address",
+    "segments": "path",
+    "interval_us": "interval",
+    "timestamp_format": "timestamp-format",
+}
+REFLECTOR_LEAVES = {
+    "source_address": "source-address",
+    "interfaces": "interface",
+    "sessions": "session",
+}
+REFLECTOR_SESSION_LEAVES = {
+    "sender_address": "sender-address",
+    "segments": "return-path",
+    "timestamp_format": "timestamp-format",
+}
+"""The model's names of what an engine may refuse, by the data plane's."""
 
 Tree = Mapping[str, Any]
 Segments = Mapping[str, tuple[IPv6Address, ...]]
@@ -81,14 +101,17 @@ def check(node: Node, capabilities_of: Callable[[str], Capabilities]) -> None:
     if (sender := node.sender) is not None:
         able = _capabilities(capabilities_of, sender.engine, SENDER_PATH)
         for session in sender.sessions.values():
-            reasons = check_sender(sender.engine, able, session)
-            _refuse(sender_session_path(session.ssid), reasons)
+            refusals = check_sender(sender.engine, able, session)
+            path = sender_session_path(session.ssid)
+            _refuse(refusals, SENDER_PATH, path, SENDER_SESSION_LEAVES)
     if (reflector := node.reflector) is not None:
         able = _capabilities(capabilities_of, reflector.engine, REFLECTOR_PATH)
-        _refuse(REFLECTOR_PATH, check_reflector(reflector.engine, able, reflector))
+        refusals = check_reflector(reflector.engine, able, reflector)
+        _refuse(refusals, REFLECTOR_PATH, REFLECTOR_PATH, REFLECTOR_LEAVES)
         for served in reflector.sessions.values():
-            reasons = check_reflector_session(reflector.engine, able, served)
-            _refuse(reflector_session_path(*served.key), reasons)
+            refusals = check_reflector_session(reflector.engine, able, served)
+            path = reflector_session_path(*served.key)
+            _refuse(refusals, REFLECTOR_PATH, path, REFLECTOR_SESSION_LEAVES)
 
 
 def _capabilities(
@@ -113,9 +136,11 @@ def presentation_from_tree(tree: Tree | None) -> Presentation:
     return Presentation({s["ssid"]: s["record-depth"] for s in sender.get("session", ())})
 
 
-def _refuse(path: str, reasons: list[str]) -> None:
-    if reasons:
-        raise ConfigurationError(path, "; ".join(reasons))
+def _refuse(refusals: list[Refusal], role: str, path: str, leaves: Mapping[str, str]) -> None:
+    """Raises ConfigurationError for the first refusal of what is at `path` of `role`."""
+    for parameter, reason in refusals:
+        leaf = f"{role}/engine" if parameter == "engine" else f"{path}/{leaves[parameter]}"
+        raise ConfigurationError(leaf, reason)
 
 
 def _paths(tree: Tree) -> Iterator[tuple[str, tuple[IPv6Address, ...]]]:
@@ -199,7 +224,8 @@ def _reflector_session(tree: Tree, segments: Segments) -> ReflectorSession:
     address = None if sender == "any" else ip_address(sender)
     wanted = tree.get("timestamp-format")
     if address is not None:
-        _unicast(sender, reflector_session_path(tree["ssid"], address), "sender")
+        entry = reflector_session_path(tree["ssid"], address)
+        _unicast(sender, f"{entry}/sender-address", "sender")
     return ReflectorSession(
         ssid=tree["ssid"],
         sender_address=address,

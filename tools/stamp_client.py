@@ -34,6 +34,9 @@ STAMP_NS = "urn:x-srv6-stamp:yang:srv6-stamp"
 BASE_NS = "urn:ietf:params:xml:ns:netconf:base:1.0"
 ACTION_NS = "urn:ietf:params:xml:ns:yang:1"
 
+_OPERATION = f"{{{BASE_NS}}}operation"
+"""The attribute of RFC 6241 §7.2."""
+
 DIRECTIONS = ("forward", "backward", "round-trip")
 """The directions for which there are delay statistics, named as in the model."""
 
@@ -50,7 +53,8 @@ class StampClientError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class SrPath:
-    """A named SRv6 path (list `path`)."""
+    """A named SRv6 path (list `path`), whole: one of that name is replaced, its description
+    included."""
 
     name: str
     segments: tuple[str, ...]
@@ -59,7 +63,11 @@ class SrPath:
 
 @dataclass(frozen=True, slots=True)
 class SenderSession:
-    """Configuration of one session of the Session-Sender; None leaves the model's default."""
+    """Configuration of one session of the Session-Sender.
+
+    None sends nothing: what is configured stays, and where nothing is, the model's default
+    holds.
+    """
 
     ssid: int
     reflector_address: str
@@ -76,7 +84,7 @@ class SenderSession:
 
 @dataclass(frozen=True, slots=True)
 class ReflectorSession:
-    """Configuration of one session of the Session-Reflector; None leaves the model's default."""
+    """Configuration of one session of the Session-Reflector; None as in `SenderSession`."""
 
     ssid: int
     sender_address: str
@@ -87,7 +95,8 @@ class ReflectorSession:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What is merged into a node's configuration; a role without sessions is not touched."""
+    """What is merged into a node's configuration: paths are replaced, sessions merged, and
+    a role without sessions is not touched."""
 
     source_address: str
     paths: tuple[SrPath, ...] = ()
@@ -230,7 +239,10 @@ class StampClient:
             return
 
     def edit(self, node: Node) -> None:
-        """Merge a configuration into `running`, wholly or not at all (one edit-config)."""
+        """Merge a configuration into `running`, wholly or not at all (one edit-config).
+
+        A path is replaced, so that a SID list may become shorter.
+        """
         self._ask("edit-config", "edit_config", target="running", config=build_config(node))
 
     def remove_sender(self) -> None:
@@ -314,6 +326,8 @@ def build_config(node: Node) -> Element:
     stamp = etree.SubElement(config, _tag("stamp"), nsmap={"stamp": STAMP_NS})
     for path in node.paths:
         entry = _add(stamp, "path", name=path.name)
+        # Merging would leave the tail of a longer SID list in place.
+        entry.set(_OPERATION, "replace")
         for index, sid in enumerate(path.segments, start=1):
             _add(entry, "segment", index=index, sid=sid)
     if node.sender_sessions:
@@ -356,7 +370,7 @@ def build_removal() -> Element:
     """Return the <config> of an edit-config that removes the Session-Sender (RFC 6241 §7.2)."""
     config = etree.Element(f"{{{BASE_NS}}}config", nsmap={"nc": BASE_NS})
     stamp = etree.SubElement(config, _tag("stamp"), nsmap={"stamp": STAMP_NS})
-    _add(stamp, "session-sender").set(f"{{{BASE_NS}}}operation", "remove")
+    _add(stamp, "session-sender").set(_OPERATION, "remove")
     return config
 
 

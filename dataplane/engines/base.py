@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from dataplane.config import IPAddress, Node, Reflector, ReflectorSession, SenderSession
 from dataplane.engines.hook_claims import HookClaims
@@ -234,65 +234,80 @@ class Capabilities:
     """Sessions that a Session-Reflector can have; None for any number."""
 
 
-def check_sender(name: str, capabilities: Capabilities, session: SenderSession) -> list[str]:
-    """Reasons why engine `name` cannot run `session`; empty if it can."""
+class Refusal(NamedTuple):
+    """Why an engine cannot run what is configured."""
+
+    parameter: str
+    """The field of the configuration that would have to be another: of the session or role
+    that was checked, except for "engine", which is the role's."""
+    reason: str
+    """For the operator."""
+
+
+def check_sender(name: str, capabilities: Capabilities, session: SenderSession) -> list[Refusal]:
+    """Why engine `name` cannot run `session`; empty if it can."""
     if Role.SENDER not in capabilities.roles:
-        return [f"engine {name} has no Session-Sender"]
-    addresses = session.source_address, session.reflector_address
-    reasons = _families(name, capabilities, addresses)
-    reasons += _segments(name, capabilities, session.segments, session.reflector_address)
-    if session.source_address.version != session.reflector_address.version:
-        reasons.append(
-            f"source {session.source_address} and reflector {session.reflector_address} "
-            "are of different address families"
-        )
+        return [Refusal("engine", f"engine {name} has no Session-Sender")]
+    source, reflector = session.source_address, session.reflector_address
+    refusals = _families(
+        name, capabilities, {"reflector_address": reflector, "source_address": source}
+    )
+    refusals += _segments(name, capabilities, session.segments, reflector)
+    if source.version != reflector.version:
+        text = f"source {source} and reflector {reflector} are of different address families"
+        refusals.append(Refusal("reflector_address", text))
     if session.interval_us < capabilities.min_interval_us:
-        reasons.append(
-            f"engine {name} needs an interval of at least {capabilities.min_interval_us} us"
-        )
-    if session.timestamp_format not in capabilities.timestamp_formats:
-        reasons.append(
-            f"engine {name} does not support timestamp format {session.timestamp_format.name}"
-        )
-    return reasons
+        text = f"engine {name} needs an interval of at least {capabilities.min_interval_us} us"
+        refusals.append(Refusal("interval_us", text))
+    return refusals + _timestamp_format(name, capabilities, session.timestamp_format)
 
 
-def check_reflector(name: str, capabilities: Capabilities, reflector: Reflector) -> list[str]:
-    """Reasons why engine `name` cannot run `reflector` itself, its sessions aside."""
+def check_reflector(name: str, capabilities: Capabilities, reflector: Reflector) -> list[Refusal]:
+    """Why engine `name` cannot run `reflector` itself, its sessions aside."""
     if Role.REFLECTOR not in capabilities.roles:
-        return [f"engine {name} has no Session-Reflector"]
-    reasons = _families(name, capabilities, (reflector.source_address,))
+        return [Refusal("engine", f"engine {name} has no Session-Reflector")]
+    refusals = _families(name, capabilities, {"source_address": reflector.source_address})
     if capabilities.needs_interfaces and not reflector.interfaces:
-        reasons.append(f"engine {name} needs the names of the interfaces that requests arrive on")
+        text = f"engine {name} needs the names of the interfaces that requests arrive on"
+        refusals.append(Refusal("interfaces", text))
     most, sessions = capabilities.reflector_sessions_max, len(reflector.sessions)
     if most is not None and sessions > most:
-        reasons.append(f"engine {name} reflects at most {most} sessions, not {sessions}")
-    return reasons
+        text = f"engine {name} reflects at most {most} sessions, not {sessions}"
+        refusals.append(Refusal("sessions", text))
+    return refusals
 
 
 def check_reflector_session(
     name: str, capabilities: Capabilities, session: ReflectorSession
-) -> list[str]:
-    """Reasons why engine `name` cannot serve `session`; empty if it can."""
-    reasons = _families(name, capabilities, (session.sender_address,))
-    reasons += _segments(name, capabilities, session.segments, session.sender_address)
-    wanted = session.timestamp_format
-    if wanted is not None and wanted not in capabilities.timestamp_formats:
-        reasons.append(f"engine {name} does not support timestamp format {wanted.name}")
-    return reasons
+) -> list[Refusal]:
+    """Why engine `name` cannot serve `session`; empty if it can."""
+    sender = session.sender_address
+    refusals = _families(name, capabilities, {"sender_address": sender})
+    refusals += _segments(name, capabilities, session.segments, sender)
+    return refusals + _timestamp_format(name, capabilities, session.timestamp_format)
 
 
 def _families(
-    name: str,
-    capabilities: Capabilities,
-    addresses: tuple[IPAddress | None, ...],
-) -> list[str]:
-    missing = {
-        address.version
-        for address in addresses
-        if address is not None and address.version not in capabilities.address_families
-    }
-    return [f"engine {name} does not support IPv{version}" for version in sorted(missing)]
+    name: str, capabilities: Capabilities, addresses: Mapping[str, IPAddress | None]
+) -> list[Refusal]:
+    """One for each missing family, with the first parameter that has an address of it."""
+    missing: dict[int, str] = {}
+    for parameter, address in addresses.items():
+        if address is not None and address.version not in capabilities.address_families:
+            missing.setdefault(address.version, parameter)
+    return [
+        Refusal(parameter, f"engine {name} does not support IPv{version}")
+        for version, parameter in sorted(missing.items())
+    ]
+
+
+def _timestamp_format(
+    name: str, capabilities: Capabilities, wanted: TimestampFormat | None
+) -> list[Refusal]:
+    if wanted is None or wanted in capabilities.timestamp_formats:
+        return []
+    text = f"engine {name} does not support timestamp format {wanted.name}"
+    return [Refusal("timestamp_format", text)]
 
 
 def _segments(
@@ -300,13 +315,13 @@ def _segments(
     capabilities: Capabilities,
     segments: tuple[IPv6Address, ...],
     peer: IPAddress | None,
-) -> list[str]:
+) -> list[Refusal]:
     most, reasons = capabilities.max_segments, []
     if len(segments) > most:
         reasons.append(f"engine {name} supports at most {most} segments, not {len(segments)}")
     if segments and peer is not None and peer.version != 6:
         reasons.append(f"packets to {peer} cannot take a path of SRv6 segments: it is not IPv6")
-    return reasons
+    return [Refusal("segments", reason) for reason in reasons]
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,11 +357,11 @@ class Engine(Protocol):
     @property
     def capabilities(self) -> Capabilities: ...
 
-    def check_sender(self, session: SenderSession) -> list[str]: ...
+    def check_sender(self, session: SenderSession) -> list[Refusal]: ...
 
-    def check_reflector(self, reflector: Reflector) -> list[str]: ...
+    def check_reflector(self, reflector: Reflector) -> list[Refusal]: ...
 
-    def check_reflector_session(self, session: ReflectorSession) -> list[str]: ...
+    def check_reflector_session(self, session: ReflectorSession) -> list[Refusal]: ...
 
     def configure(self, node: Node, resume: Mapping[int, Resume] | None = None) -> None:
         """Run exactly `node`. `resume`, by SSID, is how sessions that are new

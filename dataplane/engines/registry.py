@@ -52,7 +52,7 @@ def refusals(node: Node) -> Iterator[str]:
             yield str(error)
         else:
             for session in sender.sessions.values():
-                for reason in check_sender(sender.engine, able, session):
+                for _, reason in check_sender(sender.engine, able, session):
                     yield f"session {session.ssid}: {reason}"
     if reflector is not None:
         try:
@@ -60,9 +60,10 @@ def refusals(node: Node) -> Iterator[str]:
         except EngineError as error:
             yield str(error)
         else:
-            yield from check_reflector(reflector.engine, able, reflector)
+            for _, reason in check_reflector(reflector.engine, able, reflector):
+                yield reason
             for served in reflector.sessions.values():
-                for reason in check_reflector_session(reflector.engine, able, served):
+                for _, reason in check_reflector_session(reflector.engine, able, served):
                     yield f"reflector session {served.ssid}: {reason}"
 
 

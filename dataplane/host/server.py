@@ -79,7 +79,7 @@ class EngineSet:
             self._release(before, node)
             for name, engine in self._engines.items():
                 engine.configure(_view(node, name), resume)
-        except EngineError:
+        except Exception:
             self._restore(before)
             raise
         finally:
@@ -93,7 +93,7 @@ class EngineSet:
         for name, engine in self._engines.items():
             try:
                 engine.configure(_view(node, name))
-            except EngineError:
+            except Exception:
                 log.exception("engine %s could not go back to the old configuration", name)
 
     def sender(self) -> Engine:

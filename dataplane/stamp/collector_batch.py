@@ -34,12 +34,13 @@ from dataplane.stamp.collector_rounds import (
     places_in_histograms,
     take_round,
 )
+from dataplane.stamp.interval_rounds import close_over
 from dataplane.stamp.packet import OPEN
 from dataplane.stamp.replies import Reply, Run
 from dataplane.stamp.sender_rounds import all_sent
-from dataplane.stamp.session_table import TAI_OFFSET_S, SessionTable
+from dataplane.stamp.session_table import END_NS, TAI_OFFSET_S, SessionTable
 from dataplane.stamp.timestamp_arrays import decode_timestamps
-from dataplane.statistics import DelayRun
+from dataplane.statistics import FAR_NS, INT64_MAX, DelayRun
 
 RUN_MIN = 4
 """Replies that are worth being a run."""
@@ -226,7 +227,11 @@ class BatchCollector:
         table = self._table
         assert table is not None
         sessions, replies = part.wire["ssid"][rows].astype(np.intp), part.replies
-        done, sequences = fit_for_round(table, sessions, part.wire[rows], replies.arrived_ns[rows])
+        arrived_ns = replies.arrived_ns[rows]
+        over = arrived_ns >= table.columns[END_NS][sessions]
+        if over.any():
+            close_over(table, sessions[over], arrived_ns[over])
+        done, sequences = fit_for_round(table, sessions, part.wire[rows], arrived_ns)
         fit = np.flatnonzero(done)
         if not len(fit):
             return done
@@ -441,6 +446,9 @@ def _statistics(
             for direction in range(DIRECTIONS)
         ]
     )
+    if max(np.abs(delays).max(), np.abs(origins).max()) > FAR_NS:
+        # Slow, and right for whatever timestamps the others may have sent.
+        delays, origins = delays.astype(object), origins.astype(object)
     number = np.array(counts)
     about = (delays - np.repeat(origins, counts, axis=1)).astype(np.float64)
     mean = np.add.reduceat(about, starts, axis=1) / number
@@ -448,7 +456,7 @@ def _statistics(
     least = np.minimum.reduceat(delays, starts, axis=1)
     most = np.maximum.reduceat(delays, starts, axis=1)
     ipdv = np.zeros_like(delays)
-    np.abs(np.diff(delays, axis=1), out=ipdv[:, 1:])
+    ipdv[:, 1:] = np.minimum(np.abs(np.diff(delays, axis=1)), INT64_MAX)
     # What pairs with the run before is for the session to know.
     ipdv[:, starts] = 0
     ipdv_sum = np.add.reduceat(ipdv, starts, axis=1)

@@ -8,7 +8,6 @@ seen before) is left to be taken one by one. A property test holds this against
 
 from __future__ import annotations
 
-import ctypes
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from dataplane.session_state import (
     SessionHead,
     SessionState,
 )
-from dataplane.stamp.sender_rounds import VERSION, Range, Rows, word_of
+from dataplane.stamp.sender_rounds import VERSION, Range, Rows, word_of, words_of
 from dataplane.stamp.session_table import (
     APART,
     DELAYS,
@@ -51,7 +50,7 @@ from dataplane.stamp.session_table import (
     SessionTable,
 )
 from dataplane.stamp.window import RECEIVED, UNDER_WAY
-from dataplane.statistics import DelayState
+from dataplane.statistics import FAR_NS, DelayState
 
 Int64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -69,13 +68,9 @@ _INTERVALS = word_of(SessionState, "interval")
 _DELAY = word_of(IntervalState, "delay")
 
 
-def _words(structure: Any) -> int:
-    return ctypes.sizeof(structure) // 8
-
-
-_INTERVAL_WORDS = _words(IntervalState)
-_DELAY_WORDS = _words(DelayState)
-_RING_WORDS = _words(RingHeader)
+_INTERVAL_WORDS = words_of(IntervalState)
+_DELAY_WORDS = words_of(DelayState)
+_RING_WORDS = words_of(RingHeader)
 _RING_HEAD = word_of(RingHeader, "head")
 _RECORD_WORDS = RECORD.size // 8
 _FIELDS = {name: word_of(DelayState, name) for name, _ in DelayState._fields_}
@@ -122,7 +117,8 @@ def places_in_histograms(
     table: SessionTable, rows: Rows, delays: Int64
 ) -> tuple[npt.NDArray[np.int64], Mask]:
     """Where each delay (a row of three for each session) is counted, in integers of 32
-    bits, apart from the parity of the interval; and which sessions have a place for all."""
+    bits, apart from the parity of the interval; and which sessions have a place for all,
+    and none that is too far off to be worked on in 64 bits."""
     at = table.columns[HISTOGRAMS][rows][:, None]
     buckets = buckets_of(delays)
     entries = table.arena.halves[
@@ -130,7 +126,7 @@ def places_in_histograms(
     ].astype(np.int64)
     places = (at + BLOCKS_AT) // 4 + (entries - 1) * BLOCK_WORDS + (buckets & SUB_BUCKETS - 1)
     unused = table.columns[DELAYS][rows][:, None] <= _DIRECTIONS
-    known: Mask = ((entries != 0) | unused).all(axis=1)
+    known: Mask = ((entries != 0) | unused).all(axis=1) & (np.abs(delays) <= FAR_NS).all(axis=1)
     return places, known
 
 
@@ -219,13 +215,18 @@ def _update(words: Int64, at: Int64, values_ns: Int64, sequences: Int64) -> None
     words[places] = states.T
 
 
-def next_expiries(table: SessionTable, rows: Range) -> Int64:
-    """As `Collector.next_timer_ns` of each session; `NEVER` for None."""
+def losses_due(table: SessionTable, rows: Range) -> Int64:
+    """When the oldest packet under way of each session is lost; `NEVER` for none."""
     columns = table.columns
     settled = columns[SETTLED][rows]
     place = columns[TIMES][rows] + (settled & columns[MASK][rows])
     lost_ns = table.arena.words[place] + columns[TIMEOUT_NS][rows]
     lost_ns += 1
     lost_ns[settled >= columns[NEXT][rows]] = NEVER
-    due_ns: Int64 = np.minimum(lost_ns, columns[END_NS][rows])
+    return lost_ns
+
+
+def next_expiries(table: SessionTable, rows: Range) -> Int64:
+    """As `Collector.next_timer_ns` of each session; `NEVER` for None."""
+    due_ns: Int64 = np.minimum(losses_due(table, rows), table.columns[END_NS][rows])
     return due_ns

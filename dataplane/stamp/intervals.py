@@ -164,9 +164,15 @@ class Intervals:
             carried=carried,
             suspect=suspect,
         )
-        self._closed.append(number)
-        self.rest()
+        self.was_closed(number)
         self.end_ns = next_end_ns
+
+    def was_closed(self, number: int) -> None:
+        """The store has another current interval."""
+        self._closed.append(number)
+        if self.row.table is not None:
+            self.row.table.untold.add(self.row.index)
+        self.rest()
 
     def begin(self, start_ns: int, end_ns: int, *, suspect: bool) -> None:
         """Give the current interval its times and count from here."""
@@ -200,6 +206,8 @@ class Intervals:
         if not self._closed:
             return []
         closed, self._closed = self._closed, []
+        if self.row.table is not None:
+            self.row.table.untold.discard(self.row.index)
         return closed
 
     def interrupt(self) -> None:

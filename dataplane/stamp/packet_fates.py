@@ -26,6 +26,9 @@ from dataplane.stamp.session_table import (
     FIRST,
     HIGHEST,
     HISTOGRAMS,
+    INTERVALS,
+    KIND,
+    LENGTH_NS,
     MASK,
     NEXT,
     RING,
@@ -37,6 +40,7 @@ from dataplane.stamp.session_table import (
     TIMEOUT_NS,
     TIMES,
     Cell,
+    Kind,
     Row,
     SessionTable,
 )
@@ -99,7 +103,12 @@ class PacketFates:
         """Let replies to this session be taken in together with others."""
         places, cells, row = self._store.places, table.cells, self.row.index
         assert places is not None
-        cells[STATE, row], cells[RING, row], cells[HISTOGRAMS, row] = places
+        cells[STATE, row], cells[RING, row], cells[HISTOGRAMS, row] = places[:3]
+        cells[INTERVALS, row], cells[LENGTH_NS, row] = places.intervals, self._intervals.length_ns
+        kind = Kind(
+            self._store.percentiles, len(self._store.directions), self.config.history_depth + 1
+        )
+        cells[KIND, row] = table.kind_of(kind)
         cells[SLOTS, row] = self._records.capacity + 1
         cells[STATEFUL, row] = self._store.stateful
         cells[DELAYS, row] = len(self._store.directions)
@@ -171,6 +180,14 @@ class PacketFates:
             self._end_write()
         return self._intervals.take_closed()
 
+    def take_closed(self) -> list[int]:
+        """Numbers of the intervals closed since the last call, or that of `expire`."""
+        return self._intervals.take_closed()
+
+    def closed_together(self, number: int) -> None:
+        """An interval has been closed by a round."""
+        self._intervals.was_closed(number)
+
     def next_timer_ns(self) -> int | None:
         """When `expire` has something to do next; None for never."""
         due = self._intervals.end_ns
@@ -182,6 +199,7 @@ class PacketFates:
         """Let go of what is not in the store."""
         if self.row.table is not None:
             self.row.table.collectors.pop(self.row.index, None)
+            self.row.table.untold.discard(self.row.index)
         self._window.close()
 
     @property

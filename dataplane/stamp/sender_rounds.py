@@ -5,6 +5,7 @@ The sessions are rows of one `SessionTable`. A property test holds this against 
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,10 @@ def word_of(structure: Any, name: str) -> int:
     at: int = getattr(structure, name).offset
     assert at % 8 == 0
     return at // 8
+
+
+def words_of(structure: Any) -> int:
+    return ctypes.sizeof(structure) // 8
 
 
 _HEAD = word_of(SessionState, "head")

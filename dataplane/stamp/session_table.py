@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import mmap
 from array import array
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -77,12 +77,30 @@ LANE: Final = 29
 LATEST_NS: Final = 30
 """When it cannot wait any longer: `DUE_NS` and the slack; `NEVER`."""
 
+# The intervals'.
+LENGTH_NS: Final = 31
+INTERVALS: Final = 32
+"""Place of the ring of closed ones, in words."""
+KIND: Final = 33
+"""Index into `SessionTable.kinds`."""
+
 # The engine's own.
-EXTRA: Final = 31
+EXTRA: Final = 34
 """The first of those that an engine may use as it likes."""
 
-COLUMNS: Final = 37
+COLUMNS: Final = 40
 NEVER: Final = (1 << 63) - 1
+
+
+class Kind(NamedTuple):
+    """How a session's closed intervals are kept."""
+
+    percentiles: tuple[float, ...]
+    directions: int
+    """Delays that are evaluated, from the first on."""
+
+    slots: int
+    """Of the ring of closed intervals."""
 
 
 class SessionTable:
@@ -98,6 +116,15 @@ class SessionTable:
         self._view = memoryview(memory).cast("q", (COLUMNS, ROWS))
         self.collectors: dict[int, Any] = {}
         """By SSID."""
+        self.kinds: list[Kind] = []
+        self.untold: set[int] = set()
+        """Sessions that have closed intervals which nobody has been told of."""
+
+    def kind_of(self, kind: Kind) -> int:
+        """Its index; there are few."""
+        if kind not in self.kinds:
+            self.kinds.append(kind)
+        return self.kinds.index(kind)
 
     def row(self, ssid: int) -> Row:
         """The row of a new session, as one of zeros."""

@@ -37,10 +37,15 @@ with manager.connect(
     delay = "/s:stamp/s:session-sender/s:session[s:ssid='1']/s:delay"
     data = netconf.get(filter=("xpath", (NAMES, delay))).data_ele
     for direction in data.iterfind(".//s:delay/*", NAMES):
-        mean_ns = int(direction.findtext("s:mean", namespaces=NAMES))
-        jitter_ns = int(direction.findtext("s:jitter", namespaces=NAMES))
         name = etree.QName(direction).localname
-        print(f"{name}: mean {mean_ns / 1e6:.3f} ms, jitter {jitter_ns / 1e6:.3f} ms")
+        values = {etree.QName(leaf).localname: leaf.text for leaf in direction}
+        # What is not known is absent: a mean of no packets, the jitter of one.
+        known = (
+            f"{leaf} {int(values[leaf]) / 1e6:.3f} ms"
+            for leaf in ("mean", "jitter")
+            if leaf in values
+        )
+        print(f"{name}: {', '.join(known) or 'not known yet'}")
     reply = etree.fromstring(netconf.dispatch(etree.fromstring(FETCH)).xml.encode())
     for result in reply.iterfind(".//s:result", NAMES):
         fields = {etree.QName(leaf).localname: leaf.text for leaf in result}

@@ -65,4 +65,6 @@ def test_the_tour() -> None:
     assert 8 <= float(backward_ms[1]) < 28
     assert done.stdout.count("packet ") == 5
     assert '"sent": "' in done.stdout
+    assert done.stdout.count('"mean": "') == 3
+    assert done.stdout.count('"sequence": "') == 2
     assert f"lab {name} is down" in done.stdout

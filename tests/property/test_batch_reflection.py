@@ -242,3 +242,26 @@ def test_batches_are_answered_as_single_packets_are(
 def without_estimate(payload: bytes) -> bytes:
     """The reply without scale and multiplier of T3's Error Estimate, which are the clock's."""
     return payload[:4] + bytes([payload[4] & 0x40]) + payload[6:]
+
+
+def test_each_of_very_many_senders_gets_its_own_reply() -> None:
+    node = Node(Reflector(require_configured_session=False))
+    batches = BatchReflection(node.wire, Clock())
+    random = np.random.default_rng(5)
+    peers = [str(IPv6Address((0xFD00 << 112) + 7_919 * number + 1)) for number in range(8_000)]
+    estimate = ErrorEstimate(False, TimestampFormat.NTP, 3, 7)
+    asked = 0
+    for _ in range(14):
+        for number in random.integers(0, len(peers), 1_024).tolist():
+            data = SenderPacket(number, 1 << 20, estimate, 0, b"").encode()
+            node.wire.waiting.append(
+                Datagram(data, peers[number], 5_000, 0, 64, 0, OURS[0], 2, T2_NS, True)
+            )
+            asked += 1
+        while node.wire.waiting:
+            assert not batches.serve(node.core, node.reflect)
+    assert len(node.wire.sent) == asked
+    for payload, _, peer, *_ in node.wire.sent:
+        assert isinstance(payload, bytes)
+        number = int.from_bytes(payload[16:20], "big")
+        assert peer == IPv6Address(peers[number]).packed

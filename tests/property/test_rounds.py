@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from dataplane.arena import Arena
 from dataplane.config import DelayMode, ReflectorMode, SenderSession
 from dataplane.stamp.collector import Collector
+from dataplane.stamp.interval_rounds import close_over
 from dataplane.stamp.sender_rounds import PACKET, fit_to_send, send_round
 from dataplane.stamp.session_sender import SessionSender
 from dataplane.stamp.session_table import DUE_NS, NEVER, SessionTable
@@ -109,6 +110,9 @@ def test_replies_taken_in_rounds(kinds: list[int], steps: Any) -> None:
                 one.single(arrival)
             many.together(arrivals)
             for side in (one, many):
+                table = side.collectors[1].row.table
+                if table is not None:
+                    close_over(table, np.array(sorted(side.collectors)), now_ns)
                 for collector in side.collectors.values():
                     collector.expire(now_ns)
                     collector.rest()

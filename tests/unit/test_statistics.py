@@ -43,3 +43,14 @@ def test_precision_far_from_zero() -> None:
         state.update(value, sequence)
     summary = state.summary()
     assert (summary.mean_ns, summary.stddev_ns, summary.jitter_ns) == (10**18 + 2, 2, 2)
+
+
+def test_delays_that_are_absurdly_far_apart_stay_within_64_bits() -> None:
+    state = DelayState()
+    for sequence, value_ns in enumerate((-6_440_000_000_000_000_000, 6_440_000_000_000_000_000)):
+        state.update(value_ns, sequence)
+    summary = state.summary()
+    assert summary.jitter_ns == summary.jitter_max_ns == 2**63 - 1
+    assert summary.stddev_ns is not None
+    assert summary.stddev_ns <= 2**63 - 1
+    assert summary.max_ns == 6_440_000_000_000_000_000

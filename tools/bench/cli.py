@@ -98,7 +98,11 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--plan", choices=sorted(PLANS), default="full")
     run.add_argument("--quick", action="store_const", const="quick", dest="plan")
     run.add_argument("--role", type=_roles, help="reflector, collector (default: both)")
-    run.add_argument("--system", type=_names, help="none, scapy, userspace, xdp, xdp-tx, xdp-drop")
+    run.add_argument(
+        "--system",
+        type=_names,
+        help="none, scapy, userspace, xdp, xdp-tx, xdp-drop, xdp-pass",
+    )
     run.add_argument("--share", type=_shares, help="STAMP packets in percent, as 0,0.1,100")
     run.add_argument("--metric", type=Metric, choices=list(Metric), default=Metric.PDR)
     run.add_argument("--runs", type=int, help="of each cell")

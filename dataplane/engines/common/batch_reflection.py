@@ -37,6 +37,10 @@ judged anew."""
 LEARNT_MAX = 8
 """Flows of one batch after which its remaining requests are looked up once more."""
 
+LEARNT_LATER_MAX = 64
+"""Flows that are learnt when the batch has been answered, beside those; more wait for
+another batch."""
+
 _DSCP_BITS = 6
 _DSCP = (1 << _DSCP_BITS) - 1
 
@@ -110,6 +114,7 @@ class BatchReflection:
             return failed
         places = self._flows.find(_requests(batch, 0, count))
         learnt = row = 0
+        later: list[tuple[int, Reply]] = []
         while row < count:
             unknown = np.flatnonzero(places[row:] < 0)
             end = row + int(unknown[0]) if len(unknown) else count
@@ -117,18 +122,25 @@ class BatchReflection:
                 requests = _requests(batch, row, end)
                 replies = self._flows.reflect(requests, places[row:end], core.tai_offset_s)
                 self._send(replies, batch.traffic_class[row:end] & DSCP_MASK, core, failed)
-            if end < count and self._learn(batch, end, reflect) and learnt < LEARNT_MAX:
-                learnt += 1
-                places[end + 1 :] = self._flows.find(_requests(batch, end + 1, count))
+            if end < count:
+                reply = reflect(batch.datagram(end))
+                if reply is not None and batch.length[end] == OPEN.length:
+                    # What is learnt may take the place of another: places are good until then.
+                    if learnt < LEARNT_MAX:
+                        learnt += 1
+                        self._learn(batch, end, reply)
+                        places[end + 1 :] = self._flows.find(_requests(batch, end + 1, count))
+                    elif len(later) < LEARNT_LATER_MAX:
+                        later.append((end, reply))
             row = end + 1
+        for row, reply in later:
+            if self._flows.find(_requests(batch, row, row + 1))[0] < 0:
+                self._learn(batch, row, reply)
         return failed
 
-    def _learn(self, batch: Batch, row: int, reflect: Callable[[Datagram], Reply | None]) -> bool:
-        """Have one packet answered by itself; whether its flow is known from now on."""
+    def _learn(self, batch: Batch, row: int, reply: Reply) -> None:
+        """What was replied to one packet is replied to its flow from now on."""
         datagram = batch.datagram(row)
-        reply = reflect(datagram)
-        if reply is None or len(datagram.data) != OPEN.length:
-            return False
         lane = Lane(
             rthdr_of(reply.segments),
             datagram.destination,
@@ -143,7 +155,6 @@ class BatchReflection:
             number = self._lane_numbers[lane] = len(self._lanes)
             self._lanes.append(lane)
         self._flows.learn(_requests(batch, row, row + 1), reply, number)
-        return True
 
     def _send(
         self,

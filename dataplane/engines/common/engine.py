@@ -57,13 +57,13 @@ class LoopEngine:
     def capabilities(self) -> Capabilities:
         return self._capabilities
 
-    def check_sender(self, session: SenderSession) -> list[str]:
+    def check_sender(self, session: SenderSession) -> list[base.Refusal]:
         return base.check_sender(self._name, self._capabilities, session)
 
-    def check_reflector(self, reflector: Reflector) -> list[str]:
+    def check_reflector(self, reflector: Reflector) -> list[base.Refusal]:
         return base.check_reflector(self._name, self._capabilities, reflector)
 
-    def check_reflector_session(self, session: ReflectorSession) -> list[str]:
+    def check_reflector_session(self, session: ReflectorSession) -> list[base.Refusal]:
         return base.check_reflector_session(self._name, self._capabilities, session)
 
     def configure(self, node: Node, resume: Mapping[int, Resume] | None = None) -> None:

@@ -13,7 +13,6 @@ the packet (RFC 8762 §4.3.1).
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import errno
 import functools
@@ -188,7 +187,7 @@ class ReflectorRole:
         for key in stale & store.keys:
             store.free(*key)
         if len(config.sessions) > store.capacity:
-            store = self._grown(store, len(config.sessions))
+            store = store.grown(_capacity(len(config.sessions)))
             core = None
         self._store = store
         if core is None:
@@ -206,15 +205,6 @@ class ReflectorRole:
         store = ReflectorStore.create(self._path, _capacity(sessions))
         store.role.start_time_ns = wall_ns()
         return store
-
-    def _grown(self, old: ReflectorStore, sessions: int) -> ReflectorStore:
-        """A larger store with the same counts."""
-        new = ReflectorStore.create(self._path, _capacity(sessions))
-        _copy(old.role, new.role)
-        for key in old.keys:
-            _copy(old.allocate(*key), new.allocate(*key))
-        old.close()
-        return new
 
     def _state(self, session: ReflectorSession | None) -> SessionState:
         assert self._store is not None
@@ -384,9 +374,3 @@ class ReflectorRole:
 
 def _capacity(sessions: int) -> int:
     return max(CAPACITY_MIN, 2 * sessions)
-
-
-def _copy(source: ctypes.Structure, destination: ctypes.Structure) -> None:
-    ctypes.memmove(
-        ctypes.addressof(destination), ctypes.addressof(source), ctypes.sizeof(destination)
-    )

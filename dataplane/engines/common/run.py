@@ -272,6 +272,11 @@ class SenderRun:
         if self._collector is not None:
             self._received(now_ns)
 
+    def tell_closed(self) -> None:
+        """Intervals have been closed together with others'."""
+        if self._collector is not None:
+            self._closed(self._collector.take_closed())
+
     def freshen(self, now_ns: int) -> None:
         """Bring the store up to date."""
         if self._collector is not None:

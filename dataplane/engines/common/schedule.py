@@ -48,13 +48,16 @@ class Schedule:
         loop: Loop,
         table: SessionTable,
         send: Callable[[], None],
+        close: Callable[[Rows, int], None],
         expire: Callable[[int, int], None],
         next_timers: Callable[[Range, int], npt.NDArray[np.int64]],
     ) -> None:
-        """`send` is called where packets are `due`; `expire` with the time for a session, by
-        SSID, that has something to expire, which `next_timers` of its `Collecting` tells."""
+        """`send` is called where packets are `due`; `close` with sessions that have something
+        to expire, and the time, to do together what can be; `expire` for each, by SSID, that
+        still has. `next_timers` of their `Collecting` tells which have."""
         self._table = table
         self._send = send
+        self._close = close
         self._expire = expire
         self._next_timers = next_timers
         self._rows: dict[int, None] = {}
@@ -137,7 +140,10 @@ class Schedule:
 
     def _look(self, now_ns: int) -> None:
         expiring = self._expiring(now_ns)
-        for ssid in expiring[:SLICE]:
+        if len(expiring):
+            self._close(expiring, now_ns)
+            expiring = self._expiring(now_ns)
+        for ssid in expiring[:SLICE].tolist():
             self._expire(ssid, now_ns)
         if len(expiring) > SLICE:
             self._expiry_timer.at(now_ns)
@@ -152,9 +158,7 @@ class Schedule:
         latest_ns = np.min(due_ns + slack_ns, where=due_ns != NEVER, initial=next_ns)
         self._expiry_timer.at(int(latest_ns) - SPIN_NS, SPIN_NS)
 
-    def _expiring(self, now_ns: int) -> list[int]:
+    def _expiring(self, now_ns: int) -> Rows:
         rows = self._all()
         found = (self._next_timers(rows, now_ns) <= now_ns).nonzero()[0]
-        expiring = found + rows.start if isinstance(rows, slice) else rows[found]
-        ssids: list[int] = expiring.tolist()
-        return ssids
+        return found + rows.start if isinstance(rows, slice) else rows[found]

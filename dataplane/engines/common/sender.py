@@ -9,6 +9,8 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+import numpy as np
+
 from dataplane.clock import Clock, monotonic_ns
 from dataplane.config import IPAddress, Sender, SenderSession
 from dataplane.engines.base import (
@@ -29,6 +31,7 @@ from dataplane.engines.common.sender_port import SenderPort
 from dataplane.engines.common.transport import (
     OpenTransport,
 )
+from dataplane.stamp.collector_rounds import next_expiries
 from dataplane.stamp.errors import DiscardReason
 
 
@@ -106,8 +109,15 @@ class SenderRole:
     def freshen(self) -> None:
         """Bring all stores up to date."""
         now_ns = monotonic_ns()
-        for run in self._runs.values():
-            run.freshen(now_ns)
+        table = self._collecting.table
+        together = {} if table is None else table.collectors
+        expiring: set[int] = set()
+        if table is not None and together:
+            rows = np.fromiter(together, np.intp, len(together))
+            expiring.update(rows[next_expiries(table, rows) <= now_ns].tolist(), table.untold)
+        for ssid, run in self._runs.items():
+            if ssid not in together or ssid in expiring:
+                run.freshen(now_ns)
 
     def tick(self, now_ns: int) -> None:
         """Once a second: look after what may be missing, or may have come back."""

@@ -36,7 +36,10 @@ from dataplane.engines.common.transport import (
 )
 from dataplane.measurement import TimestampMethod
 from dataplane.stamp.errors import DiscardReason
+from dataplane.stamp.interval_rounds import close_over, set_local_clock
 from dataplane.stamp.packet import OPEN
+from dataplane.stamp.sender_rounds import Rows
+from dataplane.stamp.session_table import END_NS
 
 BATCH = 64
 """Replies that are taken in before others get their turn."""
@@ -94,6 +97,7 @@ class SenderPort:
         where the wall clock has been set meanwhile, it does not make replies older."""
 
         self._loop = loop
+        self._clock = clock
         self._open = open_transport
         self._collecting = collecting or CollectingHere()
         self._transport: Transport | None = None
@@ -111,7 +115,12 @@ class SenderPort:
         table = self._collecting.table
         if table is not None:
             self._schedule = Schedule(
-                loop, table, self._flush_soon, self._expire, self._collecting.next_timers
+                loop,
+                table,
+                self._flush_soon,
+                self._close_over,
+                self._expire,
+                self._collecting.next_timers,
             )
             self._rounds = SenderRounds(
                 address, table, clock, self._lanes, self._collecting.announced
@@ -250,6 +259,20 @@ class SenderPort:
             self.read()
         schedule.arm(monotonic_ns() - begun_ns)
 
+    def _close_over(self, rows: Rows, now_ns: int) -> None:
+        """Close the intervals of these sessions that are over, as far as that goes together."""
+        table = self._collecting.table
+        assert table is not None
+        end_ns = table.columns[END_NS][rows]
+        over = end_ns <= now_ns
+        if over.any() and self.emptied_ns < end_ns[over].max():
+            self.drain()
+        close_over(table, rows, now_ns)
+        untold = [ssid for ssid in table.untold if ssid in self.runs]
+        set_local_clock(table, np.array(untold, np.intp), self._clock.status)
+        for ssid in untold:
+            self.runs[ssid].tell_closed()
+
     def _expire(self, ssid: int, now_ns: int) -> None:
         self.runs[ssid].collect(now_ns)
 
@@ -257,7 +280,10 @@ class SenderPort:
         """Transmit timestamps first: they are older than the replies."""
         if self._transport is None:
             return False
-        self._refine()
+        # Where nothing is awaited any more timestamps may come all the same, and an error
+        # queue that nobody reads would keep the loop awake.
+        if self._awaited or events & select.EPOLLERR:
+            self._refine()
         if not events & select.EPOLLIN:
             return False
         if self._batches is not None:
@@ -298,7 +324,8 @@ class SenderPort:
     def drain(self) -> None:
         """Take in everything that has arrived until now."""
         begun_ns = wall_ns()
-        self._refine()
+        if self._awaited:
+            self._refine()
         if self._batches is not None:
             self._batches.drain(begun_ns, self._hand_over)
             return
@@ -317,7 +344,7 @@ class SenderPort:
     def _refine(self) -> None:
         """Take in the transmit timestamps that have come."""
         transport = self._transport
-        if transport is None or not self._awaited:
+        if transport is None:
             return
         for identifier, sent_ns in transport.transmitted():
             awaited = self._awaited.pop(identifier, None)

@@ -47,13 +47,13 @@ class XdpEngine:
     def capabilities(self) -> Capabilities:
         return CAPABILITIES
 
-    def check_sender(self, session: SenderSession) -> list[str]:
+    def check_sender(self, session: SenderSession) -> list[base.Refusal]:
         return base.check_sender(NAME, CAPABILITIES, session)
 
-    def check_reflector(self, reflector: Reflector) -> list[str]:
+    def check_reflector(self, reflector: Reflector) -> list[base.Refusal]:
         return base.check_reflector(NAME, CAPABILITIES, reflector)
 
-    def check_reflector_session(self, session: ReflectorSession) -> list[str]:
+    def check_reflector_session(self, session: ReflectorSession) -> list[base.Refusal]:
         return base.check_reflector_session(NAME, CAPABILITIES, session)
 
     def configure(self, node: Node, resume: Mapping[int, Resume] | None = None) -> None:

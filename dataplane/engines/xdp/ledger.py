@@ -13,7 +13,6 @@ nobody answers meanwhile.
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -124,19 +123,11 @@ class Ledger:
             self._numbers.pop(key, None)
             self._ahead.discard(key)
         if len(config.sessions) > self._store.capacity:
-            self._grow(2 * len(config.sessions))
+            self._store = self._store.grown(2 * len(config.sessions))
         for key in config.sessions:
             self._store.allocate(*key)
         self._sessions = dict(config.sessions)
         self._states = self._rows = self._folded = None
-
-    def _grow(self, capacity: int) -> None:
-        old, new = self._store, ReflectorStore.create(self._path, capacity)
-        _copy(old.role, new.role)
-        for key in old.keys:
-            _copy(old.allocate(*key), new.allocate(*key))
-        old.close()
-        self._store = new
 
     def resumed(self, key: SessionKey) -> int:
         """The sequence number that a session came to in an earlier process."""
@@ -254,9 +245,3 @@ def _shape(rows: npt.NDArray[Any] | None) -> tuple[int, ...] | None:
 
 def _copy_of(role: ReflectorRoleState) -> ReflectorRoleState:
     return ReflectorRoleState.from_buffer_copy(role)
-
-
-def _copy(source: ctypes.Structure, destination: ctypes.Structure) -> None:
-    ctypes.memmove(
-        ctypes.addressof(destination), ctypes.addressof(source), ctypes.sizeof(destination)
-    )

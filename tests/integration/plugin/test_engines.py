@@ -51,7 +51,9 @@ def test_a_session_moves_between_engines(sender: Element, reflector: Element) ->
 
 
 def test_what_scapy_lacks_is_refused(sender: Element, reflector: Element) -> None:
-    text = f"{SENDER}/session[ssid='2']: engine scapy needs an interval of at least 10000 us"
+    text = (
+        f"{SENDER}/session[ssid='2']/interval: engine scapy needs an interval of at least 10000 us"
+    )
     sender.edit(sessions(session(2, interval="9999")))
     sender.await_received(2, 5)
     with pytest.raises(ClientError) as refusal:
@@ -81,7 +83,7 @@ def test_what_scapy_lacks_is_refused(sender: Element, reflector: Element) -> Non
             }
         )
     assert (
-        f"{REFLECTOR}/session[ssid='9'][sender-address='any']: "
+        f"{REFLECTOR}/session[ssid='9'][sender-address='any']/return-path: "
         "engine scapy supports at most 16 segments, not 17"
     ) in str(refusal.value)
 
@@ -90,7 +92,8 @@ def test_xdp_reflects(sender: Element, reflector: Element) -> None:
     with pytest.raises(ClientError) as refusal:
         reflector.edit(select("session-reflector", "xdp"))
     assert (
-        f"{REFLECTOR}: engine xdp needs the names of the interfaces that requests arrive on"
+        f"{REFLECTOR}/interface: "
+        "engine xdp needs the names of the interfaces that requests arrive on"
     ) in str(refusal.value)
     reflector.edit({"session-reflector": {"engine": "xdp", "interface": ["wan0"]}})
     sender.edit(sessions(session(1, interval="20000")))

@@ -118,7 +118,7 @@ def test_what_is_in_running_is_applied_at_start(sender: Element) -> None:
         ),
         pytest.param(
             {"session-sender": {"engine": "scapy", "session": [session(2, interval="9999")]}},
-            "/srv6-stamp:stamp/session-sender/session[ssid='2']: "
+            "/srv6-stamp:stamp/session-sender/session[ssid='2']/interval: "
             "engine scapy needs an interval of at least 10000 us",
             id="by the engine",
         ),

@@ -11,6 +11,7 @@ from dataplane.engines import registry
 from dataplane.engines.base import (
     Capabilities,
     EngineError,
+    Refusal,
     Role,
     check_reflector,
     check_reflector_session,
@@ -26,65 +27,73 @@ NARROW = Capabilities(
 
 
 @pytest.mark.parametrize(
-    ("session", "reasons"),
+    ("session", "refusals"),
     [
         (SenderSession(1, THERE, HERE), []),
         (SenderSession(1, THERE, HERE, segments=(THERE,), interval_us=5_000), []),
-        (SenderSession(1, OLD, OLD), ["engine x does not support IPv4"]),
+        (SenderSession(1, OLD, OLD), [("reflector_address", "engine x does not support IPv4")]),
         (
             SenderSession(1, OLD, OLD, segments=(THERE,)),
             [
-                "engine x does not support IPv4",
-                "packets to 192.0.2.1 cannot take a path of SRv6 segments: it is not IPv6",
+                ("reflector_address", "engine x does not support IPv4"),
+                (
+                    "segments",
+                    "packets to 192.0.2.1 cannot take a path of SRv6 segments: it is not IPv6",
+                ),
             ],
         ),
         (
             SenderSession(1, OLD, HERE),
             [
-                "engine x does not support IPv4",
-                "source fd00::1 and reflector 192.0.2.1 are of different address families",
+                ("reflector_address", "engine x does not support IPv4"),
+                (
+                    "reflector_address",
+                    "source fd00::1 and reflector 192.0.2.1 are of different address families",
+                ),
             ],
         ),
         (
             SenderSession(1, THERE, HERE, interval_us=4_999),
-            ["engine x needs an interval of at least 5000 us"],
+            [("interval_us", "engine x needs an interval of at least 5000 us")],
         ),
         (
             SenderSession(1, THERE, HERE, segments=(THERE, HERE)),
-            ["engine x supports at most 1 segments, not 2"],
+            [("segments", "engine x supports at most 1 segments, not 2")],
         ),
         (
             SenderSession(1, THERE, HERE, timestamp_format=TimestampFormat.PTPV2),
-            ["engine x does not support timestamp format PTPV2"],
+            [("timestamp_format", "engine x does not support timestamp format PTPV2")],
         ),
     ],
 )
-def test_check_sender(session: SenderSession, reasons: list[str]) -> None:
-    assert check_sender("x", NARROW, session) == reasons
+def test_check_sender(session: SenderSession, refusals: list[Refusal]) -> None:
+    assert check_sender("x", NARROW, session) == refusals
 
 
 def test_check_reflector() -> None:
     assert check_reflector("x", NARROW, Reflector()) == []
     assert check_reflector("x", NARROW, Reflector(source_address=OLD)) == [
-        "engine x does not support IPv4"
+        ("source_address", "engine x does not support IPv4")
     ]
     wanted = ReflectorSession(
         1, OLD, segments=(HERE, THERE), timestamp_format=TimestampFormat.PTPV2
     )
     assert check_reflector_session("x", NARROW, wanted) == [
-        "engine x does not support IPv4",
-        "engine x supports at most 1 segments, not 2",
-        "packets to 192.0.2.1 cannot take a path of SRv6 segments: it is not IPv6",
-        "engine x does not support timestamp format PTPV2",
+        ("sender_address", "engine x does not support IPv4"),
+        ("segments", "engine x supports at most 1 segments, not 2"),
+        ("segments", "packets to 192.0.2.1 cannot take a path of SRv6 segments: it is not IPv6"),
+        ("timestamp_format", "engine x does not support timestamp format PTPV2"),
     ]
 
 
 def test_a_role_that_an_engine_has_not() -> None:
     nothing = Capabilities(roles=frozenset())
     assert check_sender("x", nothing, SenderSession(1, THERE, HERE)) == [
-        "engine x has no Session-Sender"
+        ("engine", "engine x has no Session-Sender")
     ]
-    assert check_reflector("x", nothing, Reflector()) == ["engine x has no Session-Reflector"]
+    assert check_reflector("x", nothing, Reflector()) == [
+        ("engine", "engine x has no Session-Reflector")
+    ]
 
 
 def test_refusals_name_their_session() -> None:

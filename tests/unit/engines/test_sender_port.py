@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import struct
 from collections import Counter
 from collections.abc import Iterator
@@ -201,3 +202,13 @@ def test_a_session_that_comes_later_is_told_as_well(monkeypatch: pytest.MonkeyPa
     sender.add(cast(SenderRun, later))
     sender.look_after()
     assert later.errors == [queue.limitation]
+
+
+def test_an_error_queue_is_read_though_nothing_is_awaited(
+    port: tuple[SenderPort, Queue, Run],
+) -> None:
+    sender, queue, _ = port
+    left = [(0, wall_ns())]
+    queue.transmitted = lambda: iter([left.pop()] if left else [])  # type: ignore[method-assign]
+    assert not sender.read(select.EPOLLERR)
+    assert not left

@@ -127,6 +127,12 @@ def test_segments_are_visited_by_index_not_by_position(context: libyang.Context)
             "the source address ff02::1 is not a unicast address",
             id="multicast reflector source",
         ),
+        pytest.param(
+            {"session-reflector": {"session": [{"ssid": 7, "sender-address": "ff02::1"}]}},
+            "/srv6-stamp:stamp/session-reflector/session[ssid='7'][sender-address='ff02::1']"
+            "/sender-address: the sender address ff02::1 is not a unicast address",
+            id="multicast sender",
+        ),
     ],
 )
 def test_refused_with_path_and_reason(context: libyang.Context, stamp: Tree, text: str) -> None:
@@ -143,9 +149,48 @@ def test_what_the_engine_cannot_do_is_refused(context: libyang.Context) -> None:
     with pytest.raises(ConfigurationError) as refusal:
         check(node, lambda _: Capabilities(max_segments=2))
     assert str(refusal.value) == (
-        "/srv6-stamp:stamp/session-sender/session[ssid='1']: "
+        "/srv6-stamp:stamp/session-sender/session[ssid='1']/path: "
         "engine userspace supports at most 2 segments, not 3"
     )
+
+
+REFLECTED = {"session-reflector": {"session": [{"ssid": 7, "sender-address": "fd00::1"}]}}
+
+
+@pytest.mark.parametrize(
+    ("stamp", "capabilities", "leaf"),
+    [
+        (sender(), Capabilities(roles=frozenset()), "session-sender/engine"),
+        (
+            sender(),
+            Capabilities(address_families=frozenset({4})),
+            "session-sender/session[ssid='1']/reflector-address",
+        ),
+        (
+            sender(),
+            Capabilities(min_interval_us=2_000_000),
+            "session-sender/session[ssid='1']/interval",
+        ),
+        (
+            sender(),
+            Capabilities(timestamp_formats=frozenset({TimestampFormat.PTPV2})),
+            "session-sender/session[ssid='1']/timestamp-format",
+        ),
+        (REFLECTED, Capabilities(roles=frozenset()), "session-reflector/engine"),
+        (REFLECTED, Capabilities(reflector_sessions_max=0), "session-reflector/session"),
+        (
+            REFLECTED,
+            Capabilities(address_families=frozenset({4})),
+            "session-reflector/session[ssid='7'][sender-address='fd00::1']/sender-address",
+        ),
+    ],
+)
+def test_a_refusal_names_the_leaf(
+    context: libyang.Context, stamp: Tree, capabilities: Capabilities, leaf: str
+) -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        check(node_from_tree(tree_of(context, stamp)), lambda _: capabilities)
+    assert refusal.value.path == f"/srv6-stamp:stamp/{leaf}"
 
 
 def test_interfaces_that_an_engine_wants_named(context: libyang.Context) -> None:
@@ -153,7 +198,7 @@ def test_interfaces_that_an_engine_wants_named(context: libyang.Context) -> None
     with pytest.raises(ConfigurationError) as refusal:
         check(node, lambda _: Capabilities(needs_interfaces=True))
     assert str(refusal.value) == (
-        "/srv6-stamp:stamp/session-reflector: "
+        "/srv6-stamp:stamp/session-reflector/interface: "
         "engine xdp needs the names of the interfaces that requests arrive on"
     )
 

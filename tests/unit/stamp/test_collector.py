@@ -393,3 +393,19 @@ def test_taken_up_without_resuming_ends_the_run(network: Network, tmp_path: Path
     collector = Collector(network.config, store, now_ns=600 * MS)
     assert not collector.running
     assert [(i.number, i.received, i.suspect) for i in store.intervals] == [(1, 10, True)]
+
+
+def test_absurd_timestamps_of_a_peer_do_not_stop_a_session(network: Network) -> None:
+    far_s = 1 << 31
+    collector = network.collector
+    for sequence, sign in ((0, -1), (1, 1)):
+        now_ns = sequence * 10 * MS
+        collector.sent(sequence, UNIX_NS + now_ns, now_ns)
+        t4_ns = UNIX_NS + now_ns + MS
+        absurd = reply(
+            sequence, sequence, t4_ns, t4_ns + sign * far_s * S, t4_ns - sign * far_s * S
+        )
+        assert isinstance(receive(collector, absurd, now_ns + MS), Record)
+    collector.expire(2 * S)
+    (closed, *_) = network.store.snapshot().intervals
+    assert closed.received == 2

@@ -1,0 +1,296 @@
+"""What `Intervals.roll` does at the end of one interval, for many sessions at once.
+
+The sessions are rows of one `SessionTable`, with stateless Session-Reflectors. A property
+test holds this against `Collector.expire`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from dataplane.clock import ClockStatus
+from dataplane.histogram import CENTRE, SUB_BUCKETS
+from dataplane.histogram_store import (
+    BLOCK,
+    BLOCKS_AT,
+    BLOCKS_MAX,
+    DIRECTORY_AT,
+    OCTAVE_BITS,
+    OCTAVES,
+)
+from dataplane.session_state import (
+    DIRECTIONS,
+    INT64_MAX,
+    UNKNOWN_NS,
+    Counters,
+    IntervalState,
+    SessionHead,
+    SessionState,
+    Synchronization,
+    TotalState,
+)
+from dataplane.stamp.collector_rounds import losses_due
+from dataplane.stamp.sender_rounds import VERSION, Rows, word_of, words_of
+from dataplane.stamp.session_table import (
+    END_NS,
+    HISTOGRAMS,
+    INTERVALS,
+    KIND,
+    LENGTH_NS,
+    STATE,
+    STATEFUL,
+    TAI_OFFSET_S,
+    UNIX_OFFSET_NS,
+    Kind,
+    SessionTable,
+)
+from dataplane.statistics import DelayState
+
+Int64 = npt.NDArray[np.int64]
+Float64 = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+_LARGEST = np.nextafter(2.0**63, 0.0)
+
+_HEAD = word_of(SessionState, "head")
+_CLOSED = _HEAD + word_of(SessionHead, "closed")
+_COUNTERS = _HEAD + word_of(SessionHead, "counters")
+_LOCAL_ERROR = _HEAD + word_of(SessionHead, "local_error_ns")
+_LOCAL_SYNCHRONIZATION = 8 * _HEAD + SessionHead.local_synchronization.offset  # type: ignore[attr-defined]
+_COUNTERS_WORDS = words_of(Counters)
+_INTERVALS = word_of(SessionState, "interval")
+_INTERVAL_WORDS = words_of(IntervalState)
+_TOTALS = word_of(SessionState, "total")
+_TOTAL_WORDS = words_of(TotalState)
+_OF_INTERVAL = {name: word_of(IntervalState, name) for name, _ in IntervalState._fields_}
+_OF_DELAY = {name: word_of(DelayState, name) for name, _ in DelayState._fields_}
+_DELAY_WORDS = words_of(DelayState)
+_DELAYS_WORDS = DIRECTIONS * _DELAY_WORDS
+_PREVIOUS = [_OF_DELAY[name] for name in ("previous_sequence", "previous_ns", "has_previous")]
+_REPORTED = [
+    word_of(Counters, name)
+    for name in ("sent", "received", "duplicates", "reordered", "late", "unresolved", "lost")
+]
+"""In the order of an entry of the ring of intervals."""
+
+_FRONT = 14
+"""Words of an entry in front of its delays."""
+
+_SUMMARY = 8
+"""Words of a delay in front of its percentiles."""
+
+_CURRENT = 0
+_TOTAL = BLOCK["current"].itemsize // 8
+"""Of a block, in words."""
+_HALF_BLOCK = np.arange(SUB_BUCKETS // 2)
+_WHOLE_BLOCK = np.arange(SUB_BUCKETS)
+_ENTRIES = np.arange(BLOCKS_MAX)
+_BLOCK_WORDS = BLOCK.itemsize // 8
+
+
+def fit_to_close(table: SessionTable, rows: Rows, as_of_ns: int | Int64) -> Mask:
+    """Which of these sessions `close_round` can be used for: one interval is over, and no
+    packet has been lost until then."""
+    columns = table.columns
+    end_ns = columns[END_NS][rows]
+    fit: Mask = (end_ns <= as_of_ns) & (columns[STATEFUL][rows] == 0) & (columns[STATE][rows] != 0)
+    fit &= as_of_ns - columns[LENGTH_NS][rows] < end_ns
+    fit &= losses_due(table, rows) > as_of_ns
+    return fit
+
+
+def close_over(table: SessionTable, rows: Rows, as_of_ns: int | Int64) -> None:
+    """Close the intervals of those sessions that are fit for it."""
+    over = rows[fit_to_close(table, rows, as_of_ns)]
+    kinds = table.columns[KIND][over]
+    for kind in np.unique(kinds).tolist():
+        close_round(table, over[kinds == kind], table.kinds[kind])
+
+
+def close_round(table: SessionTable, rows: Rows, kind: Kind) -> None:
+    """Close the current interval of each of these sessions, which are fit, of one kind."""
+    columns, words = table.columns, table.arena.words
+    state = columns[STATE][rows]
+    version = words[state + VERSION] | 1
+    words[state + VERSION] = version
+    number = words[state + _CLOSED] + 1
+    new = number & 1
+    closing, following = (
+        state + _INTERVALS + parity * _INTERVAL_WORDS for parity in (1 - new, new)
+    )
+    whole = words[closing[:, None] + np.arange(_INTERVAL_WORDS)]
+    at = _OF_INTERVAL["delay"]
+    delays = whole[:, at:].reshape(len(rows), DIRECTIONS, _DELAY_WORDS)
+    counters = words[(state + _COUNTERS)[:, None] + np.arange(_COUNTERS_WORDS)]
+    end_ns = columns[END_NS][rows]
+    unix_ns = columns[UNIX_OFFSET_NS][rows] + end_ns
+    width = _SUMMARY + len(kind.percentiles)
+    entry = np.empty((len(rows), _FRONT + DIRECTIONS * width), np.int64)
+    entry[:, 0], entry[:, 2] = number, unix_ns
+    entry[:, 1] = whole[:, _OF_INTERVAL["start_ns"]]
+    entry[:, 3] = whole[:, _OF_INTERVAL["suspect"]] != 0
+    at_start = _OF_INTERVAL["at_start"]
+    since = counters - whole[:, at_start : at_start + _COUNTERS_WORDS]
+    entry[:, 4:11] = since[:, _REPORTED]
+    # Of a stateless Session-Reflector nothing is known about directions.
+    entry[:, 11:13] = 0
+    entry[:, 13] = entry[:, 10]
+    summaries = entry[:, _FRONT:].reshape(len(rows), DIRECTIONS, width)
+    _summarize(delays, summaries[:, :, :_SUMMARY])
+    _take_histograms(table, rows, new, delays, kind, summaries[:, :, _SUMMARY:])
+    summaries[:, kind.directions :, 0] = 0
+    summaries[:, kind.directions :, 1:] = UNKNOWN_NS
+    place = columns[INTERVALS][rows] + number % kind.slots * entry.shape[1]
+    words[place[:, None] + np.arange(entry.shape[1])] = entry
+    _add_to_totals(words, state + _TOTALS, new, delays[:, : kind.directions])
+    _begin(words, following, unix_ns, end_ns, columns[LENGTH_NS][rows], counters)
+    fresh = np.zeros((len(rows), kind.directions, _DELAY_WORDS), np.int64)
+    fresh[:, :, _PREVIOUS] = delays[:, : kind.directions, _PREVIOUS]
+    count = kind.directions * _DELAY_WORDS
+    words[(following + at)[:, None] + np.arange(count)] = fresh.reshape(len(rows), count)
+    columns[END_NS][rows] = end_ns + columns[LENGTH_NS][rows]
+    words[state + _CLOSED] = number
+    words[state + VERSION] = version + 1
+    for row, closed in zip(rows.tolist(), number.tolist(), strict=True):
+        table.collectors[row].closed_together(closed)
+
+
+def set_local_clock(table: SessionTable, rows: Rows, status: ClockStatus) -> None:
+    """As `Collector.set_local_clock` of each session; and the TAI offset."""
+    words, state = table.arena.words, table.columns[STATE][rows]
+    version = words[state + VERSION] | 1
+    words[state + VERSION] = version
+    words[state + _LOCAL_ERROR] = min(status.error_ns, INT64_MAX)
+    synchronization = Synchronization.of(status.synchronized).value
+    table.arena.bytes[8 * state + _LOCAL_SYNCHRONIZATION] = synchronization
+    table.columns[TAI_OFFSET_S][rows] = status.tai_offset_s
+    words[state + VERSION] = version + 1
+
+
+def _begin(
+    words: Int64, at: Int64, unix_ns: Int64, start_ns: Int64, length_ns: Int64, counters: Int64
+) -> None:
+    """As `SessionStore.close_interval` begins the interval at each place."""
+    words[at + _OF_INTERVAL["start_ns"]] = unix_ns
+    words[at + _OF_INTERVAL["start_monotonic_ns"]] = start_ns
+    words[at + _OF_INTERVAL["end_monotonic_ns"]] = start_ns + length_ns
+    for name in ("suspect", "carried", "forward_lost", "backward_lost"):
+        words[at + _OF_INTERVAL[name]] = 0
+    words[(at + _OF_INTERVAL["at_start"])[:, None] + np.arange(_COUNTERS_WORDS)] = counters
+
+
+def _summarize(delays: Int64, summaries: Int64) -> None:
+    """As `DelayState.summary`, in the order of `IntervalCodec`, without percentiles."""
+    floats = delays.view(np.float64)
+    samples, pairs = delays[..., _OF_DELAY["samples"]], delays[..., _OF_DELAY["pairs"]]
+    summaries[..., 0] = samples
+    for index, name in enumerate(("last_ns", "min_ns", "max_ns"), 1):
+        summaries[..., index] = delays[..., _OF_DELAY[name]]
+    mean, m2 = floats[..., _OF_DELAY["mean"]], floats[..., _OF_DELAY["m2"]]
+    summaries[..., 4] = delays[..., _OF_DELAY["origin_ns"]] + _whole(mean)
+    variance = np.maximum(m2, 0.0) / np.maximum(samples - 1, 1)
+    summaries[..., 5] = _whole(np.sqrt(variance))
+    jitter = floats[..., _OF_DELAY["ipdv_sum"]] / np.maximum(pairs, 1)
+    summaries[..., 6] = _whole(jitter)
+    summaries[..., 7] = delays[..., _OF_DELAY["ipdv_max_ns"]]
+    summaries[..., 5][samples < 2] = UNKNOWN_NS
+    summaries[..., 6:8][pairs == 0] = UNKNOWN_NS
+    summaries[..., 1:][samples == 0] = UNKNOWN_NS
+
+
+def _take_histograms(
+    table: SessionTable, rows: Rows, new: Int64, delays: Int64, kind: Kind, percentiles: Int64
+) -> None:
+    """Put the percentiles of the closing intervals into `percentiles`, and close their
+    histograms as `HistogramStore.close` does."""
+    arena, at = table.arena, table.columns[HISTOGRAMS][rows]
+    directories = arena.halves[((at + DIRECTORY_AT) // 2)[:, None] + _ENTRIES]
+    owner, entry = directories.nonzero()
+    number = directories[owner, entry].astype(np.int64) - 1
+    blocks = (at[owner] + BLOCKS_AT) // 8 + number * _BLOCK_WORDS
+    parity = new[owner]
+    half, full = SUB_BUCKETS // 2, SUB_BUCKETS
+    packed = arena.words[(blocks + _CURRENT + (1 - parity) * half)[:, None] + _HALF_BLOCK]
+    counts = packed.view(np.uint32).astype(np.int64)
+    totals = arena.words[(blocks + _TOTAL + (1 - parity) * full)[:, None] + _WHOLE_BLOCK]
+    arena.words[(blocks + _TOTAL + parity * full)[:, None] + _WHOLE_BLOCK] = totals + counts
+    arena.words[(blocks + _CURRENT + parity * half)[:, None] + _HALF_BLOCK] = 0
+    percentiles[:] = UNKNOWN_NS
+    if not len(owner) or not kind.percentiles:
+        return
+    # Of each delay of each session: where its samples begin and end among all of them.
+    segments = np.arange(len(rows) * DIRECTIONS + 1)
+    octaves = (owner * DIRECTIONS + entry // OCTAVES).searchsorted(segments)
+    cumulative = np.concatenate(([0], counts.ravel().cumsum()))
+    edges = cumulative[octaves * full]
+    total = np.diff(edges)
+    samples = delays[..., _OF_DELAY["samples"]].ravel()
+    known = ((total > 0) & (samples > 0)).nonzero()[0]
+    total, first = total[known], edges[known]
+    least = delays[..., _OF_DELAY["min_ns"]].ravel()[known]
+    most = delays[..., _OF_DELAY["max_ns"]].ravel()[known]
+    found = percentiles.reshape(-1, len(kind.percentiles)).copy()
+    for index, percent in enumerate(kind.percentiles):
+        ranks = np.clip((-(-percent * total // 100)).astype(np.int64), 1, total)
+        where = cumulative[1:].searchsorted(first + ranks)
+        octave = where >> OCTAVE_BITS
+        buckets = (entry[octave] % OCTAVES << OCTAVE_BITS) + (where & full - 1)
+        found[known, index] = np.minimum(np.maximum(_middles(buckets), least), most)
+    percentiles[:] = found.reshape(percentiles.shape)
+
+
+def _middles(buckets: Int64) -> Int64:
+    """Of `bucket_bounds`."""
+    negative = buckets < CENTRE
+    within = np.where(negative, CENTRE - 1 - buckets, buckets - CENTRE)
+    shift = np.maximum((within >> OCTAVE_BITS) - 1, 0)
+    low = within - (shift << OCTAVE_BITS) << shift
+    high = low + ((1 << shift) - 1)
+    middles: Int64 = np.where(negative, _floored(~high, ~low), _floored(low, high))
+    return middles
+
+
+def _floored(low: Int64, high: Int64) -> Int64:
+    """(low + high) // 2, without an overflow."""
+    middle: Int64 = (low >> 1) + (high >> 1) + (low & high & 1)
+    return middle
+
+
+def _add_to_totals(words: Int64, at: Int64, new: Int64, later: Int64) -> None:
+    """As `DelayState.merge`: the totals of the other parity become those of parity `new`,
+    with `later` added."""
+    count, directions = later.shape[:2]
+    span = np.arange(directions * _DELAY_WORDS)
+    old = words[(at + (1 - new) * _TOTAL_WORDS)[:, None] + span].reshape(later.shape)
+    floats, theirs = old.view(np.float64), later.view(np.float64)
+    field = {name: old[..., place] for name, place in _OF_DELAY.items()}
+    other = {name: later[..., place] for name, place in _OF_DELAY.items()}
+    real = {name: (floats[..., _OF_DELAY[name]], theirs[..., _OF_DELAY[name]]) for name in _REAL}
+    before, added = field["samples"].copy(), other["samples"]
+    both = (before > 0) & (added > 0)
+    samples = np.maximum(before + added, 1)
+    shift = (other["origin_ns"] - field["origin_ns"]).astype(np.float64)
+    difference = real["mean"][1] + shift - real["mean"][0]
+    m2 = real["m2"][0] + (real["m2"][1] + difference * difference * before * added / samples)
+    mean = real["mean"][0] + difference * added / samples
+    np.copyto(real["m2"][0], m2, where=both)
+    np.copyto(real["mean"][0], mean, where=both)
+    np.copyto(real["ipdv_sum"][0], real["ipdv_sum"][0] + real["ipdv_sum"][1], where=both)
+    for name in ("samples", "pairs"):
+        np.copyto(field[name], field[name] + other[name], where=both)
+    np.copyto(field["min_ns"], np.minimum(field["min_ns"], other["min_ns"]), where=both)
+    for name in ("max_ns", "ipdv_max_ns"):
+        np.copyto(field[name], np.maximum(field[name], other[name]), where=both)
+    for name in ("last_ns", "previous_sequence", "previous_ns", "has_previous"):
+        np.copyto(field[name], other[name], where=both)
+    np.copyto(old, later, where=((before == 0) & (added > 0))[..., None])
+    words[(at + new * _TOTAL_WORDS)[:, None] + span] = old.reshape(count, -1)
+
+
+_REAL = ("mean", "m2", "ipdv_sum")
+
+
+def _whole(values_ns: Float64) -> Int64:
+    """As nanoseconds; what is beyond 64 bits becomes the largest that is not."""
+    return np.minimum(np.rint(values_ns), _LARGEST).astype(np.int64)
