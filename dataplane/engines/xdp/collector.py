@@ -92,6 +92,7 @@ class CollectorRole:
         self._problem: str | None = _LOADING
         self._settled = threading.Event()
         self._loading = False
+        self._loader: threading.Thread | None = None
         self._failed_ns: int | None = None
         self._looked_ns = 0
         self._closed = False
@@ -122,7 +123,10 @@ class CollectorRole:
             self._attend()
 
     def close(self) -> None:
-        """Detach and let go of everything; the sessions have been closed before."""
+        """Detach and let go of everything; the sessions have been closed before. A program
+        that is being loaded is waited for: what it posts to the loop is the last of it."""
+        if self._loader is not None:
+            self._loader.join()
         if self._share is not None:
             self._share.close()
             self._report()
@@ -188,7 +192,7 @@ class CollectorRole:
             return
         self._loading = True
 
-        load_aside(
+        self._loader = load_aside(
             "xdp-collector-load", self._loop, CollectorProgram, self._loaded, self._not_loaded
         )
 

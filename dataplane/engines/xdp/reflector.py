@@ -125,8 +125,12 @@ class ReflectorRole:
             self._attend("recovered")
 
     def close(self) -> None:
-        """Detach and let go of everything; the counters stay on disk."""
+        """Detach and let go of everything; the counters stay on disk. A program that is
+        being loaded is waited for: what it posts to the loop is the last of it."""
+        if self._loading is not None:
+            self._loading.join()
         self._let_go()
+        self._config = None
         self._loop.unregister(self._doorbell.fileno())
         self._doorbell.close()
         self._kernel.close()

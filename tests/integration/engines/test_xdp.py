@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from ipaddress import IPv6Address
 from pathlib import Path
@@ -349,6 +350,31 @@ def test_no_way_back_is_counted(
     )
     assert reflector.counted().handed_up[HandedUp.NEXT_HOP] == 1
     assert reflector.counted().driver_answered == 0
+
+
+def test_no_program_is_left_by_an_engine_that_is_closed_at_once(
+    run: Callable[[], Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def programs() -> int:
+        targets = [
+            os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()
+        ]
+        return sum("bpf" in str(target) for target in targets)
+
+    def loaders() -> list[threading.Thread]:
+        return [each for each in threading.enumerate() if each.name.endswith("-load")]
+
+    monkeypatch.setattr("dataplane.engines.xdp.collector.LOAD_TIMEOUT_S", 0.0)
+    before = programs()
+    reflector = run()
+    reflector.engine.configure(
+        Node(reflector=SERVED, sender=Sender(interfaces=("vb",), sessions={5: SESSION}))
+    )
+    assert len(loaders()) == 2
+    reflector.close()
+    for each in loaders():
+        each.join()
+    assert programs() == before
 
 
 def test_detached_when_it_is_closed(network: Network, run: Callable[[], Running]) -> None:
