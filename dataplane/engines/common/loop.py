@@ -21,7 +21,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from dataplane.clock import monotonic_ns
 
@@ -111,6 +111,13 @@ Reader = Callable[[int], bool]
 """Reads a bounded amount, given the epoll events; True if there may be more."""
 
 
+class LoopClosedError(RuntimeError):
+    """Nobody carries out a call any more."""
+
+    def __init__(self) -> None:
+        super().__init__("the event loop is closed")
+
+
 class Loop:
     """Everything but `start`, `call`, `post` and `close` belongs to the loop's own thread."""
 
@@ -123,6 +130,7 @@ class Loop:
         self._soon: list[Callable[[], None]] = []
         self._count = itertools.count()
         self._posted: deque[Callable[[], None]] = deque()
+        self._waiting: set[Future[Any]] = set()
         self._closing = False
         self._closed = False
         self._posting = threading.Lock()
@@ -138,16 +146,17 @@ class Loop:
         # Descriptors are given to others again: nobody else's is to be written to.
         with self._posting:
             if not self._closed:
-                self._posted.append(function)
-                os.eventfd_write(self._wakeup, 1)
+                self._enqueue(function)
+
+    def _enqueue(self, function: Callable[[], None]) -> None:
+        self._posted.append(function)
+        os.eventfd_write(self._wakeup, 1)
 
     def call(self, function: Callable[[], T]) -> T:
         """Call `function` in the loop and wait for what it returns or raises.
 
-        RuntimeError once the loop is closed.
+        Raises LoopClosedError once the loop is closed, also while it waits.
         """
-        if self._closed:
-            raise RuntimeError("the event loop is closed")
         future: Future[T] = Future()
 
         def carry_out() -> None:
@@ -156,8 +165,15 @@ class Loop:
             except BaseException as error:
                 future.set_exception(error)
 
-        self.post(carry_out)
-        return future.result(CALL_TIMEOUT_S)
+        with self._posting:
+            if self._closed:
+                raise LoopClosedError
+            self._waiting.add(future)
+            self._enqueue(carry_out)
+        try:
+            return future.result(CALL_TIMEOUT_S)
+        finally:
+            self._waiting.discard(future)
 
     def close(self) -> None:
         """End the thread, once and for all. What is registered stays open."""
@@ -174,6 +190,10 @@ class Loop:
             self._epoll.close()
             self._timerfd.close()
             os.close(self._wakeup)
+        # What was posted after the thread's last look.
+        for future in tuple(self._waiting):
+            if not future.done():
+                future.set_exception(LoopClosedError())
 
     def register(self, fd: int, reader: Reader) -> None:
         self._readers[fd] = reader

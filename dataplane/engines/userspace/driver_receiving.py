@@ -21,7 +21,7 @@ from ipaddress import IPv6Address
 from dataplane.clock import REFRESH_NS, Clock, monotonic_ns
 from dataplane.config import Node
 from dataplane.engines.base import Role
-from dataplane.engines.common.loop import EASY_NS, Loop
+from dataplane.engines.common.loop import EASY_NS, Loop, LoopClosedError
 from dataplane.engines.hook_claims import HookClaims
 from dataplane.engines.userspace.arrivals import Arrivals
 from dataplane.engines.userspace.driver_program import DriverProgram
@@ -219,7 +219,11 @@ class DriverReceiving:
                 self._attend()
             return frozenset(before) & claimed
 
-        return self._loop.call(leave)
+        try:
+            return self._loop.call(leave)
+        except LoopClosedError:
+            # So is the engine, which has let go of everything.
+            return frozenset()
 
     def _attend(self) -> None:
         """Be attached where packets may arrive, with sockets that read them."""

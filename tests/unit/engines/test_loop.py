@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -166,3 +167,32 @@ def test_a_closed_loop_takes_nothing_any_more() -> None:
         for fd in others:
             os.close(fd)
     assert calls == ["before"]
+
+
+def test_a_call_that_a_closed_loop_has_not_carried_out_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is made when the thread has ended, and the loop is not closed yet."""
+    loop = Loop("closed")
+    loop.start()
+    failed: list[RuntimeError] = []
+
+    def call() -> None:
+        try:
+            loop.call(lambda: None)
+        except RuntimeError as error:
+            failed.append(error)
+
+    caller = threading.Thread(target=call, daemon=True)
+    join = loop._thread.join
+
+    def join_and_call(timeout_s: float) -> None:
+        join(timeout_s)
+        caller.start()
+        while not loop._posted:
+            time.sleep(0.001)
+
+    monkeypatch.setattr(loop._thread, "join", join_and_call)
+    loop.close()
+    caller.join(5.0)
+    assert [str(error) for error in failed] == ["the event loop is closed"]

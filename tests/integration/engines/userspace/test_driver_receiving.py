@@ -31,6 +31,7 @@ from dataplane.engines.base import (
     SenderStatusReport,
     SessionStatus,
 )
+from dataplane.engines.hook_claims import HookClaims, Yield
 from dataplane.engines.userspace import driver_receiving
 from dataplane.engines.userspace.arrivals import Arrivals
 from dataplane.engines.userspace.driver_program import DriverProgram
@@ -369,6 +370,25 @@ def test_the_hook_is_left_to_an_engine_that_needs_it(running: Running) -> None:
     reflectors = program_id(running.stand)
     running.apply(both, alone)
     eventually(lambda: program_id(running.stand) not in (0, reflectors), "the hook is used again")
+
+
+def test_an_engine_that_has_just_been_closed_holds_no_hook(stand: Stand, tmp_path: Path) -> None:
+    """It may be closed while another one claims its hook."""
+    claims = HookClaims()
+    yielding: list[Yield] = []
+    attend = claims.attend
+
+    def note(owner: object, let_go: Yield) -> None:
+        yielding.append(let_go)
+        attend(owner, let_go)
+
+    claims.attend = note  # type: ignore[method-assign]
+    with inside(stand.node):
+        engine = UserspaceEngine(EngineContext(tmp_path, lambda _report: None, hook_claims=claims))
+    engine.configure(Node(reflector=REFLECTOR))
+    engine.close()
+    (let_go,) = yielding
+    assert let_go(frozenset({MAIN.device})) == frozenset()
 
 
 HOLDER = """
