@@ -396,9 +396,7 @@ import sys, time
 from pathlib import Path
 from dataplane.config import Node, Reflector
 from dataplane.engines.base import EngineContext
-from dataplane.engines.userspace.driver_socket import DriverSocket
-from dataplane.engines.userspace.engine import UserspaceEngine
-from dataplane.engines.userspace.receiving import Receiver
+from dataplane.engines.userspace.engine import create
 engine = create(EngineContext(Path(sys.argv[1]), lambda report: None))
 engine.configure(Node(reflector=Reflector(interfaces=("n0",))))
 time.sleep(60)
