@@ -131,7 +131,10 @@ def build_parser() -> argparse.ArgumentParser:
 def _connect(options: argparse.Namespace) -> StampClient:
     if options.lab is None:
         return StampClient.connect(options.host, options.port, options.user, key_file=options.key)
-    nodes = json.load(sys.stdin)["nodes"]
+    try:
+        nodes = json.load(sys.stdin)["nodes"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StampClientError("standard input is not of `stamp-lab status --json`") from error
     access = next((node.get("netconf") for node in nodes if node["name"] == options.lab), None)
     if access is None:
         raise StampClientError(f"the laboratory has no network element {options.lab}")

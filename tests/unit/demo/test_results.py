@@ -104,6 +104,18 @@ def test_records_that_were_taken_are_not_lost_by_an_error(
     assert done.err == "stamp-results: fetch-results of 7 failed\n"
 
 
+def test_a_laboratory_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for text, problem in (
+        ("", "standard input is not of `stamp-lab status --json`"),
+        ('{"nodes": [{"name": "core1"}]}', "the laboratory has no network element core1"),
+    ):
+        monkeypatch.setattr("sys.stdin", io.StringIO(text))
+        assert results.main(["--lab", "core1"]) == 1
+        assert capsys.readouterr().err == f"stamp-results: {problem}\n"
+
+
 def test_no_sessions() -> None:
     for write in (results.write_csv, results.write_table):
         stream = io.StringIO()

@@ -168,6 +168,7 @@ def test_state() -> None:
     assert (state.sent, state.received) == (20, 18)
     assert state.delay["forward"].mean_ns == -5
     assert state.delay["forward"].max_ns is None
+    assert state.delay["forward"].percentiles == {99.9: -4}
     assert state.delay["backward"].mean_ns is None
     assert (state.loss.forward, state.loss.backward, state.loss.round_trip) == (1, None, 1)
     assert state.results_available == 18
