@@ -115,10 +115,14 @@ class DriverReceiving:
             role, address, port, receiver=receiver, arrivals=arrivals, on_close=self._forget
         )
         self._sockets[sock] = []
-        if self._program is not None:
-            self._attend()
-        else:
+        if self._program is None:
             sock.shortcoming = self._shortcoming(role)
+            return sock
+        try:
+            self._attend()
+        except BaseException:
+            sock.close()
+            raise
         return sock
 
     def withdraw(self) -> None:

@@ -145,7 +145,9 @@ class Ledger:
             return False
         self._folded = counted
         self._fold_role(tables, slow)
-        for key in self._changed(tables, slow) | (self._ahead & self._sessions.keys()):
+        changed = self._changed(tables, slow) | (self._ahead & self._sessions.keys())
+        # The others are not served yet.
+        for key in changed & tables.slots.keys():
             self._fold_session(key, tables, last)
         return True
 

@@ -11,9 +11,13 @@ Rules that hold here:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import threading
 from pathlib import Path
+
+from pyroute2 import NetlinkError
 
 from dataplane.clock import Clock, monotonic_ns, wall_ns
 from dataplane.config import Node, Reflector, ReflectorSession
@@ -82,6 +86,9 @@ class ReflectorRole:
         self._doorbell = Doorbell()
         self._loading: threading.Thread | None = None
         self._load_problem: tuple[str, int] | None = None
+        self._locals_due = self._sessions_due = False
+        """What the tables of the program are to be told yet."""
+
         self._folder = loop.timer(self._fold)
         loop.register(self._doorbell.fileno(), self._rung)
 
@@ -193,27 +200,50 @@ class ReflectorRole:
             return
         self._program = program
         self._attachments = self._hook.reflector(program.fd)
-        self._serve("the XDP program is loaded")
         self._folder.at(monotonic_ns() + FOLD_NS, EASY_NS)
+        self._serve("the XDP program is loaded")
 
     def _serve(self, reason: str) -> None:
-        program, ledger, config = self._program, self._ledger, self._config
-        assert program is not None
-        assert ledger is not None
-        assert config is not None
-        program.tables.set_clock(self._clock.status)
-        program.tables.set_locals(self._kernel.locals())
-        program.tables.set_sessions(config.sessions, ledger.resumed)
+        assert self._program is not None
+        self._program.tables.set_clock(self._clock.status)
+        self._locals_due = self._sessions_due = True
         self._attend(reason)
 
     def _rung(self, _events: int) -> bool:
         if self._doorbell.rung() and self._program is not None and self._config is not None:
-            self._program.tables.set_locals(self._kernel.locals())
+            self._locals_due = True
             self._attend("recovered")
         return False
 
     def _attend(self, reason: str) -> None:
         """Be attached, listen, answer; or fail for a reason."""
+        program, config = self._program, self._config
+        assert program is not None
+        assert config is not None
+        try:
+            self._fill_tables()
+            self._answer(reason)
+        except (OSError, NetlinkError) as error:
+            program.tables.disable()
+            self._configure_slow(_disabled(config))
+            problem = _not_filled(error)
+            self._enter(OperState.FAILED, problem, problem)
+
+    def _fill_tables(self) -> None:
+        """What is due, be it since an attempt that failed. Raises OSError and NetlinkError."""
+        program, ledger, config = self._program, self._ledger, self._config
+        assert program is not None
+        assert ledger is not None
+        assert config is not None
+        if self._locals_due:
+            program.tables.set_locals(self._kernel.locals())
+            self._locals_due = False
+        if self._sessions_due:
+            program.tables.set_sessions(config.sessions, ledger.resumed)
+            self._sessions_due = False
+
+    def _answer(self, reason: str) -> None:
+        """Raises OSError and NetlinkError."""
         program, attachments, config = self._program, self._attachments, self._config
         assert program is not None
         assert attachments is not None
@@ -271,9 +301,11 @@ class ReflectorRole:
     def _share_state(self, session: ReflectorSession, state: SessionState) -> SessionState:
         def take(count: int) -> int:
             program = self._program
-            return (
-                state.take(count) if program is None else program.take_numbers(session.key, count)
-            )
+            if program is not None:
+                with contextlib.suppress(KeyError):
+                    return program.take_numbers(session.key, count)
+            # The program serves the session no more, or not yet.
+            return state.take(count)
 
         return SharedState(state, take)
 
@@ -296,6 +328,12 @@ class ReflectorRole:
 
 def _disabled(config: Reflector) -> Reflector:
     return dataclasses.replace(config, enabled=False)
+
+
+def _not_filled(error: Exception) -> str:
+    if getattr(error, "errno", None) == errno.E2BIG:
+        return "the tables of the XDP program are full"
+    return f"the tables of the XDP program cannot be filled: {error}"
 
 
 def _remove_folder(folder: Path) -> None:

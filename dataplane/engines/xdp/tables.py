@@ -7,6 +7,8 @@ packet to the next.
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Container, Mapping
@@ -144,24 +146,32 @@ class ReflectorTables:
         resumed: Callable[[SessionKey], int],
     ) -> None:
         """Serve `sessions`. `resumed` is the number that a stateful session has come
-        to in an earlier process. Raises OSError."""
+        to in an earlier process. Raises OSError: E2BIG where there are too many; those
+        that have been reached by then are served."""
         for key in self._sessions.keys() - sessions.keys():
             delete_element(self._sessions_fd, session_key(key))
-            self._release(key)
             self._announce(key, -1)
+            del self._sessions[key]
+            self._release(self._slots.pop(key))
         for key, session in sessions.items():
             if self._sessions.get(key) == session:
                 continue
-            slot = self._vacant.popleft()
+            if not self._vacant:
+                raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
+            slot = self._vacant[0]
             self._states[slot] = np.zeros((), layouts.SESSION_STATE)
             if key not in self._sessions:
                 self._states[slot]["next_sequence"] = resumed(key)
             update_element(self._sessions_fd, session_key(key), session_value(session, slot))
+            self._vacant.popleft()
             if key not in self._sessions:
                 self._announce(key, 1)
-            self._release(key)
-            self._slots[key] = slot
             self._sessions[key] = session
+            # In place: others ask meanwhile, from their threads.
+            former = self._slots.get(key)
+            self._slots[key] = slot
+            if former is not None:
+                self._release(former)
 
     def _announce(self, key: SessionKey, more: int) -> None:
         """One more session of this kind with this SSID, or one less."""
@@ -176,18 +186,15 @@ class ReflectorTables:
         else:
             self._ssids[word] &= ~bit
 
-    def _release(self, key: SessionKey) -> None:
-        slot = self._slots.pop(key, None)
-        self._sessions.pop(key, None)
-        if slot is not None:
-            former, state = self._former, self._states[slot]
-            self._former = SessionCounts(
-                former.answered + int(state["answered"]),
-                0,
-                max(former.last_received_ns, int(state["last_received_ns"])),
-            )
-            # At the far end: a packet may be under way that still counts there.
-            self._vacant.append(slot)
+    def _release(self, slot: int) -> None:
+        former, state = self._former, self._states[slot]
+        self._former = SessionCounts(
+            former.answered + int(state["answered"]),
+            0,
+            max(former.last_received_ns, int(state["last_received_ns"])),
+        )
+        # At the far end: a packet may be under way that still counts there.
+        self._vacant.append(slot)
 
     def session_counts(self, key: SessionKey | None) -> SessionCounts:
         """Of a session, or of requests without one. KeyError: no such session."""
@@ -244,15 +251,17 @@ class Mirror:
         self._entries: dict[bytes, bytes] = {}
 
     def set(self, entries: dict[bytes, bytes]) -> bool:
-        """Whether anything had to change. Raises OSError: E2BIG where it is full."""
+        """Whether anything had to change. Raises OSError: E2BIG where it is full; what has
+        been changed by then is known all the same."""
         if entries == self._entries:
             return False
         for key in self._entries.keys() - entries.keys():
             delete_element(self._fd, key)
+            del self._entries[key]
         for key, value in entries.items():
             if self._entries.get(key) != value:
                 update_element(self._fd, key, value)
-        self._entries = dict(entries)
+                self._entries[key] = value
         return True
 
 

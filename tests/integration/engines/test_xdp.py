@@ -11,7 +11,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from ipaddress import IPv6Address
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -28,8 +31,11 @@ from dataplane.engines.base import (
 )
 from dataplane.engines.userspace import engine as userspace
 from dataplane.engines.xdp.engine import XdpEngine
+from dataplane.engines.xdp.interfaces import Kernel
+from dataplane.engines.xdp.layouts import LocalFlag
 from dataplane.reflector_store import HandedUp, ReflectorSnapshot, ReflectorStore
 from dataplane.stamp.errors import DiscardReason
+from dataplane.stamp.session_reflector import SessionState
 from dataplane.store import SessionStore
 from tests.integration.engines.network import (
     BACK,
@@ -361,6 +367,8 @@ from pathlib import Path
 from dataplane.config import Node, Reflector
 from dataplane.engines.base import EngineContext
 from dataplane.engines.xdp.engine import XdpEngine
+from dataplane.engines.xdp.interfaces import Kernel
+from dataplane.engines.xdp.layouts import LocalFlag
 engine = XdpEngine(EngineContext(Path(sys.argv[1]), lambda report: print(report, flush=True)))
 engine.configure(Node(reflector=Reflector(engine="xdp", interfaces=("vb",))))
 time.sleep(60)
@@ -401,6 +409,34 @@ def test_another_program_is_left_alone(network: Network, run: Callable[[], Runni
             assert program_on(network.reflector, "vb") not in (0, theirs)
         finally:
             second.close()
+
+
+def test_too_many_addresses_for_a_while(
+    run: Callable[[], Running], asking: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is answered, or told that there is no session; then all is as configured."""
+    known = Kernel.locals
+    more = {IPv6Address(number): LocalFlag.ADDRESS for number in range(2, 4_200)}
+    reflector = run()
+    with monkeypatch.context() as patch:
+        patch.setattr(Kernel, "locals", lambda kernel: more | known(kernel))
+        reflector.serve(SERVED)
+        problem = "the tables of the XDP program are full"
+        assert reflector.becomes(OperState.FAILED).last_error == problem
+    reflector.becomes(OperState.RUNNING)
+    ask(asking, 6, BASE)
+    eventually(lambda: reflector.counted().reflected == 1, "the reply is counted")
+    assert not any(reflector.counted().discards.values())
+
+
+def test_numbers_of_a_session_that_the_program_has_no_more(run: Callable[[], Running]) -> None:
+    reflector = run()
+    reflector.serve(SERVED)
+    reflector.becomes(OperState.RUNNING)
+    role = reflector.engine._reflector
+    state = cast(SessionState, SimpleNamespace(take=lambda count: 70 + count))
+    assert role._share_state(STATEFUL, state).take(0) == 0
+    assert role._share_state(ReflectorSession(7), state).take(2) == 72
 
 
 def test_interface_comes_back(

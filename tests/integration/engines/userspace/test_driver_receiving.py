@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -26,13 +27,17 @@ from dataplane.engines.base import (
     ReflectorStatus,
     ReflectorStatusReport,
     Report,
+    Role,
     SenderStatusReport,
     SessionStatus,
 )
 from dataplane.engines.userspace import driver_receiving
+from dataplane.engines.userspace.arrivals import Arrivals
 from dataplane.engines.userspace.driver_program import DriverProgram
 from dataplane.engines.userspace.driver_receiving import RING_SETTING, ring_size
-from dataplane.engines.userspace.engine import create
+from dataplane.engines.userspace.driver_socket import DriverSocket
+from dataplane.engines.userspace.engine import UserspaceEngine
+from dataplane.engines.userspace.receiving import Receiver
 from dataplane.host.messages import difference
 from dataplane.host.results import Results
 from dataplane.host.server import EngineSet
@@ -41,6 +46,7 @@ from tests.integration.engines.conformance import wire
 from tests.integration.engines.conformance.reflecting import packet
 from tests.integration.engines.conformance.stand import MAIN, OTHER, Stand
 from tests.integration.engines.network import eventually, inside, ip
+from tests.integration.engines.userspace.conftest import ANY
 
 pytestmark = pytest.mark.integration
 
@@ -60,7 +66,7 @@ class Running:
         self.results = Results(folder)
         with inside(stand.node):
             self.engines = EngineSet(EngineContext(folder, self.reports.append))
-            self.engine = create(EngineContext(folder, self.reports.append))
+            self.engine = UserspaceEngine(EngineContext(folder, self.reports.append))
 
     def apply(self, before: Node, after: Node) -> None:
         """Have the engines of a host process run `after`."""
@@ -315,6 +321,28 @@ def test_what_did_not_fit_is_counted(running: Running, monkeypatch: pytest.Monke
     eventually(balanced, "every request was answered or counted as dropped")
 
 
+def test_a_socket_that_cannot_be_served_is_not_kept(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running.engine.configure(Node(reflector=REFLECTOR))
+
+    def fill(*_: object) -> None:
+        raise OSError(errno.E2BIG, "full")
+
+    def listen() -> DriverSocket:
+        receiver, arrivals = Receiver(1), Arrivals(1)
+        return running.engine._driver.open(Role.REFLECTOR, ANY, 863, receiver, arrivals)
+
+    loop = running.engine._loop
+    with monkeypatch.context() as patch:
+        patch.setattr(DriverProgram, "set_locals", fill)
+        with pytest.raises(OSError, match="full"):
+            loop.call(listen)
+    # The port is free.
+    loop.call(lambda: listen().close())
+    running.reflects(20)
+
+
 def test_the_hook_is_left_to_an_engine_that_needs_it(running: Running) -> None:
     """The reflector of the engine xdp comes to the interface of a userspace sender."""
     alone = Node(sender=SENDER)
@@ -348,7 +376,9 @@ import sys, time
 from pathlib import Path
 from dataplane.config import Node, Reflector
 from dataplane.engines.base import EngineContext
-from dataplane.engines.userspace.engine import create
+from dataplane.engines.userspace.driver_socket import DriverSocket
+from dataplane.engines.userspace.engine import UserspaceEngine
+from dataplane.engines.userspace.receiving import Receiver
 engine = create(EngineContext(Path(sys.argv[1]), lambda report: None))
 engine.configure(Node(reflector=Reflector(interfaces=("n0",))))
 time.sleep(60)

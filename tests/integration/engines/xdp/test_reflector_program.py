@@ -6,6 +6,7 @@ replies go back to the neighbour that the request came from.
 
 from __future__ import annotations
 
+import errno
 import random
 from dataclasses import replace
 from ipaddress import IPv6Address
@@ -16,8 +17,10 @@ from hypothesis import strategies as st
 
 from dataplane.bpf.syscall import XDP_DROP, XDP_PASS, XDP_TX, run_program
 from dataplane.config import Reflector, ReflectorSession
+from dataplane.engines.xdp import tables
 from dataplane.engines.xdp.interfaces import Place
-from dataplane.engines.xdp.layouts import LocalFlag, ReflectorFlag
+from dataplane.engines.xdp.layouts import SESSIONS_MAX, LocalFlag, ReflectorFlag
+from dataplane.engines.xdp.tables import SessionCounts
 from dataplane.frames import Frame, Outer
 from dataplane.reflector_store import HandedUp
 from dataplane.stamp.errors import DiscardReason
@@ -252,6 +255,41 @@ def test_srh_where_the_kernel_takes_none(bench: Bench) -> None:
         assert bench.run(plain.encode()).action == XDP_TX
     finally:
         bench.tables.set_interfaces(DEVICES)
+
+
+def test_a_session_that_changes_has_a_slot_all_the_time(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads that take sequence numbers ask for it meanwhile."""
+    session = SESSIONS[2, None]
+    slot, there = bench.tables.slots[session.key], []
+
+    def released(*counts: int) -> tables.SessionCounts:
+        there.append(bench.tables.slots.get(session.key))
+        return SessionCounts(*counts)
+
+    monkeypatch.setattr(tables, "SessionCounts", released)
+    changed = replace(session, segments=PATH[:1])
+    bench.tables.set_sessions(SESSIONS | {session.key: changed}, lambda _key: 0)
+    assert there == [bench.tables.slots[session.key]]
+    assert there != [slot]
+
+
+def test_no_slot_is_lost_to_a_map_that_is_full(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.E2BIG, "full")
+
+    more = SESSIONS | {(77, None): ReflectorSession(77)}
+    with monkeypatch.context() as patch:
+        patch.setattr(tables, "update_element", full)
+        for _ in range(SESSIONS_MAX):
+            with pytest.raises(OSError, match="full"):
+                bench.tables.set_sessions(more, lambda _key: 0)
+    discards(bench, request(77), DiscardReason.UNKNOWN_SESSION)
+    bench.serve(Reflector(sessions=more))
+    answers(bench, request(77))
 
 
 def test_sessions_come_and_go(bench: Bench) -> None:
