@@ -18,7 +18,7 @@ from its answer, and None here.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -114,6 +114,8 @@ class DelayStatistics:
     mean_ns: int | None = None
     stddev_ns: int | None = None
     jitter_ns: int | None = None
+    percentiles: Mapping[float, int] = field(default_factory=dict)
+    """Percent → the delay that this share of delays does not exceed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -414,7 +416,7 @@ def parse_sender_sessions(data: Element) -> dict[int, SenderSessionState]:
 def parse_results(reply: Element) -> FetchedResults:
     """Read the output of fetch-results."""
     records = tuple(
-        Record(*(_integer(result, field.replace("_", "-")) for field in Record._fields))  # type: ignore[arg-type]
+        Record(*(_integer(result, name.replace("_", "-")) for name in Record._fields))  # type: ignore[arg-type]
         for result in reply.iterfind(_tag("result"))
     )
     return FetchedResults(
@@ -451,9 +453,17 @@ def _sender_session(session: Element) -> SenderSessionState:
 def _delay_statistics(element: Element | None) -> DelayStatistics:
     if element is None:
         return DelayStatistics()
-    names = ("min", "max", "mean", "stddev", "jitter")
     return DelayStatistics(
-        _integer(element, "samples") or 0, *(_integer(element, name) for name in names)
+        samples=_integer(element, "samples") or 0,
+        min_ns=_integer(element, "min"),
+        max_ns=_integer(element, "max"),
+        mean_ns=_integer(element, "mean"),
+        stddev_ns=_integer(element, "stddev"),
+        jitter_ns=_integer(element, "jitter"),
+        percentiles={
+            float(entry.findtext(_tag("percent"), "")): int(entry.findtext(_tag("value"), ""))
+            for entry in element.iterfind(_tag("percentile"))
+        },
     )
 
 

@@ -18,10 +18,12 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def tour() -> str:
+def tour(records: Path) -> str:
     chapter = README.split("## A tour in five minutes")[1].split("\n## ")[0]
     blocks = re.findall(r"```sh\n(.*?)```", chapter, re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 7
+    # Where no other run writes.
+    blocks = [block.replace("/tmp/records.csv", str(records)) for block in blocks]
     # The reader's shell finds the programs in .venv, this one where pytest runs.
     commands = "".join(blocks).replace(". .venv/bin/activate\n", "")
     # The one that is refused fails, as it should.
@@ -31,7 +33,7 @@ def tour() -> str:
     return f"set -e\n{commands}"
 
 
-def test_the_tour() -> None:
+def test_the_tour(tmp_path: Path) -> None:
     programs = str(Path(sys.executable).parent)
     # Of its own name: the reader's lab may be up.
     name = f"tour-{os.getpid():x}"
@@ -41,7 +43,7 @@ def test_the_tour() -> None:
     }
     try:
         done = subprocess.run(
-            ["bash", "-c", tour()],
+            ["bash", "-c", tour(tmp_path / "records.csv")],
             cwd=ROOT,
             env=environment,
             capture_output=True,
@@ -64,6 +66,11 @@ def test_the_tour() -> None:
     assert 20 <= float(forward_ms[1]) < 40
     assert 8 <= float(backward_ms[1]) < 28
     assert done.stdout.count("packet ") == 5
+    assert re.search(r"^SSID +OPER STATE +DIRECTION .*P99 ms", done.stdout, re.MULTILINE)
+    assert len(re.findall(r"^1 +running +(?:forward|backward|round-trip) ", done.stdout, re.M)) == 3
+    header, *records = (tmp_path / "records.csv").read_text().splitlines()
+    assert header.startswith("sequence,reflector_sequence,t1,t2,t3,t4,")
+    assert len(records) > 5
     assert '"sent": "' in done.stdout
     assert done.stdout.count('"mean": "') == 3
     assert done.stdout.count('"sequence": "') == 2

@@ -37,7 +37,8 @@ STATE = f"""
   <counters><sent>20</sent><received>18</received>
    <discard><reason>truncated</reason><packets>3</packets></discard></counters>
   <delay>
-   <forward><samples>18</samples><min>-9</min><mean>-5</mean><stddev>2</stddev></forward>
+   <forward><samples>18</samples><min>-9</min><mean>-5</mean><stddev>2</stddev>
+    <percentile><percent>99.9</percent><value>-4</value></percentile></forward>
    <round-trip><samples>18</samples><mean>11</mean></round-trip>
   </delay>
   <loss><forward>1</forward><round-trip>1</round-trip></loss>
@@ -167,6 +168,7 @@ def test_state() -> None:
     assert (state.sent, state.received) == (20, 18)
     assert state.delay["forward"].mean_ns == -5
     assert state.delay["forward"].max_ns is None
+    assert state.delay["forward"].percentiles == {99.9: -4}
     assert state.delay["backward"].mean_ns is None
     assert (state.loss.forward, state.loss.backward, state.loss.round_trip) == (1, None, 1)
     assert state.results_available == 18
