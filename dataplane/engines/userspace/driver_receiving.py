@@ -31,7 +31,7 @@ from dataplane.engines.userspace.surroundings import Surroundings, Watch
 from dataplane.engines.userspace.xsk import Pool, XdpSocket
 from dataplane.engines.xdp.attach import Attachments, Wanted
 from dataplane.engines.xdp.interfaces import Devices, Interface
-from dataplane.engines.xdp.loading import load_aside
+from dataplane.engines.xdp.loading import load_aside, not_filled_text
 from dataplane.stamp.timestamp import NS_PER_S
 
 RING_SETTING = "STAMP_XDP_RING"
@@ -227,16 +227,27 @@ class DriverReceiving:
 
     def _attend(self) -> None:
         """Be attached where packets may arrive, with sockets that read them."""
-        program, found = self._program, self._found
-        assert program is not None
+        found, problem = self._found, None
         if found is not None:
-            program.set_clock(self._clock.status)
-            program.set_locals(found.locals)
-            partial = any(each.leaves_checksums for each in found.devices.interfaces)
-            program.set_interfaces(found.devices.devices, partial)
+            try:
+                self._fill(found)
+            except OSError as error:
+                found, problem = None, not_filled_text(error)
         self._attach(() if found is None else found.devices.interfaces)
+        self._problem = problem or self._problem
         for sock in self._sockets:
             self._equip(sock, None if found is None else found.by_role.get(sock.role))
+            if problem is not None:
+                sock.shortcoming = self._shortcoming(sock.role)
+
+    def _fill(self, found: Surroundings) -> None:
+        """Tell the program. Raises OSError."""
+        program = self._program
+        assert program is not None
+        program.set_clock(self._clock.status)
+        program.set_locals(found.locals)
+        partial = any(each.leaves_checksums for each in found.devices.interfaces)
+        program.set_interfaces(found.devices.devices, partial)
 
     def _attach(self, interfaces: Sequence[Interface]) -> None:
         attachments = self._attachments

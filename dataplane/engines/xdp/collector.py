@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from pyroute2 import NetlinkError
 
 from dataplane.bpf.program import BpfModule
 from dataplane.bpf.syscall import update_element
@@ -34,8 +35,8 @@ from dataplane.engines.xdp.collector_tables import CollectorTables
 from dataplane.engines.xdp.doorbell import Doorbell
 from dataplane.engines.xdp.driver_rounds import announce_round, next_looks
 from dataplane.engines.xdp.hook import Hook, Share
-from dataplane.engines.xdp.interfaces import LOOK_NS, Kernel
-from dataplane.engines.xdp.loading import load_aside
+from dataplane.engines.xdp.interfaces import LOOK_NS, Devices, Kernel
+from dataplane.engines.xdp.loading import load_aside, not_filled_text
 from dataplane.mapped_file import StoreError
 from dataplane.stamp.collector import Collector
 from dataplane.stamp.sender_rounds import Range, Rows
@@ -237,10 +238,18 @@ class CollectorRole:
             share.refresh(())
             return
         self._looked_ns = monotonic_ns()
-        found = self._kernel.devices(config.interfaces)
-        tables = program.tables
+        try:
+            found = self._kernel.devices(config.interfaces)
+            self._fill(program.tables, found)
+        except (OSError, NetlinkError) as error:
+            share.refresh(())
+            self._problem = not_filled_text(error)
+        else:
+            self._problem = found.missing or share.refresh(found.interfaces)
+
+    def _fill(self, tables: CollectorTables, found: Devices) -> None:
+        """Raises OSError and NetlinkError."""
         tables.set_locals(self._kernel.locals())
         tables.set_interfaces(found.devices)
         partial = any(interface.kind == "veth" for interface in found.interfaces)
         tables.set_flags(CollectorFlag.PARTIAL if partial else CollectorFlag(0))
-        self._problem = found.missing or share.refresh(found.interfaces)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 from collections.abc import Callable
@@ -14,6 +15,13 @@ from dataplane.engines.common.loop import Loop
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
+
+
+def not_filled_text(error: Exception) -> str:
+    """What an operator is told where a program's maps do not take what they should hold."""
+    if getattr(error, "errno", None) == errno.E2BIG:
+        return "the tables of the XDP program are full"
+    return f"the tables of the XDP program cannot be filled: {error}"
 
 
 def load_aside(

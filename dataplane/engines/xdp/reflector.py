@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import threading
 from pathlib import Path
 
@@ -38,7 +37,7 @@ from dataplane.engines.xdp.hook import Hook, Share
 from dataplane.engines.xdp.interfaces import LOOK_NS, Devices, Kernel
 from dataplane.engines.xdp.layouts import ReflectorFlag
 from dataplane.engines.xdp.ledger import Ledger
-from dataplane.engines.xdp.loading import load_aside
+from dataplane.engines.xdp.loading import load_aside, not_filled_text
 from dataplane.engines.xdp.program import ReflectorProgram
 from dataplane.engines.xdp.shared_state import SharedState
 from dataplane.stamp.session_reflector import SessionState
@@ -230,7 +229,7 @@ class ReflectorRole:
         except (OSError, NetlinkError) as error:
             program.tables.disable()
             self._configure_slow(_disabled(config))
-            problem = _not_filled(error)
+            problem = not_filled_text(error)
             self._enter(OperState.FAILED, problem, problem)
 
     def _fill_tables(self) -> None:
@@ -332,12 +331,6 @@ class ReflectorRole:
 
 def _disabled(config: Reflector) -> Reflector:
     return dataclasses.replace(config, enabled=False)
-
-
-def _not_filled(error: Exception) -> str:
-    if getattr(error, "errno", None) == errno.E2BIG:
-        return "the tables of the XDP program are full"
-    return f"the tables of the XDP program cannot be filled: {error}"
 
 
 def _remove_folder(folder: Path) -> None:

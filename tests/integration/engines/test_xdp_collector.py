@@ -9,6 +9,7 @@ import struct
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
+from ipaddress import IPv6Address
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,8 @@ from dataplane.engines.base import (
 )
 from dataplane.engines.userspace import engine as userspace
 from dataplane.engines.xdp.engine import XdpEngine
+from dataplane.engines.xdp.interfaces import Kernel
+from dataplane.engines.xdp.layouts import LocalFlag
 from dataplane.measurement import TimestampMethod
 from dataplane.stamp.timestamp import TimestampFormat
 from dataplane.statistics import LossSummary
@@ -306,3 +309,18 @@ def test_what_was_collected_before_a_restart_is_kept(
             assert after.forward.min_ns <= before.forward.min_ns
         finally:
             second.close()
+
+
+def test_too_many_addresses_for_a_while(
+    running: Running, reflector: Callable[[Reflector], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = Kernel.locals
+    more = {IPv6Address(number): LocalFlag.ADDRESS for number in range(2, 4_200)}
+    reflector(serving(SERVED))
+    with monkeypatch.context() as patch:
+        patch.setattr(Kernel, "locals", lambda kernel: more | known(kernel))
+        running.send(SESSION)
+        eventually(lambda: running.state() is OperState.FAILED, "the session fails")
+        assert running.last_error() == "the tables of the XDP program are full"
+    eventually(lambda: running.state() is OperState.COMPLETED, "the run is complete")
+    assert running.counts()["collected"] == 200

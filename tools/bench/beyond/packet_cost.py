@@ -20,7 +20,7 @@ from tools.bench.bed import Settings as BedSettings
 from tools.bench.errors import BenchError
 from tools.bench.extras import PacketCost
 from tools.bench.frames import request_frame
-from tools.bench.namespace import on_core
+from tools.bench.namespace import alone, on_core
 from tools.bench.sink import Sinks
 from tools.bench.systems import BARE_PROGRAMS
 
@@ -87,6 +87,8 @@ def measure(settings: Settings | None = None) -> Iterator[PacketCost]:
             for offers in _offers():
                 costed += stack.enter_context(offers.costed_programs())
             stack.enter_context(on_core(settings.bed.system_core))
+            # What the FIB says is this node's own affair.
+            stack.enter_context(alone())
             turns = _turns(costed, settings)
         except (BpfError, OSError) as error:
             raise BenchError(f"costs of packets cannot be measured: {error}") from error

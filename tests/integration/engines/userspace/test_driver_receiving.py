@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from ipaddress import IPv6Address
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,8 @@ from dataplane.engines.userspace.driver_receiving import RING_SETTING, ring_size
 from dataplane.engines.userspace.driver_socket import DriverSocket
 from dataplane.engines.userspace.engine import UserspaceEngine
 from dataplane.engines.userspace.receiving import Receiver
+from dataplane.engines.xdp.interfaces import Kernel
+from dataplane.engines.xdp.layouts import LocalFlag
 from dataplane.host.messages import difference
 from dataplane.host.results import Results
 from dataplane.host.server import EngineSet
@@ -322,7 +325,7 @@ def test_what_did_not_fit_is_counted(running: Running, monkeypatch: pytest.Monke
     eventually(balanced, "every request was answered or counted as dropped")
 
 
-def test_a_socket_that_cannot_be_served_is_not_kept(
+def test_a_socket_that_the_driver_cannot_serve_is_the_kernel_s(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running.engine.configure(Node(reflector=REFLECTOR))
@@ -337,10 +340,10 @@ def test_a_socket_that_cannot_be_served_is_not_kept(
     loop = running.engine._loop
     with monkeypatch.context() as patch:
         patch.setattr(DriverProgram, "set_locals", fill)
-        with pytest.raises(OSError, match="full"):
-            loop.call(listen)
-    # The port is free.
-    loop.call(lambda: listen().close())
+        sock = loop.call(listen)
+    assert sock.served == ()
+    assert sock.shortcoming == BY_SOCKETS + "the tables of the XDP program are full"
+    loop.call(sock.close)
     running.reflects(20)
 
 
@@ -414,3 +417,18 @@ def test_detached_by_sigkill(stand: Stand, tmp_path: Path) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+def test_too_many_addresses_for_a_while(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = Kernel.locals
+    more = {IPv6Address(number): LocalFlag.ADDRESS for number in range(2, 4_200)}
+    with monkeypatch.context() as patch:
+        patch.setattr(Kernel, "locals", lambda kernel: more | known(kernel))
+        running.engine.configure(Node(reflector=REFLECTOR))
+        running.says("the tables of the XDP program are full")
+        running.reflects(20)
+    running.engine.configure(Node(reflector=REFLECTOR))
+    eventually(lambda: (status := running.reflector()) and status.attachments, "it is attached")
+    before = udp_received(running.stand)
+    running.reflects(20)
+    assert udp_received(running.stand) == before
