@@ -86,8 +86,8 @@ def test_the_driver_answers_ipv4(over_ipv4: tuple[Element, Element]) -> None:
                     "session": [{"ssid": 5, "sender-address": OURS, "return-path": "p"}]
                 }
             },
-            f"{REFLECTOR}/session[ssid='5'][sender-address='{OURS}']/return-path: packets to {OURS} "
-            "cannot take a path of SRv6 segments: it is not IPv6",
+            f"{REFLECTOR}/session[ssid='5'][sender-address='{OURS}']/return-path: packets to "
+            f"{OURS} cannot take a path of SRv6 segments: it is not IPv6",
             id="a return path",
         ),
         pytest.param(
