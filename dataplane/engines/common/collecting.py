@@ -45,6 +45,9 @@ class Collecting(Protocol):
         """As `Collector.next_timer_ns` of each of these sessions of the `table`; `NEVER`
         for None."""
 
+    def stale(self, rows: Rows, now_ns: int) -> npt.NDArray[np.bool_]:
+        """Which of these sessions of the `table` have stores that are not up to date."""
+
     def opened(self, port: int) -> None:
         """A transport has been opened on this UDP port."""
 
@@ -91,6 +94,10 @@ class CollectingHere:
     def next_timers(self, rows: Range, now_ns: int) -> npt.NDArray[np.int64]:
         assert self._table is not None
         return next_expiries(self._table, rows)
+
+    def stale(self, rows: Rows, now_ns: int) -> npt.NDArray[np.bool_]:
+        assert self._table is not None
+        return next_expiries(self._table, rows) <= now_ns
 
     def opened(self, port: int) -> None:
         pass

@@ -31,7 +31,6 @@ from dataplane.engines.common.sender_port import SenderPort
 from dataplane.engines.common.transport import (
     OpenTransport,
 )
-from dataplane.stamp.collector_rounds import next_expiries
 from dataplane.stamp.errors import DiscardReason
 
 
@@ -114,7 +113,7 @@ class SenderRole:
         expiring: set[int] = set()
         if table is not None and together:
             rows = np.fromiter(together, np.intp, len(together))
-            expiring.update(rows[next_expiries(table, rows) <= now_ns].tolist(), table.untold)
+            expiring.update(rows[self._collecting.stale(rows, now_ns)].tolist(), table.untold)
         for ssid, run in self._runs.items():
             if ssid not in together or ssid in expiring:
                 run.freshen(now_ns)

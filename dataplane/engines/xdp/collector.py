@@ -33,7 +33,7 @@ from dataplane.engines.xdp.collector_layouts import CollectorFlag
 from dataplane.engines.xdp.collector_report import DriverReports
 from dataplane.engines.xdp.collector_tables import CollectorTables
 from dataplane.engines.xdp.doorbell import Doorbell
-from dataplane.engines.xdp.driver_rounds import announce_round, next_looks
+from dataplane.engines.xdp.driver_rounds import announce_round, next_looks, stale
 from dataplane.engines.xdp.hook import Hook, Share
 from dataplane.engines.xdp.interfaces import LOOK_NS, Devices, Kernel
 from dataplane.engines.xdp.loading import load_aside, not_filled_text
@@ -157,6 +157,10 @@ class CollectorRole:
     def next_timers(self, rows: Range, now_ns: int) -> npt.NDArray[np.int64]:
         assert self._table is not None
         return next_looks(self._table, rows, now_ns)
+
+    def stale(self, rows: Rows, now_ns: int) -> npt.NDArray[np.bool_]:
+        assert self._table is not None
+        return stale(self._table, rows, now_ns)
 
     def prepare(self, resumed: bool) -> None:
         if resumed:

@@ -72,6 +72,18 @@ def announce_round(table: SessionTable, rows: Rows, now_ns: int) -> None:
     cells[FRESH_NS, settled] = now_ns
 
 
+def stale(table: SessionTable, rows: Rows, now_ns: int) -> npt.NDArray[np.bool_]:
+    """Of which sessions the program has counted what is not in the store, or may have, or
+    that have something to expire."""
+    cells, words = table.cells, table.arena.words
+    collection = cells[COLLECTION_AT, rows]
+    found: npt.NDArray[np.bool_] = next_looks(table, rows, now_ns) <= now_ns
+    found |= words[collection + _RECEIVED] != cells[DRAINED, rows]
+    # Of copies and late replies alone the store hears when it is next brought up to date.
+    found |= words[collection + _BREAKS] != cells[CALM, rows]
+    return found
+
+
 def next_looks(table: SessionTable, rows: Range, now_ns: int) -> npt.NDArray[np.int64]:
     """As `DriverCollector.next_timer_ns` of each session; for one that has nothing to
     drain yet, no later than when it may have."""

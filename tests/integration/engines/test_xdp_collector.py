@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from ipaddress import IPv6Address
@@ -324,3 +325,20 @@ def test_too_many_addresses_for_a_while(
         assert running.last_error() == "the tables of the XDP program are full"
     eventually(lambda: running.state() is OperState.COMPLETED, "the run is complete")
     assert running.counts()["collected"] == 200
+
+
+def test_a_ping_brings_the_store_up_to_date(
+    running: Running, reflector: Callable[[Reflector], None]
+) -> None:
+    reflector(serving(SERVED))
+    running.send(dataclasses.replace(SESSION, packet_count=100_000))
+    eventually(
+        lambda: running.state() is OperState.RUNNING and running.counts()["collected"] > 2,
+        "replies come",
+    )
+    store = running.store()
+    for _ in range(20):
+        before = running.counts()["collected"]
+        running.engine.ping()
+        assert store.state.head.counters.received >= before
+        time.sleep(0.02)
