@@ -24,7 +24,6 @@ from enum import Enum
 
 from dataplane.measurement import Record, TimestampMethod
 from dataplane.stamp.errors import DiscardReason
-from dataplane.statistics import INT64_MAX as INT64_MAX
 from dataplane.statistics import DelayState, DelaySummary, LossSummary
 
 FORWARD, BACKWARD, ROUND_TRIP = range(3)

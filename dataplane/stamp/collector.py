@@ -25,7 +25,6 @@ import numpy as np
 
 from dataplane.measurement import TimestampMethod
 from dataplane.session_state import (
-    INT64_MAX,
     Synchronization,
 )
 from dataplane.stamp.replies import Ignored
@@ -36,6 +35,7 @@ from dataplane.stamp.window import (
     UNUSED,
     window_of,
 )
+from dataplane.statistics import INT64_MAX
 
 __all__ = ["RECEIVED", "UNDER_WAY", "Collector", "Ignored", "window_of"]
 

@@ -21,7 +21,6 @@ from dataplane.histogram_store import (
 )
 from dataplane.session_state import (
     DIRECTIONS,
-    INT64_MAX,
     UNKNOWN_NS,
     Counters,
     IntervalState,
@@ -45,7 +44,7 @@ from dataplane.stamp.session_table import (
     Kind,
     SessionTable,
 )
-from dataplane.statistics import DelayState
+from dataplane.statistics import INT64_MAX, DelayState
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]

@@ -11,14 +11,13 @@ from dataplane.loss import LossAttribution
 from dataplane.session_state import (
     BACKWARD,
     FORWARD,
-    INT64_MAX,
     ROUND_TRIP,
     Counters,
     IntervalState,
     SessionHead,
 )
 from dataplane.stamp.session_table import END_NS, UNIX_OFFSET_NS, Cell, Row
-from dataplane.statistics import DelayRun, DelayState
+from dataplane.statistics import INT64_MAX, DelayRun, DelayState
 from dataplane.store import SessionStore
 
 

@@ -13,7 +13,6 @@ import numpy.typing as npt
 from dataplane.config import SenderSession
 from dataplane.measurement import RecordRing
 from dataplane.session_state import (
-    INT64_MAX,
     Counters,
     SessionHead,
 )
@@ -52,6 +51,7 @@ from dataplane.stamp.window import (
     Window,
     window_of,
 )
+from dataplane.statistics import INT64_MAX
 from dataplane.store import SessionStore
 
 _NS_PER_S = 1_000_000_000

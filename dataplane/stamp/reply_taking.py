@@ -6,7 +6,6 @@ from dataplane.config import IPAddress, SsidZeroAction
 from dataplane.measurement import Record, RecordFlag, TimestampMethod
 from dataplane.session_state import (
     DISCARD_INDEX,
-    INT64_MAX,
     Synchronization,
 )
 from dataplane.stamp.errors import DiscardReason, PacketError
@@ -20,6 +19,7 @@ from dataplane.stamp.window import (
     UNDER_WAY,
     UNRESOLVED,
 )
+from dataplane.statistics import INT64_MAX
 
 _WRAP = 1 << 32
 _HALF = 1 << 31

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -71,6 +72,9 @@ class System(Protocol):
     def ran_ns(self) -> int:
         """For how long its processes have run so far."""
 
+    def paused(self) -> AbstractContextManager[None]:
+        """Its processes, if it has any, do not run meanwhile."""
+
 
 class Idle:
     """Nothing runs: the kernel forwards data, and that is all."""
@@ -99,6 +103,9 @@ class Idle:
 
     def ran_ns(self) -> int:
         return 0
+
+    def paused(self) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
 
 class BareProgram(Idle):
@@ -251,7 +258,6 @@ class EngineSystem:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Its process does not run meanwhile."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
         try:

@@ -7,8 +7,7 @@ import functools
 from collections.abc import Collection, Iterator, Mapping
 
 from dataplane.clock import REFRESH_NS, Clock
-from dataplane.config import Node, Reflector, ReflectorSession, Sender, SenderSession
-from dataplane.engines import base
+from dataplane.config import Node, Sender
 from dataplane.engines.base import Capabilities, EngineContext, EngineError, Resume
 from dataplane.engines.common.collecting import Collecting, CollectingHere
 from dataplane.engines.common.loop import EASY_NS, Loop
@@ -56,15 +55,6 @@ class LoopEngine:
     @property
     def capabilities(self) -> Capabilities:
         return self._capabilities
-
-    def check_sender(self, session: SenderSession) -> list[base.Refusal]:
-        return base.check_sender(self._name, self._capabilities, session)
-
-    def check_reflector(self, reflector: Reflector) -> list[base.Refusal]:
-        return base.check_reflector(self._name, self._capabilities, reflector)
-
-    def check_reflector_session(self, session: ReflectorSession) -> list[base.Refusal]:
-        return base.check_reflector_session(self._name, self._capabilities, session)
 
     def configure(self, node: Node, resume: Mapping[int, Resume] | None = None) -> None:
         """Raises EngineError where the Session-Reflector's counters have no room."""

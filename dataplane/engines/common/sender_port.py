@@ -245,9 +245,9 @@ class SenderPort:
         schedule, rounds, transport = self._schedule, self._rounds, self._batch_transport
         assert schedule is not None
         assert rounds is not None
-        begun_ns = now_ns = monotonic_ns()
-        rows = schedule.due(now_ns)
-        if len(rows) and now_ns - schedule.first_due_ns(rows) > LATE_NS:
+        begun_ns = monotonic_ns()
+        rows = schedule.due(begun_ns)
+        if len(rows) and begun_ns - schedule.first_due_ns(rows) > LATE_NS:
             self.drain()
             rows = schedule.due(monotonic_ns())
         if len(rows) < BURST_MIN or transport is None:
@@ -255,7 +255,7 @@ class SenderPort:
                 self.runs[ssid].send(monotonic_ns())
         else:
             rounds.send(transport, rows, self.runs)
-        if self._resting and now_ns >= self._rest_over_ns:
+        if self._resting and begun_ns >= self._rest_over_ns:
             self.read()
         schedule.arm(monotonic_ns() - begun_ns)
 

@@ -39,13 +39,13 @@ from dataplane.engines.xdp.session_maps import SessionMaps
 from dataplane.engines.xdp.sums import Running
 from dataplane.loss import LossAttribution
 from dataplane.measurement import RECORD_DTYPE, Record, RecordFlag, TimestampMethod
-from dataplane.session_state import INT64_MAX
 from dataplane.stamp.collector import Collector, window_of
 from dataplane.stamp.errors import DiscardReason
 from dataplane.stamp.intervals import Intervals
 from dataplane.stamp.replies import Ignored, Reply
 from dataplane.stamp.session_table import STATEFUL, Cell, SessionTable
 from dataplane.stamp.window import RECEIVED, UNDER_WAY, UNRESOLVED
+from dataplane.statistics import INT64_MAX
 from dataplane.store import SessionStore
 
 ONE_BY_ONE = 64

@@ -216,3 +216,19 @@ def codes(kind: np.dtype[Any]) -> str:
         return _CODES[kind.str[1:]]
     assert kind.fields is not None
     return "".join(codes(kind.fields[name][0]) for name in kind.names)
+
+
+def word_at(structure: np.dtype[np.void], name: str) -> int:
+    """Where a field of 8 bytes stands, in words."""
+    assert structure.fields is not None
+    at: int = structure.fields[name][1]
+    assert at % 8 == 0
+    return at // 8
+
+
+NEXT_SEQUENCE_AT = word_at(COLLECTION, "next_sequence")
+RECEIVED_AT, HIGHEST_AT, BREAKS_AT = (
+    word_at(COLLECTION, "running") + word_at(RUNNING, name)
+    for name in ("received", "highest", "breaks")
+)
+"""Places in `COLLECTION`, in words, of what is read and written one by one."""

@@ -12,10 +12,9 @@ from dataplane.engines.xdp.collector_layouts import BUCKETS, DIRECTIONS, Command
 from dataplane.engines.xdp.session_maps import SessionMaps
 from dataplane.engines.xdp.sums import IntervalSums, Running, delay_state
 from dataplane.histogram import SUB_BUCKETS, bucket_of
-from dataplane.session_state import INT64_MAX
 from dataplane.stamp.intervals import Intervals
 from dataplane.stamp.session_table import Row
-from dataplane.statistics import DelayState
+from dataplane.statistics import INT64_MAX, DelayState
 from dataplane.store import SessionStore
 
 

@@ -11,7 +11,14 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from dataplane.engines.xdp.collector_layouts import COLLECTION, RUNNING, SLOT
+from dataplane.engines.xdp.collector_layouts import (
+    BREAKS_AT,
+    HIGHEST_AT,
+    NEXT_SEQUENCE_AT,
+    RECEIVED_AT,
+    SLOT,
+    word_at,
+)
 from dataplane.stamp.sender_rounds import Range, Rows
 from dataplane.stamp.session_table import (
     END_NS,
@@ -40,20 +47,8 @@ CALM: Final = EXTRA + 4
 first that is not settled up to the `highest` have come; -1: some have not."""
 
 
-def _word(structure: np.dtype[np.void], name: str) -> int:
-    assert structure.fields is not None
-    at: int = structure.fields[name][1]
-    assert at % 8 == 0
-    return at // 8
-
-
 _SLOT_WORDS = SLOT.itemsize // 8
-_SENT, _T1, _TAG = (_word(SLOT, name) for name in ("sent_ns", "t1_ns", "tag"))
-_NEXT_SEQUENCE = _word(COLLECTION, "next_sequence")
-_RECEIVED, _HIGHEST, _BREAKS = (
-    _word(COLLECTION, "running") + _word(RUNNING, name)
-    for name in ("received", "highest", "breaks")
-)
+_SENT, _T1, _TAG = (word_at(SLOT, name) for name in ("sent_ns", "t1_ns", "tag"))
 
 
 def announce_round(table: SessionTable, rows: Rows, now_ns: int) -> None:
@@ -67,7 +62,7 @@ def announce_round(table: SessionTable, rows: Rows, now_ns: int) -> None:
     words[at + _T1] = 0
     # The tag comes last, as in `SessionMaps.sent`.
     words[at + _TAG] = sequence << 1
-    words[cells[COLLECTION_AT, rows] + _NEXT_SEQUENCE] = following
+    words[cells[COLLECTION_AT, rows] + NEXT_SEQUENCE_AT] = following
     settled = rows[cells[SETTLED, rows] == sequence]
     cells[FRESH_NS, settled] = now_ns
 
@@ -78,9 +73,9 @@ def stale(table: SessionTable, rows: Rows, now_ns: int) -> npt.NDArray[np.bool_]
     cells, words = table.cells, table.arena.words
     collection = cells[COLLECTION_AT, rows]
     found: npt.NDArray[np.bool_] = next_looks(table, rows, now_ns) <= now_ns
-    found |= words[collection + _RECEIVED] != cells[DRAINED, rows]
+    found |= words[collection + RECEIVED_AT] != cells[DRAINED, rows]
     # Of copies and late replies alone the store hears when it is next brought up to date.
-    found |= words[collection + _BREAKS] != cells[CALM, rows]
+    found |= words[collection + BREAKS_AT] != cells[CALM, rows]
     return found
 
 
@@ -91,16 +86,16 @@ def next_looks(table: SessionTable, rows: Range, now_ns: int) -> npt.NDArray[np.
         rows = np.arange(rows.start, rows.stop)
     cells, words = table.cells, table.arena.words
     collection, following = cells[COLLECTION_AT, rows], cells[NEXT, rows]
-    settled, highest = cells[SETTLED, rows], words[collection + _HIGHEST]
+    settled, highest = cells[SETTLED, rows], words[collection + HIGHEST_AT]
     # The program counts a break before it raises `highest`.
-    calm = words[collection + _BREAKS] == cells[CALM, rows]
+    calm = words[collection + BREAKS_AT] == cells[CALM, rows]
     due_ns: npt.NDArray[np.int64] = cells[END_NS, rows]
     awaited = np.where(calm, np.maximum(settled, highest), settled)
     some = np.flatnonzero(awaited < following)
     mine = rows[some]
     at = cells[TIMES, mine] + (awaited[some] & cells[MASK, mine])
     due_ns[some] = np.minimum(due_ns[some], words[at] + cells[TIMEOUT_NS, mine] + 1)
-    waiting = (settled < following) | (words[collection + _RECEIVED] != cells[DRAINED, rows])
+    waiting = (settled < following) | (words[collection + RECEIVED_AT] != cells[DRAINED, rows])
     drain_ns = np.where(waiting, cells[FRESH_NS, rows], now_ns) + DRAIN_NS
     np.minimum(due_ns, drain_ns, out=due_ns)
     return due_ns

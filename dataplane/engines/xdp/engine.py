@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dataplane.clock import REFRESH_NS, Clock
-from dataplane.config import Node, Reflector, ReflectorSession, SenderSession
-from dataplane.engines import base
+from dataplane.config import Node
 from dataplane.engines.base import Capabilities, Engine, EngineContext, EngineError, Resume
 from dataplane.engines.common.loop import EASY_NS, Loop
 from dataplane.engines.userspace import engine as userspace
@@ -46,15 +45,6 @@ class XdpEngine:
     @property
     def capabilities(self) -> Capabilities:
         return CAPABILITIES
-
-    def check_sender(self, session: SenderSession) -> list[base.Refusal]:
-        return base.check_sender(NAME, CAPABILITIES, session)
-
-    def check_reflector(self, reflector: Reflector) -> list[base.Refusal]:
-        return base.check_reflector(NAME, CAPABILITIES, reflector)
-
-    def check_reflector_session(self, session: ReflectorSession) -> list[base.Refusal]:
-        return base.check_reflector_session(NAME, CAPABILITIES, session)
 
     def configure(self, node: Node, resume: Mapping[int, Resume] | None = None) -> None:
         """Raises EngineError where the Session-Reflector's counters have no room."""

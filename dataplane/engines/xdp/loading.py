@@ -37,16 +37,9 @@ def load_aside(
     def load() -> None:
         try:
             program = make()
-        except LoadError as error:
-            problem = f"the kernel refuses the XDP program: {error.reason}"
-            loop.post(lambda: refused(problem))
-        except (BpfError, OSError) as error:
-            problem = f"the XDP program cannot be loaded: {error}"
-            loop.post(lambda: refused(problem))
         except Exception as error:
             # Whoever waits is to hear of it, whatever it was.
-            log.exception("loading an XDP program failed")
-            problem = f"the XDP program cannot be loaded: {type(error).__name__}: {error}"
+            problem = _refused_text(error)
             loop.post(lambda: refused(problem))
         else:
             loop.post(lambda: loaded(program))
@@ -54,3 +47,12 @@ def load_aside(
     thread = threading.Thread(target=load, name=name, daemon=True)
     thread.start()
     return thread
+
+
+def _refused_text(error: Exception) -> str:
+    if isinstance(error, LoadError):
+        return f"the kernel refuses the XDP program: {error.reason}"
+    if isinstance(error, BpfError | OSError):
+        return f"the XDP program cannot be loaded: {error}"
+    log.error("loading an XDP program failed", exc_info=error)
+    return f"the XDP program cannot be loaded: {type(error).__name__}: {error}"

@@ -14,10 +14,13 @@ from dataplane.bpf.program import BpfModule
 from dataplane.bpf.syscall import XDP_PASS, Exchange
 from dataplane.config import ReflectorMode, SenderSession
 from dataplane.engines.xdp.collector_layouts import (
+    BREAKS_AT,
     COLLECTION,
     COMMAND,
     DIRECTIONS,
-    RUNNING,
+    HIGHEST_AT,
+    NEXT_SEQUENCE_AT,
+    RECEIVED_AT,
     SLOT,
     CollectionFlag,
     Command,
@@ -26,8 +29,8 @@ from dataplane.engines.xdp.collector_layouts import (
 )
 from dataplane.engines.xdp.sums import Copied, copied
 from dataplane.engines.xdp.tables import packed
-from dataplane.session_state import INT64_MAX
 from dataplane.stamp.packet import OPEN
+from dataplane.statistics import INT64_MAX
 
 LOCK_ATTEMPTS = 1_000
 """Times that the control program tries its luck; each time it spins for a while."""
@@ -39,12 +42,6 @@ _COMMAND = struct.Struct("=" + codes(COMMAND))
 _FIELDS = dict.fromkeys(COMMAND.names or (), 0)
 _OUTCOME_AT = COMMAND.fields["outcome"][1] if COMMAND.fields else 0
 
-_NEXT_AT = COLLECTION.fields["next_sequence"][1] // 8 if COLLECTION.fields else 0
-_RUNNING_AT = COLLECTION.fields["running"][1] // 8 if COLLECTION.fields else 0
-_RECEIVED_AT, _HIGHEST_AT, _BREAKS_AT = (
-    _RUNNING_AT + (RUNNING.fields[name][1] // 8 if RUNNING.fields else 0)
-    for name in ("received", "highest", "breaks")
-)
 _OUTCOMES = list(Outcome)
 _UINT32 = struct.Struct("=I")
 _UDP = 17
@@ -130,20 +127,20 @@ class SessionMaps:
     @property
     def received(self) -> int:
         """Records so far."""
-        return self._words[_RECEIVED_AT]
+        return self._words[RECEIVED_AT]
 
     def received_before(self, breaks: int) -> int:
         """The sequence number up to which all replies have come; 0 unless the program
         has counted so many breaks."""
         # It counts a break before it raises `highest`.
-        highest = self._words[_HIGHEST_AT]
-        return highest if self._words[_BREAKS_AT] == breaks else 0
+        highest = self._words[HIGHEST_AT]
+        return highest if self._words[BREAKS_AT] == breaks else 0
 
     def sent(self, sequence: int, now_ns: int) -> None:
         """Packet `sequence` is under way; its place must be free."""
         at = (sequence & self._mask) * SLOT.itemsize
         _SLOT_HEAD.pack_into(self._slots.memory, at, now_ns, 0, sequence << 1)
-        self._words[_NEXT_AT] = sequence + 1
+        self._words[NEXT_SEQUENCE_AT] = sequence + 1
 
     def sent_many(self, first: int, packets: int, now_ns: int) -> None:
         """The same of `packets` packets, which the window has room for."""
@@ -152,11 +149,11 @@ class SessionMaps:
         self.slots["sent_ns"][at] = now_ns
         self.slots["t1_ns"][at] = 0
         self.slots["tag"][at] = sequences << np.uint64(1)
-        self._words[_NEXT_AT] = first + packets
+        self._words[NEXT_SEQUENCE_AT] = first + packets
 
     def take_back(self, sequence: int) -> None:
         """The packet sent last has not been sent."""
-        self._words[_NEXT_AT] = sequence
+        self._words[NEXT_SEQUENCE_AT] = sequence
 
     def refine_t1(self, sequence: int, t1_ns: int) -> bool:
         """Whether the packet's reply had not been taken in yet."""

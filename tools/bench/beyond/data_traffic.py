@@ -85,15 +85,11 @@ def _ratios(beds: list[Bed], system: System, role: Role, settings: Settings) -> 
             for turn in range(settings.pairs // 2):
                 pair = {}
                 for one in (plain, measured)[:: 1 if turn % 2 else -1]:
-                    with contextlib.nullcontext() if one is measured else _paused(system):
+                    with contextlib.nullcontext() if one is measured else system.paused():
                         time.sleep(SETTLE_S)
                         pair[one is measured] = _forwarded_pps(one, rate_pps)
                 ratios.append(pair[True] / pair[False])
     return tuple(ratios)
-
-
-def _paused(system: System) -> contextlib.AbstractContextManager[None]:
-    return system.paused() if isinstance(system, EngineSystem) else contextlib.nullcontext()
 
 
 def _overload_pps(plain: Measurement) -> int:

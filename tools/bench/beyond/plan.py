@@ -37,10 +37,7 @@ class Measurement:
         return self.kind if self.engine is None else f"{self.kind} of engine {self.engine}"
 
 
-KINDS = (
-    *("packet-cost", "data-traffic", "timestamps", "schedule", "footprint"),
-    "control-plane",
-)
+KINDS = ("packet-cost", "data-traffic", "timestamps", "schedule", "footprint", "control-plane")
 QUICK_KINDS = ("packet-cost", "timestamps")
 
 
