@@ -30,10 +30,10 @@ from dataplane.engines.base import (
     reflector_store_path,
     session_store_path,
 )
+from dataplane.engines.driver.interfaces import Kernel
+from dataplane.engines.driver.layouts import LocalFlag
 from dataplane.engines.userspace import engine as userspace
 from dataplane.engines.xdp.engine import XdpEngine
-from dataplane.engines.xdp.interfaces import Kernel
-from dataplane.engines.xdp.layouts import LocalFlag
 from dataplane.reflector_store import HandedUp, ReflectorSnapshot, ReflectorStore
 from dataplane.stamp.errors import DiscardReason
 from dataplane.stamp.session_reflector import SessionState
@@ -313,7 +313,7 @@ def test_reconfiguration(run: Callable[[], Running], asking: socket.socket) -> N
 
 
 def program_on(namespace: str, device: str) -> int:
-    from dataplane.engines.xdp.interfaces import Kernel
+    from dataplane.engines.driver.interfaces import Kernel
 
     with inside(namespace):
         kernel = Kernel()
@@ -393,8 +393,8 @@ from pathlib import Path
 from dataplane.config import Node, Reflector
 from dataplane.engines.base import EngineContext
 from dataplane.engines.xdp.engine import XdpEngine
-from dataplane.engines.xdp.interfaces import Kernel
-from dataplane.engines.xdp.layouts import LocalFlag
+from dataplane.engines.driver.interfaces import Kernel
+from dataplane.engines.driver.layouts import LocalFlag
 engine = XdpEngine(EngineContext(Path(sys.argv[1]), lambda report: print(report, flush=True)))
 engine.configure(Node(reflector=Reflector(engine="xdp", interfaces=("vb",))))
 time.sleep(60)

@@ -27,7 +27,7 @@ from dataplane.bpf.syscall import (
     update_link,
 )
 from dataplane.engines.base import Attachment, AttachmentMode
-from dataplane.engines.xdp.interfaces import Interface
+from dataplane.engines.driver.interfaces import Interface
 
 _OCCUPIED = (errno.EBUSY, errno.EEXIST)
 

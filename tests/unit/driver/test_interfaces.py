@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dataplane.engines.xdp.interfaces import Place, Vlan, _places, _stack
+from dataplane.engines.driver.interfaces import Place, Vlan, _places, _stack
 from dataplane.frames import ETHERTYPE_SERVICE_VLAN
 
 UP = 1

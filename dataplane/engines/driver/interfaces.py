@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from pyroute2 import IPRoute, NetlinkError
 
 from dataplane.config import IPAddress
-from dataplane.engines.xdp.layouts import VLAN_TAGS_MAX, LocalFlag
+from dataplane.engines.driver.layouts import VLAN_TAGS_MAX, LocalFlag
 from dataplane.frames import ETHERTYPE_VLAN
 from dataplane.stamp.timestamp import NS_PER_S
 
