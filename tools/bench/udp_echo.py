@@ -28,7 +28,7 @@ from dataplane.bpf.syscall import XDP_FLAGS_DRV_MODE, attach_xdp
 from dataplane.clock import read_clock_status
 from dataplane.engines.common.batch import BURST, Batch
 from dataplane.engines.driver.interfaces import Kernel
-from dataplane.engines.userspace.arrivals import Arrivals
+from dataplane.engines.userspace.arrivals import receive_arrivals
 from dataplane.engines.userspace.driver_program import DriverProgram
 from dataplane.engines.userspace.receiving import MESSAGE, VECTOR, Receiver
 from dataplane.engines.userspace.sockets import UdpSocket
@@ -234,9 +234,8 @@ def serve(send_way: str, receive_way: str) -> None:
             send(filled)
     batch = Batch(CAPACITY)
     if xsk is not None:
-        arrivals = Arrivals(CAPACITY)
         waiting.register(xsk.fileno(), select.EPOLLIN)
-        receive = functools.partial(arrivals.receive, xsk, batch)
+        receive = functools.partial(receive_arrivals, xsk, batch)
     else:
         receiver = Receiver(CAPACITY)
         waiting.register(sock.fileno(), select.EPOLLIN)

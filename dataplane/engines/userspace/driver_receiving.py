@@ -26,7 +26,6 @@ from dataplane.engines.driver.attach import Attachments, Wanted
 from dataplane.engines.driver.interfaces import Devices, Interface
 from dataplane.engines.driver.loading import load_aside, not_filled_text
 from dataplane.engines.hook_claims import HookClaims
-from dataplane.engines.userspace.arrivals import Arrivals
 from dataplane.engines.userspace.driver_program import DriverProgram
 from dataplane.engines.userspace.driver_socket import DriverSocket
 from dataplane.engines.userspace.receiving import Receiver
@@ -108,12 +107,9 @@ class DriverReceiving:
         address: IPv6Address,
         port: int,
         receiver: Receiver,
-        arrivals: Arrivals,
     ) -> DriverSocket:
         """See `OpenTransport`."""
-        sock = DriverSocket(
-            role, address, port, receiver=receiver, arrivals=arrivals, on_close=self._forget
-        )
+        sock = DriverSocket(role, address, port, receiver=receiver, on_close=self._forget)
         self._sockets[sock] = []
         if self._program is None:
             sock.shortcoming = self._shortcoming(role)

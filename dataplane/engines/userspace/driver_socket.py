@@ -14,7 +14,7 @@ from ipaddress import IPv6Address
 from dataplane.engines.base import Attachment, Role
 from dataplane.engines.common.batch import Batch
 from dataplane.engines.common.transport import Datagram
-from dataplane.engines.userspace.arrivals import Arrivals
+from dataplane.engines.userspace.arrivals import receive_arrivals
 from dataplane.engines.userspace.receiving import Receiver
 from dataplane.engines.userspace.sockets import UdpSocket
 from dataplane.engines.userspace.xsk import XdpSocket
@@ -34,7 +34,6 @@ class DriverSocket(UdpSocket):
         port: int,
         *,
         receiver: Receiver,
-        arrivals: Arrivals,
         on_close: Callable[[DriverSocket], None],
     ) -> None:
         """Raises OSError as `UdpSocket` does. `on_close` detaches what was attached."""
@@ -51,7 +50,6 @@ class DriverSocket(UdpSocket):
         self.served: tuple[Attachment, ...] = ()
         """Interfaces whose packets are handed over in the driver."""
 
-        self._arrivals = arrivals
         self._on_close = on_close
         self._sockets: list[XdpSocket] = []
         self._leaving: set[XdpSocket] = set()
@@ -128,7 +126,7 @@ class DriverSocket(UdpSocket):
             return super().receive_batch(batch)
         self._next = turn + 1
         sock = sockets[turn]
-        self._arrivals.receive(sock, batch)
+        receive_arrivals(sock, batch)
         if sock in self._leaving and not sock.waiting():
             self._let_go(sock)
         return batch.count == batch.capacity

@@ -11,7 +11,6 @@ from dataplane.engines.base import Capabilities, EngineContext, Resume, Role
 from dataplane.engines.common.batch import BATCH
 from dataplane.engines.common.collecting import Collecting
 from dataplane.engines.common.engine import LoopEngine
-from dataplane.engines.userspace.arrivals import Arrivals
 from dataplane.engines.userspace.driver_receiving import DriverReceiving
 from dataplane.engines.userspace.receiving import Receiver
 from dataplane.engines.userspace.sockets import UdpSocket
@@ -27,11 +26,11 @@ class UserspaceEngine(LoopEngine):
     """Receives in the driver where it may."""
 
     def __init__(self, context: EngineContext) -> None:
-        clock, receiver, arrivals = Clock(), Receiver(BATCH), Arrivals(BATCH)
+        clock, receiver = Clock(), Receiver(BATCH)
 
         def open_socket(role: Role, address: IPAddress, port: int) -> UdpSocket:
             if isinstance(address, IPv6Address):
-                return self._driver.open(role, address, port, receiver, arrivals)
+                return self._driver.open(role, address, port, receiver)
             return _udp_socket(role, address, port, receiver)
 
         super().__init__(NAME, CAPABILITIES, context, clock, open_socket)

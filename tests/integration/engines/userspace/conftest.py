@@ -14,7 +14,7 @@ from dataplane.bpf.syscall import XDP_FLAGS_DRV_MODE, attach_xdp
 from dataplane.clock import read_clock_status
 from dataplane.engines.common.batch import Batch
 from dataplane.engines.driver.interfaces import Kernel
-from dataplane.engines.userspace.arrivals import Arrivals
+from dataplane.engines.userspace.arrivals import receive_arrivals
 from dataplane.engines.userspace.driver_program import DriverProgram
 from dataplane.engines.userspace.sockets import UdpSocket
 from dataplane.engines.userspace.xsk import Pool, XdpSocket
@@ -32,7 +32,6 @@ class Node:
 
     def __init__(self, stand: Stand) -> None:
         self.stand = stand
-        self._arrivals = Arrivals(2 * FRAMES)
         self._closing = contextlib.ExitStack()
 
     def __enter__(self) -> Node:
@@ -80,7 +79,7 @@ class Node:
     def in_driver(self, sock: XdpSocket | None = None) -> Batch:
         """What the program has handed over since the last call."""
         batch = Batch(2 * FRAMES)
-        self._arrivals.receive(sock or self.xdp, batch)
+        receive_arrivals(sock or self.xdp, batch)
         return batch
 
     def in_kernel(self, number: int, sock: UdpSocket | None = None) -> Batch:

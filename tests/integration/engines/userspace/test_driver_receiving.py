@@ -37,7 +37,6 @@ from dataplane.engines.driver.layouts import LocalFlag
 from dataplane.engines.driver.tables import NodeTables
 from dataplane.engines.hook_claims import HookClaims, Yield
 from dataplane.engines.userspace import driver_receiving
-from dataplane.engines.userspace.arrivals import Arrivals
 from dataplane.engines.userspace.driver_program import DriverProgram
 from dataplane.engines.userspace.driver_receiving import RING_SETTING, ring_size
 from dataplane.engines.userspace.driver_socket import DriverSocket
@@ -335,8 +334,8 @@ def test_a_socket_that_the_driver_cannot_serve_is_the_kernel_s(
         raise OSError(errno.E2BIG, "full")
 
     def listen() -> DriverSocket:
-        receiver, arrivals = Receiver(1), Arrivals(1)
-        return running.engine._driver.open(Role.REFLECTOR, ANY, 863, receiver, arrivals)
+        receiver = Receiver(1)
+        return running.engine._driver.open(Role.REFLECTOR, ANY, 863, receiver)
 
     loop = running.engine._loop
     with monkeypatch.context() as patch:

@@ -8,7 +8,6 @@ import pytest
 
 from dataplane.engines.base import Role
 from dataplane.engines.common.batch import Batch
-from dataplane.engines.userspace.arrivals import Arrivals
 from dataplane.engines.userspace.driver_socket import DriverSocket
 from dataplane.engines.userspace.receiving import Receiver
 from dataplane.engines.userspace.xsk import Pool, XdpSocket
@@ -34,7 +33,6 @@ def sock(node: Node) -> Iterator[DriverSocket]:
         made = DriverSocket(
             *(Role.REFLECTOR, ANY, OTHER_PORT),
             receiver=Receiver(FRAMES),
-            arrivals=Arrivals(FRAMES),
             on_close=lambda _: None,
         )
     yield made
