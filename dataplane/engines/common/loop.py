@@ -19,7 +19,7 @@ import os
 import select
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -33,6 +33,12 @@ SPIN_NS = 50_000
 EASY_NS = 10_000_000
 """Slack of what nobody waits for: it goes along with something else, and no clock is read
 in a loop for it."""
+
+SLICE_NS = 5_000_000
+"""How long work in steps goes on before others get their turn."""
+
+SLICE_MIN_NS = 500_000
+"""The same where a deadline has passed: what is always late does not stop all work."""
 
 CALL_TIMEOUT_S = 30.0
 """How long another thread waits for the loop to carry out a call."""
@@ -119,7 +125,8 @@ class LoopClosedError(RuntimeError):
 
 
 class Loop:
-    """Everything but `start`, `call`, `post` and `close` belongs to the loop's own thread."""
+    """Everything but `start`, `call`, `work`, `post` and `close` belongs to the loop's own
+    thread."""
 
     def __init__(self, name: str) -> None:
         self._epoll = select.epoll()
@@ -175,6 +182,23 @@ class Loop:
         finally:
             self._waiting.discard(future)
 
+    def work(self, steps: Iterator[None]) -> None:
+        """Take all `steps` in the loop, and wait until that is done; raises as `call`.
+
+        Between slices of them timers and sockets have their turn.
+        """
+        while self.call(lambda: self._advance(steps)):
+            pass
+
+    def _advance(self, steps: Iterator[None]) -> bool:
+        """One slice; whether there may be more."""
+        begun_ns = monotonic_ns()
+        for _ in steps:
+            spent_ns = monotonic_ns() - begun_ns
+            if spent_ns >= SLICE_NS or (spent_ns >= SLICE_MIN_NS and self.overdue()):
+                return True
+        return False
+
     def close(self) -> None:
         """End the thread, once and for all. What is registered stays open."""
         if self._closed:
@@ -222,7 +246,7 @@ class Loop:
         return Timer(self, callback)
 
     def overdue(self) -> bool:
-        """Whether a reader should return for a deadline's sake."""
+        """Whether others should have their turn for a deadline's sake."""
         return bool(self._heap) and self._heap[0][0] <= monotonic_ns()
 
     def _run(self) -> None:
