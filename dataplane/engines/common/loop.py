@@ -172,23 +172,39 @@ class Loop:
             except BaseException as error:
                 future.set_exception(error)
 
+        return self._await(future, carry_out, CALL_TIMEOUT_S)
+
+    def work(self, steps: Iterator[None]) -> None:
+        """Take all `steps` in the loop, and wait until that is done, however long it takes;
+        raises as `call`.
+
+        Between slices of them timers and sockets have their turn.
+        """
+        future: Future[None] = Future()
+
+        def go_on() -> None:
+            try:
+                more = self._advance(steps)
+            except BaseException as error:
+                future.set_exception(error)
+                return
+            if more:
+                self._enqueue(go_on)
+            else:
+                future.set_result(None)
+
+        self._await(future, go_on, None)
+
+    def _await(self, future: Future[T], function: Callable[[], None], timeout_s: float | None) -> T:
         with self._posting:
             if self._closed:
                 raise LoopClosedError
             self._waiting.add(future)
-            self._enqueue(carry_out)
+            self._enqueue(function)
         try:
-            return future.result(CALL_TIMEOUT_S)
+            return future.result(timeout_s)
         finally:
             self._waiting.discard(future)
-
-    def work(self, steps: Iterator[None]) -> None:
-        """Take all `steps` in the loop, and wait until that is done; raises as `call`.
-
-        Between slices of them timers and sockets have their turn.
-        """
-        while self.call(lambda: self._advance(steps)):
-            pass
 
     def _advance(self, steps: Iterator[None]) -> bool:
         """One slice; whether there may be more."""
@@ -253,9 +269,10 @@ class Loop:
         pending: dict[int, int] = {}
         while not self._closing:
             self._serve_timers()
+            posted = False
             for fd, events in self._wait(block=not pending):
                 if fd == self._wakeup:
-                    self._serve_posted()
+                    posted = True
                 elif fd != self._timerfd.fd:
                     pending[fd] = pending.get(fd, 0) | events
             for fd, events in list(pending.items()):
@@ -264,6 +281,8 @@ class Loop:
                     del pending[fd]
                 if self.overdue():
                     self._serve_timers()
+            if posted:
+                self._serve_posted()
 
     def _wait(self, block: bool) -> list[tuple[int, int]]:
         if not block:
@@ -302,7 +321,7 @@ class Loop:
 
     def _serve_posted(self) -> None:
         os.eventfd_read(self._wakeup)
-        while self._posted:
+        for _ in range(len(self._posted)):
             try:
                 self._posted.popleft()()
             except Exception:
