@@ -9,6 +9,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -208,9 +209,11 @@ def _run(options: argparse.Namespace) -> int:
     if not options.no_grid:
         with on_core(bed_settings.generator_core), Bed(bed_settings) as bed:
             progress.busy("the bed checks itself")
-            for line in selfcheck.check(bed, trial).lines():
+            found = selfcheck.check(bed, trial)
+            for line in found.lines():
                 file.add_note(line)
                 progress.say(line)
+            trial = replace(trial, capacity_pps=found.capacity_pps)
             make = catalogue(trial.shape, listeners)
             Runner(bed, file, make, RunnerSettings(search, trial), progress).run(cells.pairs())
     _measure_extras(extras, file, progress)
@@ -244,7 +247,8 @@ def _show(options: argparse.Namespace) -> int:
     results = load(options.file)
     match options.form:
         case "json":
-            print(json.dumps(to_json(results), indent=1))
+            document = {**to_json(results), "summary": report.summary(results)}
+            print(json.dumps(document, indent=1))
         case "csv":
             print(report.csv(results), end="")
         case _:

@@ -8,6 +8,7 @@ strings for a share of STAMP packets ("0.001" percent), integers for nanoseconds
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterable
@@ -19,6 +20,7 @@ from tools.bench.cell import CellKey
 from tools.bench.extras import Extra, Extras
 from tools.bench.jsonform import JsonFormError, from_json, to_json
 from tools.bench.search import SearchOutcome, SearchSettings, Trial
+from tools.bench.statistics import Bounded
 
 SCHEMA = "srv6-stamp-bench"
 SCHEMA_VERSION = 1
@@ -74,7 +76,8 @@ class Side:
     pps: float
     """0 where no trial passed."""
     bounded_by_bed: bool
-    """`pps` is a lower bound."""
+    """`pps` is a lower bound. What that makes of a ratio depends on which side this is:
+    see `Run.bounded_ratio`."""
     reason: str
     """How the search ended."""
     trials: tuple[Trial, ...]
@@ -106,6 +109,21 @@ class Run:
         if self.baseline is None or not self.baseline.pps:
             return None
         return self.system.pps / self.baseline.pps
+
+    @property
+    def bounded_ratio(self) -> Bounded | None:
+        """The ratio, and what is known of the true one; None as `ratio` is.
+
+        A system that may carry more makes it a lower bound, a baseline that may carry more
+        an upper one, and nothing is known where both may.
+        """
+        if self.baseline is None or (ratio := self.ratio) is None:
+            return None
+        return Bounded(
+            ratio,
+            low=0.0 if self.baseline.bounded_by_bed else ratio,
+            high=math.inf if self.system.bounded_by_bed else ratio,
+        )
 
     @property
     def bounded_by_bed(self) -> bool:

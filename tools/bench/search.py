@@ -24,6 +24,8 @@ The rules:
   which is not quite the one that was asked for. Where the generator cannot offer
   what it is asked to, or where the bed itself lost packets, the result is a
   lower bound, and marked as bounded by the bed.
+* A trial in which the generator was merely held up says nothing, unless it passes all
+  the same with as much as was asked for: up to `HELD_UP_MAX` at each rate are set aside.
 """
 
 from __future__ import annotations
@@ -38,6 +40,10 @@ from tools.bench.cell import Metric
 
 BOUNDED_BY_BED = "bounded by the bed"
 """Note on a trial in which not the system under test, but the bed was the limit."""
+HELD_UP = "the generator was held up"
+"""Note on a trial in which less was offered than the bed is known to be able to offer."""
+HELD_UP_MAX = 6
+"""Trials at one rate that are set aside because of that, before one is taken as it is."""
 SUSPECT_PASSES = 3
 """By chance, a rate that rightly failed sees so many passes below it once in eight searches."""
 NS_PER_S = 1_000_000_000
@@ -56,7 +62,7 @@ class Trial:
     duration_ns: int
     """How long the packets were offered for."""
     notes: tuple[str, ...] = ()
-    """Remarks of the bed, `BOUNDED_BY_BED` among them where that is so."""
+    """Remarks of the bed, `BOUNDED_BY_BED` and `HELD_UP` among them where that is so."""
 
     def __post_init__(self) -> None:
         if self.asked_pps <= 0 or self.duration_ns <= 0 or min(self.offered, self.delivered) < 0:
@@ -113,7 +119,7 @@ class SearchSettings:
     tries: int = 2
     """Trials that must fail before a rate fails; for MRR the trials whose median is taken."""
     max_trials: int = 64
-    """The search ends after this many trials, with what it knows."""
+    """The search ends after this many trials that were not set aside, with what it knows."""
     offer_tolerance: float = 0.02
     """Offering this much less than asked for is not yet falling short."""
 
@@ -215,6 +221,10 @@ class DropRateSearch:
         self._trials: list[Trial] = []
         self._tries: list[Trial] = []
         """Of the present rate."""
+        self._held_up = 0
+        """Trials at the present rate that were set aside."""
+        self._counted = 0
+        """Trials at any rate that were not."""
         self._passed_pps = 0
         """Highest rate asked for that passed."""
         self._failures: list[_Failure] = []
@@ -246,11 +256,15 @@ class DropRateSearch:
         halvings = max(0, math.ceil(math.log2(gap / math.log1p(self._settings.resolution))))
         # Every second rate fails, and failing takes all tries.
         expected = math.ceil(halvings * (1 + self._settings.tries) / 2)
-        return max(1, min(expected, self._settings.max_trials - len(self._trials)))
+        return max(1, min(expected, self._settings.max_trials - self._counted))
 
     def record(self, trial: Trial) -> None:
         _check_rate(trial, self._rate)
         self._trials.append(trial)
+        if self._is_set_aside(trial):
+            self._held_up += 1
+            return
+        self._counted += 1
         self._tries.append(trial)
         failed, short = 0, 0
         for tried in self._tries:
@@ -263,10 +277,17 @@ class DropRateSearch:
                 break
         else:
             self._judge(failed, short)
-        if self._outcome is None and len(self._trials) >= self._settings.max_trials:
+        if self._outcome is None and self._counted >= self._settings.max_trials:
             some = any(trial.passes(self._loss_ratio) for trial in self._trials)
-            reason = f"stopped after {len(self._trials)} trials"
+            reason = f"stopped after {self._counted} trials"
             self._finish(reason if some else f"{reason}, of which none passed", bounded=False)
+
+    def _is_set_aside(self, trial: Trial) -> bool:
+        """Whether a trial says nothing, because the generator was held up."""
+        if HELD_UP not in trial.notes or self._held_up >= HELD_UP_MAX:
+            return False
+        short = trial.fell_short(self._settings.offer_tolerance)
+        return short or not trial.passes(self._loss_ratio)
 
     def _judge(self, failed: int, short: int) -> None:
         """Decide on a rate that has not passed, unless it has to be tried again."""
@@ -275,7 +296,9 @@ class DropRateSearch:
         if failed >= needed:
             self._fail()
         elif short >= self._settings.tries:
-            self._finish("the bed could not offer more", bounded=True)
+            held_up = all(HELD_UP in trial.notes for trial in self._tries)
+            reason = HELD_UP if held_up else "the bed could not offer more"
+            self._finish(reason, bounded=True)
 
     def _pass(self) -> None:
         assert self._rate is not None
@@ -301,6 +324,7 @@ class DropRateSearch:
     def _go_on(self) -> None:
         """Choose the next rate, or finish."""
         self._tries.clear()
+        self._held_up = 0
         settings, low = self._settings, self._passed_pps
         if not self._failures:
             self._rate = min(math.ceil(low * self._stride()), settings.ceiling_pps)

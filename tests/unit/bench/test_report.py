@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv as csv_module
 import io
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,7 +24,7 @@ from tools.bench.cell import BASELINE, CellKey, Metric, Role
 from tools.bench.extras import DataTraffic, Extras
 from tools.bench.grid import PLANS
 from tools.bench.paper import SHARES
-from tools.bench.report import csv, table, tables, write_report
+from tools.bench.report import csv, summary, table, tables, write_report
 from tools.bench.report.bars import data_traffic, stamp_traffic
 from tools.bench.report.distributions import footprints, timestamp_errors
 from tools.bench.report.lines import by_share
@@ -266,6 +267,40 @@ def test_the_table_for_people(userspace: Results) -> None:
     assert lines[-1].endswith("not measured: bcc is not installed")
     assert "†" not in table(userspace)
     assert "† bounded by the bed" in table(make_results([STAMP_ONLY], bounded={STAMP_ONLY}))
+
+
+def test_what_is_bounded_is_marked_where_it_is() -> None:
+    results = Results(HEADER)
+    for pps in (5e5, 6e5, 9e5):
+        results = results.with_run(STAMP_ONLY, run(pps, 5e5, bounded=pps == 9e5))
+        results = results.with_run(LISTENER, run(pps, 5e5, baseline_bounded=pps == 9e5))
+    _, *lines = table(results).splitlines()[:3]
+    cells = [re.split(r"  +", line) for line in lines]
+    # The third run is the highest, whatever it really is: the median is what it is.
+    assert [row[2] for row in cells] == ["666.67†", "666.67"]
+    assert [row[5] for row in cells] == ["500.00", "500.00†"]
+    assert [row[6] for row in cells] == ["1.200", "at most 1.200"]
+    assert all(row[7].endswith("†") for row in cells)
+    results = results.with_run(STAMP_ONLY, run(1e6, 5e5, bounded=True))
+    assert " at least 1.500 " in table(results)
+    both = Results(HEADER).with_run(LISTENER, run(5e5, 5e5, bounded=True, baseline_bounded=True))
+    assert " not known " in table(both)
+
+
+def test_medians_are_the_same_for_people_and_programs() -> None:
+    results = Results(HEADER)
+    for pps in (5e5, 6e5, 9e5):
+        results = results.with_run(STAMP_ONLY, run(pps, 5e5, bounded=pps < 9e5))
+    assert " at least 1.200 " in table(results)
+    rows = list(csv_module.DictReader(io.StringIO(csv(results))))
+    assert [row["ratio_bound"] for row in rows] == ["at least", "at least", "exact"]
+    assert {(row["median_ratio"], row["median_ratio_bound"]) for row in rows} == {
+        ("1.2", "at least")
+    }
+    (cell,) = summary(results)
+    assert (cell["median_ratio"], cell["median_ratio_bound"]) == (1.2, "at least")
+    assert cell["key"]["system"] == "xdp"
+    assert "| reflector `xdp` |  | at least 1.20 (2.1) | 3 |" in tables.costs(results)
 
 
 def test_csv_has_a_line_for_each_run(userspace: Results) -> None:

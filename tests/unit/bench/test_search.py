@@ -10,6 +10,8 @@ from tests.unit.bench.simulated import SimulatedSystem
 from tools.bench.cell import Metric
 from tools.bench.search import (
     BOUNDED_BY_BED,
+    HELD_UP,
+    HELD_UP_MAX,
     NS_PER_S,
     DropRateSearch,
     SearchOutcome,
@@ -141,6 +143,51 @@ def test_one_hiccup_of_the_generator_is_tried_again() -> None:
     assert search.next_rate() == 10_000
     search.record(lossless(10_000))
     assert search.next_rate() == 20_000
+
+
+def held_up(rate: int, delivered: float = 1.0) -> Trial:
+    offered = round(0.97 * rate)
+    return Trial(rate, offered, round(delivered * offered), NS_PER_S, (HELD_UP,))
+
+
+@pytest.mark.parametrize("delivered", [1.0, 0.9])
+def test_a_generator_that_was_merely_held_up_does_not_end_a_search(delivered: float) -> None:
+    search = DropRateSearch(Metric.PDR, SETTINGS)
+    for _ in range(HELD_UP_MAX):
+        search.record(held_up(10_000, delivered))
+        assert search.next_rate() == 10_000
+    search.record(lossless(10_000))
+    assert search.next_rate() == 20_000
+
+
+def test_a_generator_that_is_held_up_for_good_ends_a_search() -> None:
+    outcome = run_search(make_search(Metric.PDR, SETTINGS), held_up)
+    assert outcome.reason == HELD_UP
+    assert outcome.bounded_by_bed
+    assert len(outcome.trials) == HELD_UP_MAX + SETTINGS.tries
+
+
+def test_loss_while_the_generator_is_held_up_for_good_fails_a_rate() -> None:
+    def trial(rate: int) -> Trial:
+        return held_up(rate, 0.5) if rate > 10_000 else lossless(rate)
+
+    outcome = run_search(make_search(Metric.PDR, replace(SETTINGS, resolution=0.5)), trial)
+    assert outcome.reason == "found"
+    assert outcome.pps == 10_000
+
+
+def test_one_that_passes_with_nearly_all_of_the_rate_decides() -> None:
+    search = DropRateSearch(Metric.PDR, SETTINGS)
+    search.record(Trial(10_000, 9_850, 9_850, NS_PER_S, (HELD_UP,)))
+    assert search.next_rate() == 20_000
+
+
+def test_trials_that_are_set_aside_do_not_use_up_the_search() -> None:
+    search = DropRateSearch(Metric.PDR, replace(SETTINGS, max_trials=2))
+    for _ in range(HELD_UP_MAX):
+        search.record(held_up(10_000))
+    search.record(lossless(10_000))
+    assert search.outcome is None
 
 
 def test_loss_in_the_bed_is_no_fault_of_the_system() -> None:

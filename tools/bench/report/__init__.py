@@ -1,6 +1,6 @@
 """The report: the paper's figures and tables with ours at their side.
 
-`table` and `csv` render the same results as text.
+`table`, `csv` and `summary` give the same results as text and for programs.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from tools.bench.report.distributions import footprints, schedule_errors, timest
 from tools.bench.report.lines import by_share
 from tools.bench.report.markdown import render
 from tools.bench.report.style import save
-from tools.bench.report.tables import csv, table
+from tools.bench.report.tables import csv, summary, table
 from tools.bench.results import Results
 
-__all__ = ["csv", "table", "write_report"]
+__all__ = ["csv", "summary", "table", "write_report"]
 
 FORMATS = ("png", "svg")
 

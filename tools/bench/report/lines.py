@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from tools.bench.cell import Metric, Role, format_share
 from tools.bench.report.series import (
     DAGGER,
-    DAGGER_MEANS,
+    DAGGER_OF_RATIO_MEANS,
     PAPER_NAMES,
     Point,
     mean_baseline_kpps,
@@ -200,7 +200,7 @@ def _legend(rows: dict[str, list[Point]], colour_of: dict[str, str]) -> list[Lin
                 marker="o",
                 markerfacecolor="white",
                 linestyle="none",
-                label=DAGGER_MEANS.removeprefix(DAGGER).strip(),
+                label=DAGGER_OF_RATIO_MEANS.removeprefix(DAGGER).strip(),
             )
         )
     return handles
