@@ -26,7 +26,7 @@ from tools.bench.grid import PLANS
 from tools.bench.paper import SHARES
 from tools.bench.report import csv, summary, table, tables, write_report
 from tools.bench.report.bars import data_traffic, stamp_traffic
-from tools.bench.report.distributions import footprints, timestamp_errors
+from tools.bench.report.distributions import footprints, schedule_errors, timestamp_errors
 from tools.bench.report.lines import by_share
 from tools.bench.report.markdown import render
 from tools.bench.report.series import (
@@ -36,6 +36,7 @@ from tools.bench.report.series import (
     shares_of,
     systems_of,
 )
+from tools.bench.report.style import COLOURS
 from tools.bench.results import Results
 
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")
@@ -212,18 +213,23 @@ def test_the_report_is_written_and_written_again(full: Results, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    "results",
+    ("results", "figures"),
     [
-        Results(HEADER),
-        make_results(runs=1),
-        make_results(USERSPACE, ratio=lambda _: 0.0),
-        make_results([LISTENER]),
-        Results(HEADER).with_run(BASELINE, run(5e5, None)),
+        (Results(HEADER), []),
+        (make_results(runs=1), ["12", "13", "14", "15", "16"]),
+        (make_results(USERSPACE, ratio=lambda _: 0.0), ["12", "13", "14", "15", "16"]),
+        (make_results([LISTENER]), ["14", "16"]),
+        (make_results([replace(STAMP_ONLY, share=Decimal(0))]), ["13", "16"]),
+        (make_results([replace(STAMP_ONLY, metric=Metric.NDR)], ratio=lambda _: 1.0), []),
+        (Results(HEADER).with_run(BASELINE, run(5e5, None)), []),
     ],
 )
-def test_whatever_was_measured_there_is_a_report(results: Results, tmp_path: Path) -> None:
-    files = write_report(results, tmp_path, ["png"])
-    assert len(files) == 6
+def test_whatever_was_measured_there_is_a_report_of(
+    results: Results, figures: list[str], tmp_path: Path
+) -> None:
+    report, *files = write_report(results, tmp_path, ["png"])
+    assert [file.name for file in files] == [f"fig{number}.png" for number in figures]
+    assert re.findall(r"\]\(fig(\d+)\.png\)", report.read_text()) == figures
     assert table(results)
     assert csv(results)
 
@@ -324,6 +330,22 @@ def test_distributions_have_a_line_for_each(full: Results) -> None:
         list(line.get_ydata()) == sorted(line.get_ydata())  # type: ignore[arg-type]
         for line in body.get_lines()[:3]
     )
+
+
+def test_engines_are_told_by_colour_and_cases_by_the_style_of_the_line() -> None:
+    found = make_extras().timestamp_error
+    found += tuple(replace(e, label=e.label.replace("T2", "T3")) for e in found)
+    drawn = timestamp_errors(found).axes[1].get_lines()
+    seen = [(line.get_color(), line.get_linestyle()) for line in drawn]
+    assert seen == [
+        (COLOURS[engine], style)
+        for style in ("-", "--")
+        for engine in ("scapy", "userspace", "xdp")
+    ]
+    cases = make_extras().schedule_error
+    cases += tuple(replace(e, sessions=1) for e in cases)
+    drawn = schedule_errors(cases).axes[1].get_lines()
+    assert len({(line.get_color(), line.get_linestyle()) for line in drawn}) == len(cases)
 
 
 def test_a_footprint_that_is_not_known_has_no_line() -> None:

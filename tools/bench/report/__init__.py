@@ -6,18 +6,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from tools.bench.cell import Role
+from tools.bench.cell import Metric, Role
 from tools.bench.paper import FIGURES
 from tools.bench.report.bars import data_traffic, stamp_traffic
 from tools.bench.report.distributions import footprints, schedule_errors, timestamp_errors
 from tools.bench.report.lines import by_share
 from tools.bench.report.markdown import render
 from tools.bench.report.style import save
-from tools.bench.report.tables import csv, summary, table
+from tools.bench.report.tables import DATA, STAMP, csv, summary, table
 from tools.bench.results import Results
 
 __all__ = ["csv", "summary", "table", "write_report"]
@@ -48,11 +49,20 @@ def _figures(results: Results) -> Iterator[tuple[str, str, Callable[[], Figure]]
     def title(number: str) -> str:
         return f"Fig. {number}: {FIGURES[number]}"
 
-    yield "fig12", title("12"), lambda: data_traffic(results, Role.COLLECTOR, title("12"))
-    yield "fig13", title("13"), lambda: data_traffic(results, Role.REFLECTOR, title("13"))
-    yield "fig14", title("14"), lambda: stamp_traffic(results, title("14"))
-    yield "fig15", title("15"), lambda: by_share(results, Role.COLLECTOR, title("15"))
-    yield "fig16", title("16"), lambda: by_share(results, Role.REFLECTOR, title("16"))
+    def measured(role: Role, *shares: Decimal) -> bool:
+        keys = [cell.key for cell in results.cells if cell.key.metric is Metric.PDR]
+        return any(key.role is role and (not shares or key.share in shares) for key in keys)
+
+    if measured(Role.COLLECTOR, DATA):
+        yield "fig12", title("12"), lambda: data_traffic(results, Role.COLLECTOR, title("12"))
+    if measured(Role.REFLECTOR, DATA):
+        yield "fig13", title("13"), lambda: data_traffic(results, Role.REFLECTOR, title("13"))
+    if measured(Role.COLLECTOR, STAMP) or measured(Role.REFLECTOR, STAMP):
+        yield "fig14", title("14"), lambda: stamp_traffic(results, title("14"))
+    if measured(Role.COLLECTOR):
+        yield "fig15", title("15"), lambda: by_share(results, Role.COLLECTOR, title("15"))
+    if measured(Role.REFLECTOR):
+        yield "fig16", title("16"), lambda: by_share(results, Role.REFLECTOR, title("16"))
     extras = results.extras
     if extras.timestamp_error:
         yield (

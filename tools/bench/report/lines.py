@@ -70,7 +70,7 @@ def by_share(results: Results, role: Role, title: str) -> Figure:
     _add_kpps_axis(linear, mean_baseline_kpps(everything))
     _add_kpps_axis(logarithmic, mean_baseline_kpps(everything))
     linear.set_title(
-        f"linear, up to {LINEAR_TOP}; all of it is below",
+        f"linear, cut off at {LINEAR_TOP}; the whole range is in the lower plot",
         loc="left",
         fontsize=10,
         color=QUIET_COLOUR,

@@ -39,14 +39,18 @@ def _blocks(results: Results, figures: dict[str, tuple[str, str]]) -> Iterator[s
     yield READING.format(loss=loss_percent, dagger_means=DAGGER_MEANS)
     yield _setting(results)
     yield from (f"- {note}" for note in results.notes)
+    if results.cells or results.skipped:
+        yield from _grid(results, figures)
+    yield from _extras(results, figures)
+
+
+def _grid(results: Results, figures: dict[str, tuple[str, str]]) -> Iterator[str]:
     yield "## In short"
     yield tables.in_short(results)
     yield "## Figures"
-    for name in ("12", "13", "14", "15", "16"):
-        yield _figure(figures, f"fig{name}")
+    yield from (_figure(figures, name) for name in figures if name.startswith("fig"))
     yield from _paper_tables(results)
     yield from _other_cells(results)
-    yield from _extras(results, figures)
 
 
 def _figure(figures: dict[str, tuple[str, str]], name: str) -> str:
