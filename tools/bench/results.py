@@ -11,8 +11,8 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +200,38 @@ class Results:
     def missing(self, plan: Iterable[tuple[CellKey, int]]) -> list[tuple[CellKey, int]]:
         """Return what is still to do of a plan's cells and run indexes, in its order."""
         return [(key, index) for key, index in plan if index >= len(self.runs(key))]
+
+
+def combine(parts: Sequence[tuple[str, Results]]) -> Results:
+    """Return several benches as one; each part has a name, such as that of its file.
+
+    The header is the first part's. A cell is taken from the first part that has it, and so
+    is each kind of what is beyond the grid: nothing is made of two benches' runs.
+    """
+    (_, whole), *others = parts
+    for name, other in others:
+        measured = {cell.key for cell in whole.cells}
+        cells = (*whole.cells, *(cell for cell in other.cells if cell.key not in measured))
+        measured |= {cell.key for cell in other.cells}
+        skipped = (*whole.skipped, *other.skipped)
+        kinds = [field.name for field in fields(Extras)]
+        extras = {
+            kind: getattr(whole.extras, kind) or getattr(other.extras, kind) for kind in kinds
+        }
+        origin = f"what the others have not is from {name}: {other.header.created}"
+        version = other.header.versions.get("srv6-stamp")
+        whole = replace(
+            whole,
+            cells=cells,
+            skipped=tuple(entry for entry in skipped if entry.key not in measured),
+            extras=Extras(**extras),
+            notes=(
+                *whole.notes,
+                f"{origin}, version {version or 'unknown'}, `{other.header.command}`",
+                *(f"{name}: {note}" for note in other.notes),
+            ),
+        )
+    return whole
 
 
 def encode(results: Results) -> str:

@@ -24,7 +24,7 @@ from tools.bench.cell import BASELINE, CellKey, Metric, Role
 from tools.bench.extras import DataTraffic, Extras
 from tools.bench.grid import PLANS
 from tools.bench.paper import SHARES
-from tools.bench.report import csv, summary, table, tables, write_report
+from tools.bench.report import csv, summary, table, tables, with_table, write_report
 from tools.bench.report.bars import data_traffic, stamp_traffic
 from tools.bench.report.distributions import footprints, schedule_errors, timestamp_errors
 from tools.bench.report.lines import by_share
@@ -37,7 +37,9 @@ from tools.bench.report.series import (
     systems_of,
 )
 from tools.bench.report.style import COLOURS
-from tools.bench.results import Results
+from tools.bench.results import Results, combine, load
+
+ROOT = Path(__file__).resolve().parent.parent.parent.parent
 
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")
 
@@ -192,6 +194,9 @@ def test_lines_do_not_lead_over_what_is_missing() -> None:
     figure = by_share(results, Role.REFLECTOR, "title")
     for line in solid_lines(figure):
         assert list(np.flatnonzero(np.isfinite(line))) == [0, 7, 12]
+    # A hint from each to the next, which is no line.
+    hints = [line for line in figure.axes[1].get_lines() if line.get_linestyle() == ":"]
+    assert [len(np.asarray(line.get_xdata())) for line in hints] == [2, 3, 3, 3]
     assert "reflector xdp at 0.001, 0.005, 0.01" in footnote(figure)
 
 
@@ -309,6 +314,30 @@ def test_medians_are_the_same_for_people_and_programs() -> None:
     assert "| reflector `xdp` |  | at least 1.20 (2.1) | 3 |" in tables.costs(results)
 
 
+def test_a_table_takes_its_place_in_a_document() -> None:
+    text = "before\n\n<!-- stamp-bench report -->\nold\n<!-- end -->\n\nafter\n"
+    results = Results(HEADER).with_run(STAMP_ONLY, run(6e5, 5e5))
+    made = with_table(text, results)
+    assert "| reflector `xdp` |  | 1.20 (2.1) | 1 |\n\n<!-- end -->\n\nafter\n" in made
+    assert made.startswith("before\n\n<!-- stamp-bench report -->\n\n|  | data only | STAMP only |")
+    assert "old" not in made
+    assert with_table(made, results) == made
+
+
+@pytest.mark.parametrize("text", ["", "<!-- end -->\n<!-- stamp-bench report -->\n"])
+def test_a_document_without_a_place_for_the_table_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^no place for the table: <!-- stamp-bench report -->"):
+        with_table(text, Results(HEADER))
+
+
+def test_the_readme_says_what_its_results_files_say() -> None:
+    readme = (ROOT / "README.md").read_text()
+    (command,) = re.findall(r"^stamp-bench report .*--readme README\.md$", readme, re.MULTILINE)
+    files = [ROOT / word for word in command.split() if word.endswith(".json")]
+    results = combine([(file.name, load(file)) for file in files])
+    assert with_table(readme, results) == readme
+
+
 def test_csv_has_a_line_for_each_run(userspace: Results) -> None:
     rows = list(csv_module.DictReader(io.StringIO(csv(userspace))))
     assert len(rows) == 5 * len(USERSPACE)
@@ -339,8 +368,8 @@ def test_engines_are_told_by_colour_and_cases_by_the_style_of_the_line() -> None
     seen = [(line.get_color(), line.get_linestyle()) for line in drawn]
     assert seen == [
         (COLOURS[engine], style)
-        for style in ("-", "--")
         for engine in ("scapy", "userspace", "xdp")
+        for style in ("-", "--")
     ]
     cases = make_extras().schedule_error
     cases += tuple(replace(e, sessions=1) for e in cases)

@@ -18,12 +18,13 @@ from tools.bench.report.distributions import footprints, schedule_errors, timest
 from tools.bench.report.lines import by_share
 from tools.bench.report.markdown import render
 from tools.bench.report.style import save
-from tools.bench.report.tables import DATA, STAMP, csv, summary, table
+from tools.bench.report.tables import DATA, STAMP, costs, csv, summary, table
 from tools.bench.results import Results
 
-__all__ = ["csv", "summary", "table", "write_report"]
+__all__ = ["FORMATS", "csv", "summary", "table", "with_table", "write_report"]
 
 FORMATS = ("png", "svg")
+TABLE_BEGINS, TABLE_ENDS = "<!-- stamp-bench report -->\n", "<!-- end -->\n"
 
 
 def write_report(
@@ -41,6 +42,18 @@ def write_report(
     report = directory / "report.md"
     report.write_text(render(results, figures), encoding="utf-8")
     return (report, *files)
+
+
+def with_table(text: str, results: Results) -> str:
+    """Return a document with the table of the ends of the scale between its two marks.
+
+    Raises ValueError where they are not there, each once and in order.
+    """
+    before, begins, rest = text.partition(TABLE_BEGINS)
+    _, ends, after = rest.partition(TABLE_ENDS)
+    if not ends or TABLE_BEGINS in rest or TABLE_ENDS in after:
+        raise ValueError(f"no place for the table: {TABLE_BEGINS.strip()} … {TABLE_ENDS.strip()}")
+    return f"{before}{begins}\n{costs(results)}\n\n{ends}{after}"
 
 
 def _figures(results: Results) -> Iterator[tuple[str, str, Callable[[], Figure]]]:

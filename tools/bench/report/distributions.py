@@ -74,6 +74,7 @@ def _distribution(title: str, what: str, lines: Sequence[_Line]) -> Figure:
     body, tail = figure.subplots(1, 2)
     colour_of = colours(list(dict.fromkeys(line.engine for line in lines)))
     cases = sorted({line.case for line in lines})
+    lines = sorted(lines, key=lambda line: (list(colour_of).index(line.engine), line.case))
     for engine, case, label, quantiles in lines:
         style = LINE_STYLES[cases.index(case) % len(LINE_STYLES)]
         ns = [q.ns for q in quantiles]

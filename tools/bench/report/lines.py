@@ -94,7 +94,12 @@ def _draw_ours(axes: Axes, row: Sequence[Point], shares: Sequence[Decimal], colo
     position = _positions(shares)
     # A rate of 0 has no place on a logarithmic scale, and no line leads there or over a gap.
     ratios = [cell.ratio.ratio if cell.ratio and cell.ratio.ratio else math.nan for cell in row]
-    axes.plot([position[share] for share in shares], ratios, color=colour, linewidth=2.0, zorder=3)
+    places = [position[share] for share in shares]
+    axes.plot(places, ratios, color=colour, linewidth=2.0, zorder=3)
+    known = [(x, ratio) for x, ratio in zip(places, ratios, strict=True) if math.isfinite(ratio)]
+    if 1 < len(known) < len(ratios):
+        # Where shares between were not measured, a thin line shows only what belongs together.
+        axes.plot(*zip(*known, strict=True), color=colour, linestyle=":", linewidth=1.0, zorder=2)
     for cell in row:
         if cell.ratio is None or not cell.ratio.ratio:
             continue
