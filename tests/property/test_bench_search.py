@@ -12,7 +12,7 @@ from tests.unit.bench.simulated import SimulatedSystem
 from tools.bench.cell import Metric
 from tools.bench.search import (
     HELD_UP,
-    HELD_UP_MAX,
+    HELD_UP_MAX_IN_ALL,
     NS_PER_S,
     SearchSettings,
     Trial,
@@ -96,13 +96,13 @@ def test_every_search_ends_with_an_outcome_that_its_trials_bear_out(
     while (rate := search.next_rate()) is not None:
         assert search.outcome is None
         assert bounded.floor_pps <= rate <= bounded.ceiling_pps
-        assert 1 <= search.remaining_trials <= max_trials - count // (1 + HELD_UP_MAX)
+        assert 1 <= search.remaining_trials <= max_trials - max(0, count - HELD_UP_MAX_IN_ALL)
         offered, delivered, held_up = behaviour[count % len(behaviour)]
         packets = round(rate * offered)
         notes = (HELD_UP,) if held_up else ()
         search.record(Trial(rate, packets, round(packets * delivered), NS_PER_S, notes))
         count += 1
-        assert count <= max_trials * (1 + HELD_UP_MAX)
+        assert count <= max_trials + HELD_UP_MAX_IN_ALL
     outcome = search.outcome
     assert outcome is not None
     assert len(outcome.trials) == count

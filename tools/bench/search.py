@@ -25,7 +25,10 @@ The rules:
   what it is asked to, or where the bed itself lost packets, the result is a
   lower bound, and marked as bounded by the bed.
 * A trial in which the generator was merely held up says nothing, unless it passes all
-  the same with as much as was asked for: up to `HELD_UP_MAX` at each rate are set aside.
+  the same with as much as was asked for: up to `HELD_UP_MAX` at each rate, and
+  `HELD_UP_MAX_IN_ALL` in all, are set aside.
+  Where it is held up every time, what it did offer has passed, and the search goes on from
+  there; it ends, bounded by the bed, when that is no more than passed before.
 """
 
 from __future__ import annotations
@@ -42,8 +45,10 @@ BOUNDED_BY_BED = "bounded by the bed"
 """Note on a trial in which not the system under test, but the bed was the limit."""
 HELD_UP = "the generator was held up"
 """Note on a trial in which less was offered than the bed is known to be able to offer."""
-HELD_UP_MAX = 6
+HELD_UP_MAX = 4
 """Trials at one rate that are set aside because of that, before one is taken as it is."""
+HELD_UP_MAX_IN_ALL = 16
+"""The same of a whole search: a machine that is always busy is not waited for."""
 SUSPECT_PASSES = 3
 """By chance, a rate that rightly failed sees so many passes below it once in eight searches."""
 NS_PER_S = 1_000_000_000
@@ -273,7 +278,7 @@ class DropRateSearch:
             elif tried.fell_short(self._settings.offer_tolerance):
                 short += 1
             else:
-                self._pass()
+                self._pass(trial.asked_pps)
                 break
         else:
             self._judge(failed, short)
@@ -284,7 +289,9 @@ class DropRateSearch:
 
     def _is_set_aside(self, trial: Trial) -> bool:
         """Whether a trial says nothing, because the generator was held up."""
-        if HELD_UP not in trial.notes or self._held_up >= HELD_UP_MAX:
+        in_all = len(self._trials) - self._counted
+        patient = self._held_up < HELD_UP_MAX and in_all <= HELD_UP_MAX_IN_ALL
+        if HELD_UP not in trial.notes or not patient:
             return False
         short = trial.fell_short(self._settings.offer_tolerance)
         return short or not trial.passes(self._loss_ratio)
@@ -296,19 +303,23 @@ class DropRateSearch:
         if failed >= needed:
             self._fail()
         elif short >= self._settings.tries:
-            held_up = all(HELD_UP in trial.notes for trial in self._tries)
-            reason = HELD_UP if held_up else "the bed could not offer more"
-            self._finish(reason, bounded=True)
+            passed = [trial for trial in self._tries if trial.passes(self._loss_ratio)]
+            offered_pps = int(max(trial.offered_pps for trial in passed))
+            if any(HELD_UP not in trial.notes for trial in passed):
+                self._finish("the bed could not offer more", bounded=True)
+            elif offered_pps > self._passed_pps * (1 + self._settings.resolution):
+                self._pass(offered_pps)
+            else:
+                self._finish(HELD_UP, bounded=True)
 
-    def _pass(self) -> None:
-        assert self._rate is not None
-        self._passed_pps = self._rate
+    def _pass(self, pps: int) -> None:
+        self._passed_pps = pps
         self._passes_in_a_row += 1
-        if self._failures and self._failures[-1].asked_pps <= self._rate:
+        if self._failures and self._failures[-1].asked_pps <= pps:
             self._failures.pop()
             self._passes_in_a_row = 0
-        if self._rate >= self._settings.ceiling_pps:
-            self._finish(f"passed at the ceiling of {self._rate} pps", bounded=True)
+        if pps >= self._settings.ceiling_pps:
+            self._finish(f"passed at the ceiling of {pps} pps", bounded=True)
         else:
             self._go_on()
 
@@ -325,9 +336,11 @@ class DropRateSearch:
         """Choose the next rate, or finish."""
         self._tries.clear()
         self._held_up = 0
+        assert self._rate is not None
         settings, low = self._settings, self._passed_pps
         if not self._failures:
-            self._rate = min(math.ceil(low * self._stride()), settings.ceiling_pps)
+            # From what was asked for: a generator that is held up offers a part of that.
+            self._rate = min(math.ceil(self._rate * self._stride()), settings.ceiling_pps)
             return
         high, by_bed = self._failures[-1].asked_pps, self._failures[-1].bounded_by_bed
         if not low:

@@ -160,11 +160,44 @@ def test_a_generator_that_was_merely_held_up_does_not_end_a_search(delivered: fl
     assert search.next_rate() == 20_000
 
 
-def test_a_generator_that_is_held_up_for_good_ends_a_search() -> None:
-    outcome = run_search(make_search(Metric.PDR, SETTINGS), held_up)
+def test_a_generator_that_is_always_held_up_gets_as_far_as_it_can() -> None:
+    def trial(rate: int) -> Trial:
+        return held_up(rate, 1.0 if rate < 100_000 else 0.5)
+
+    outcome = run_search(make_search(Metric.PDR, SETTINGS), trial)
     assert outcome.reason == HELD_UP
     assert outcome.bounded_by_bed
-    assert len(outcome.trials) == HELD_UP_MAX + SETTINGS.tries
+    # Half way to what failed it offers no more than has passed, and the resolution.
+    assert (0.97 / 1.01) ** 2 * 100_000 < outcome.pps < 100_000
+    rates = [trial.asked_pps for trial in outcome.trials]
+    assert rates.count(10_000) == HELD_UP_MAX + SETTINGS.tries
+
+
+def test_a_generator_that_is_held_up_at_any_rate_offers_what_it_can() -> None:
+    def trial(rate: int) -> Trial:
+        offered = min(rate, 50_000)
+        return Trial(rate, offered, offered, NS_PER_S, (HELD_UP,) if rate > offered else ())
+
+    outcome = run_search(make_search(Metric.PDR, SETTINGS), trial)
+    assert (outcome.pps, outcome.reason) == (50_000, HELD_UP)
+
+
+def test_a_generator_that_has_half_of_the_time_still_climbs() -> None:
+    def trial(rate: int) -> Trial:
+        offered = rate // 2
+        return Trial(rate, offered, min(offered, 300_000), NS_PER_S, (HELD_UP,))
+
+    outcome = run_search(make_search(Metric.PDR, SETTINGS), trial)
+    assert 100_000 < outcome.pps <= 300_000 / 0.995
+    assert outcome.bounded_by_bed
+
+
+def test_a_generator_that_offers_nothing_ends_a_search() -> None:
+    def trial(rate: int) -> Trial:
+        return Trial(rate, 1, 1, 10 * NS_PER_S, (HELD_UP,))
+
+    outcome = run_search(make_search(Metric.PDR, SETTINGS), trial)
+    assert (outcome.pps, outcome.reason) == (0.1, HELD_UP)
 
 
 def test_loss_while_the_generator_is_held_up_for_good_fails_a_rate() -> None:
