@@ -14,7 +14,7 @@ from ncclient.operations import RPCError
 
 from tests.conformance.conftest import Lab, wait_until
 from tests.conformance.raw_client import NC, RawClient, as_user, raw_client
-from tests.conformance.test_control import NOBODY, failure_of
+from tests.conformance.test_control import MONITORING, NOBODY, failure_of
 from tests.conformance.test_data import TEST_NS, T, edit, top
 from tools.netconf_server.messages import NOTIFICATION_NS
 from tools.netconf_server.notifications import EVENTS_NS
@@ -77,6 +77,9 @@ def test_ncclient_takes_notifications(lab: Lab) -> None:
         assert before - margin <= datetime.fromisoformat(times[0])
         assert datetime.fromisoformat(times[2]) <= after
         assert session.take_notification(block=False) is None
+        counter = "/m:netconf-state/m:sessions/m:session/m:out-notifications"
+        state = session.get(filter=("xpath", (MONITORING, counter))).data_ele
+        assert state.findtext(".//m:out-notifications", None, MONITORING) == "3"
 
 
 def test_requests_while_notifications_flow(lab: Lab) -> None:
@@ -340,6 +343,25 @@ def test_replay_where_sysrepo_keeps_notifications(lab: Lab) -> None:
         lab.notify("alarm 1 0")
         assert number_of(take(session)) == 0
         assert session.take_notification(timeout=0.2) is None
+
+
+def test_a_replay_of_the_past_ends(lab: Lab) -> None:
+    start = datetime.now(UTC) - timedelta(seconds=1)
+    subprocess.run(
+        ["sysrepoctl", "--change", "netconf-test", "--replay", "on"],
+        env=lab.env,
+        check=True,
+        capture_output=True,
+    )
+    lab.notify("alarm 2 0")
+    stop = datetime.now(UTC)
+    lab.notify("alarm 1 0")
+    times = f"<startTime>{start.isoformat()}</startTime><stopTime>{stop.isoformat()}</stopTime>"
+    with raw_client(lab.socket) as client:
+        client.hello()
+        subscribe(client, times)
+        names = [name_of(receive(client)) for _ in range(4)]
+        assert names == ["alarm", "alarm", "replayComplete", "notificationComplete"]
 
 
 def test_netconf_console(lab: Lab) -> None:
