@@ -76,30 +76,20 @@ class Datastore:
         self._connection.disconnect()
 
     def subscribe_changes(self, handler: ChangeHandler) -> None:
-        """Have `handler` told of the running configuration, now and when it changes.
-
-        Raises Refused where the handler refuses the configuration there is now.
-        """
-        refused: list[Refused] = []
+        """Have `handler` told of the running configuration, now and when it changes."""
 
         def callback(session: SysrepoSession, event: str, _request: int, _private: object) -> None:
             tree = None if event == "abort" else read_tree(session)
             try:
                 handler(event, tree)
             except Refused as refusal:
-                refused.append(refusal)
                 raise sysrepo.SysrepoValidationFailedError(str(refusal)) from None
-            refused.clear()
 
         session = self._session("running")
         # Without an explicit XPath the binding loses the text of a refusal.
-        try:
-            session.subscribe_module_change_unsafe(
-                MODULE, TOP, callback, enabled=True, priority=PRIORITY
-            )
-        except sysrepo.SysrepoError as error:
-            # sysrepo says no more than that the callback failed.
-            raise (refused[0] if refused else error) from None
+        session.subscribe_module_change_unsafe(
+            MODULE, TOP, callback, enabled=True, priority=PRIORITY
+        )
 
     def subscribe_operational(self, handler: OperationalHandler) -> None:
         """Have `handler` asked for the operational state, merged with the configuration."""
