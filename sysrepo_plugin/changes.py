@@ -89,7 +89,7 @@ class Changes:
             node = node_from_tree(tree)
             check(node, self._capabilities_of)
         except ConfigurationError as error:
-            raise Refused(str(error)) from error
+            raise Refused(str(error), error.path) from error
         return node, presentation_from_tree(tree), NO_REFUSALS
 
     def _prepare_start(self, tree: Mapping[str, Any] | None) -> Prepared:

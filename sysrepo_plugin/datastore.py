@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
+import _sysrepo
+import cffi  # type: ignore[import-untyped]
 import sysrepo
 from _sysrepo import ffi, lib
 from sysrepo.session import SysrepoSession
@@ -43,8 +45,23 @@ PRIORITY = 10
 KEY_PREDICATE = re.compile(r"\[([\w-]+)=(?:'([^']*)'|\"([^\"]*)\")\]")
 
 
+_ffi = cffi.FFI()
+_ffi.cdef("""
+    int sr_session_set_netconf_error2(void *session, const char *type, const char *tag,
+        const char *app_tag, const char *path, const char *message, uint32_t info_count,
+        const char **info_elements, const char **info_values);
+""")
+_error_format: Any = _ffi.dlopen(_sysrepo.__file__)
+"""What the binding lacks, in the very library that it is linked against."""
+
+
 class Refused(Exception):
     """Raised by a handler to refuse a change or an action; the text reaches the client."""
+
+    def __init__(self, text: str, path: str | None = None) -> None:
+        super().__init__(text)
+        self.path = path
+        """Of the node that would have to be another, for a change."""
 
 
 class Datastore:
@@ -83,7 +100,9 @@ class Datastore:
             try:
                 handler(event, tree)
             except Refused as refusal:
-                raise sysrepo.SysrepoValidationFailedError(str(refusal)) from None
+                _set_refusal(session, refusal)
+                # With a text of its own this would put another error in its place.
+                raise sysrepo.SysrepoValidationFailedError("") from None
 
         session = self._session("running")
         # Without an explicit XPath the binding loses the text of a refusal.
@@ -139,6 +158,16 @@ class Datastore:
         session = self._connection.start_session(datastore)
         self._sessions.append(session)
         return session
+
+
+def _set_refusal(session: SysrepoSession, refusal: Refused) -> None:
+    """What a NETCONF client is told (RFC 6241 appendix A): a value that is not acceptable."""
+    texts = ("application", "invalid-value", None, refusal.path, str(refusal))
+    strings = [_ffi.NULL if text is None else _ffi.new("char []", text.encode()) for text in texts]
+    address = _ffi.cast("void *", int(ffi.cast("uintptr_t", session.cdata)))
+    code = _error_format.sr_session_set_netconf_error2(address, *strings, 0, _ffi.NULL, _ffi.NULL)
+    if code != lib.SR_ERR_OK:
+        raise sysrepo.SysrepoError.new("cannot refuse", code)
 
 
 def read_tree(session: SysrepoSession) -> JsonTree | None:
