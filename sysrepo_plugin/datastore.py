@@ -64,6 +64,16 @@ class Refused(Exception):
         """Of the node that would have to be another, for a change."""
 
 
+def explained(error: sysrepo.SysrepoError) -> str:
+    """What an error of sysrepo's means to an operator, where its own words do not say it."""
+    text = str(error)
+    if "subscription" in text and "already exists" in text:
+        return "another stampd serves this sysrepo repository"
+    if isinstance(error, sysrepo.SysrepoSysError | sysrepo.SysrepoUnauthorizedError):
+        return f"no access to sysrepo's repository: be its owner, as a rule root ({text})"
+    return text
+
+
 class Datastore:
     """One connection to sysrepo with the subscriptions of the daemon."""
 

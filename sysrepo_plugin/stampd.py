@@ -20,7 +20,7 @@ from dataplane.engines.base import EngineError, Event
 from dataplane.host.client import EngineHost
 from sysrepo_plugin.actions import Actions
 from sysrepo_plugin.changes import Changes
-from sysrepo_plugin.datastore import Datastore
+from sysrepo_plugin.datastore import Datastore, explained
 from sysrepo_plugin.event_log import EventLog
 from sysrepo_plugin.notifications import Notifier
 from sysrepo_plugin.operational import Operational
@@ -76,10 +76,11 @@ def serve(state_dir: Path, ready_file: Path | None, stop: threading.Event) -> No
         with Datastore() as datastore:
             notifier.start(datastore.notifier())
             try:
-                datastore.subscribe_changes(changes.handle)
-                datastore.subscribe_operational(Operational(host, changes).tree)
+                # First, because of these there is one: a second daemon ends before it sends.
                 for xpath, handler in Actions(host).handlers().items():
                     datastore.subscribe_action(xpath, handler)
+                datastore.subscribe_changes(changes.handle)
+                datastore.subscribe_operational(Operational(host, changes).tree)
                 if ready_file is not None:
                     ready_file.touch()
                 LOG.info("serving")
@@ -106,7 +107,10 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(number, lambda *_: stop.set())
     try:
         serve(options.state_dir, options.ready_file, stop)
-    except (EngineError, OSError, sysrepo.SysrepoError) as error:
+    except sysrepo.SysrepoError as error:
+        LOG.error("%s", explained(error))
+        return EXIT_UNUSABLE
+    except (EngineError, OSError) as error:
         LOG.error("%s", error)
         return EXIT_UNUSABLE
     LOG.info("stopped")

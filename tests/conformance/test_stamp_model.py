@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
@@ -148,3 +149,29 @@ def test_two_cases_of_a_choice_name_the_list_entry(server: Path) -> None:
             f"{SENDER}/srv6-stamp:session[srv6-stamp:ssid='7']",
             'Data for both cases "packet-count" and "duration" exist.',
         )
+
+
+def fails_with(environment: dict[str, str], *command: str) -> str:
+    """What a command that does not start says."""
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    return done.stderr
+
+
+def test_a_repository_has_one_stampd_and_one_netconf_server(
+    folder: Path, environment: dict[str, str], stampd: None, server: Path
+) -> None:
+    said = fails_with(environment, "sysrepo_plugin.stampd", "--state-dir", str(folder / "other"))
+    assert said.endswith("ERROR: another stampd serves this sysrepo repository\n")
+    assert "configuration applied" not in said
+    other = str(folder / "other.sock")
+    said = fails_with(environment, "tools.netconf_server.daemon", "--socket", other)
+    assert said.endswith("another NETCONF server serves this sysrepo repository\n")
