@@ -84,7 +84,8 @@ _TOTAL = BLOCK["current"].itemsize // 8
 """Of a block, in words."""
 _HALF_BLOCK = np.arange(SUB_BUCKETS // 2)
 _WHOLE_BLOCK = np.arange(SUB_BUCKETS)
-_ENTRIES = np.arange(BLOCKS_MAX)
+assert 2 * BLOCKS_MAX % 8 == DIRECTORY_AT % 8 == 0
+_DIRECTORY = np.arange(2 * BLOCKS_MAX // 8)
 _BLOCK_WORDS = BLOCK.itemsize // 8
 
 
@@ -204,7 +205,7 @@ def _take_histograms(
     """Put the percentiles of the closing intervals into `percentiles`, and close their
     histograms as `HistogramStore.close` does."""
     arena, at = table.arena, table.columns[HISTOGRAMS][rows]
-    directories = arena.halves[((at + DIRECTORY_AT) // 2)[:, None] + _ENTRIES]
+    directories = arena.words[((at + DIRECTORY_AT) // 8)[:, None] + _DIRECTORY].view(np.uint16)
     owner, entry = directories.nonzero()
     number = directories[owner, entry].astype(np.int64) - 1
     blocks = (at[owner] + BLOCKS_AT) // 8 + number * _BLOCK_WORDS
@@ -230,12 +231,12 @@ def _take_histograms(
     least = delays[..., _OF_DELAY["min_ns"]].ravel()[known]
     most = delays[..., _OF_DELAY["max_ns"]].ravel()[known]
     found = percentiles.reshape(-1, len(kind.percentiles)).copy()
-    for index, percent in enumerate(kind.percentiles):
-        ranks = np.clip((-(-percent * total // 100)).astype(np.int64), 1, total)
-        where = cumulative[1:].searchsorted(first + ranks)
-        octave = where >> OCTAVE_BITS
-        buckets = (entry[octave] % OCTAVES << OCTAVE_BITS) + (where & full - 1)
-        found[known, index] = np.minimum(np.maximum(_middles(buckets), least), most)
+    wanted = -np.array(kind.percentiles)[:, None]
+    ranks = np.minimum(np.maximum((-(wanted * total // 100)).astype(np.int64), 1), total)
+    where = cumulative[1:].searchsorted(first + ranks)
+    octave = where >> OCTAVE_BITS
+    buckets = (entry[octave] % OCTAVES << OCTAVE_BITS) + (where & full - 1)
+    found[known] = np.minimum(np.maximum(_middles(buckets), least), most).T
     percentiles[:] = found.reshape(percentiles.shape)
 
 
