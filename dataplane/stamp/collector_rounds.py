@@ -105,12 +105,25 @@ def fit_for_round(
     fit &= arrived_ns < columns[END_NS][rows]
     sent_ns = arena.words[columns[TIMES][rows] + place]
     fit &= arrived_ns <= sent_ns + columns[TIMEOUT_NS][rows]
-    fit &= (sequences > columns[HIGHEST][rows]) & (columns[APART][rows] == 0)
+    fit &= sequences > columns[HIGHEST][rows]
     fit &= (wire["estimate"] == columns[ESTIMATE][rows]) & (columns[STATEFUL][rows] == 0)
     offset_s = columns[TAI_OFFSET_S][rows]
     # They differ for a moment only, when the kernel has just been told.
     fit &= offset_s == offset_s[0]
     return fit, sequences
+
+
+def refine_round(
+    table: SessionTable, rows: Rows, sequences: Int64, records: npt.NDArray[Any]
+) -> None:
+    """Put a better T1 into the records, one of each session, where there is one."""
+    apart = table.columns[APART][rows].nonzero()[0]
+    for index, row, sequence in zip(
+        apart.tolist(), rows[apart].tolist(), sequences[apart].tolist(), strict=True
+    ):
+        refined = table.collectors[row].refined_t1(sequence)
+        if refined is not None:
+            records["t1_ns"][index], records["t1_method"][index] = refined
 
 
 def delays_of(records: npt.NDArray[Any]) -> Int64:
@@ -191,6 +204,9 @@ def take_round(
     more &= arena.bytes[columns[FATES][rows] + (following & mask)] != UNDER_WAY
     if more.any():
         settle_round(table, rows[more])
+    apart = columns[APART][rows].nonzero()[0]
+    for row, sequence in zip(rows[apart].tolist(), sequences[apart].tolist(), strict=True):
+        table.collectors[row].forget(sequence)
     words[state + VERSION] = version + 1
 
 
