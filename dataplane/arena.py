@@ -13,6 +13,7 @@ import ctypes
 import mmap
 import os
 import weakref
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +44,11 @@ _libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 
 _ACCESS = mmap.PROT_READ | mmap.PROT_WRITE
 _NOTHING = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+
+
+def in_pages(size: Any) -> Any:
+    """The size in whole pages, of an integer or of each in an array."""
+    return -(-size // PAGE) * PAGE
 
 
 class Arena:
@@ -114,7 +120,7 @@ class Arena:
     def map(self, descriptor: int, size: int) -> int:
         """The place of the first `size` bytes of a file, which are shared with whoever
         maps it as well."""
-        size = -(-size // PAGE) * PAGE
+        size = in_pages(size)
         free = self._free_files.get(size)
         place = free[-1] if free else self._files_used
         if place + size > self._size:
@@ -128,7 +134,7 @@ class Arena:
 
     def unmap(self, place: int, size: int) -> None:
         """Put zeros, which are nobody else's, in the place of a file."""
-        size = -(-size // PAGE) * PAGE
+        size = in_pages(size)
         _mapped(self._base + place, size, _ACCESS, _NOTHING | _MAP_FIXED, -1)
         self._free_files.setdefault(size, []).append(place)
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from dataplane.config import Node
 from dataplane.engines.base import Capabilities, EngineError
+from dataplane.host.messages import difference
 from sysrepo_plugin.configuration import (
     ConfigurationError,
     Presentation,
@@ -58,12 +59,19 @@ class Changes:
     def handle(self, event: str, tree: Mapping[str, Any] | None) -> None:
         """Raises Refused for "change" and "enabled"."""
         match event:
-            case "change" | "enabled":
+            case "change":
+                try:
+                    self._prepared = self._prepare(tree)
+                except Refused as refusal:
+                    LOG.info("edit refused: %s", refusal)
+                    raise
+            case "enabled":
                 self._prepared = self._prepare(tree)
             case "done":
                 self._commit(self._prepared or self._prepare(tree))
                 self._prepared = None
             case "abort":
+                LOG.info("edit withdrawn: another subscriber refused it")
                 self._prepared = None
 
     def _prepare(self, tree: Mapping[str, Any] | None) -> Prepared:
@@ -75,6 +83,7 @@ class Changes:
         return node, presentation_from_tree(tree)
 
     def _commit(self, prepared: Prepared) -> None:
+        before = self.node
         self.node, self.presentation = prepared
         node = self.node
         try:
@@ -83,6 +92,8 @@ class Changes:
             LOG.error("configuration not applied, trying again: %s", error)
             retry = threading.Thread(target=self._reapply, args=(node,), daemon=True)
             retry.start()
+        else:
+            LOG.info("configuration applied: %s", _summary(before, node))
 
     def _reapply(self, node: Node) -> None:
         # All have agreed by now: it is too late to refuse, and giving up would
@@ -93,5 +104,25 @@ class Changes:
             except EngineError as error:
                 LOG.error("configuration still not applied: %s", error)
             else:
-                LOG.info("configuration applied")
+                LOG.info("configuration applied: %s", _summary(Node(), node))
                 return
+
+
+def _summary(before: Node, node: Node) -> str:
+    """What there is now, and how many sessions are not as they were."""
+    delta = difference(before, node)
+    parts = []
+    for name, role, change in (
+        ("Session-Sender", node.sender, delta.sender),
+        ("Session-Reflector", node.reflector, delta.reflector),
+    ):
+        if role is None or change is None:
+            parts.append(f"no {name}")
+            continue
+        new_or_changed = len(change.settings.sessions)
+        parts.append(
+            f"{name} on engine {role.engine}{'' if role.enabled else ' (disabled)'}, "
+            f"{len(role.sessions)} sessions, {new_or_changed} of them new or changed, "
+            f"{len(change.removed)} removed"
+        )
+    return "; ".join(parts)

@@ -16,11 +16,12 @@ from pathlib import Path
 import sysrepo
 
 from dataplane.engines import registry
-from dataplane.engines.base import EngineError
+from dataplane.engines.base import EngineError, Event
 from dataplane.host.client import EngineHost
 from sysrepo_plugin.actions import Actions
 from sysrepo_plugin.changes import Changes
 from sysrepo_plugin.datastore import Datastore, Refused
+from sysrepo_plugin.event_log import EventLog
 from sysrepo_plugin.notifications import Notifier
 from sysrepo_plugin.operational import Operational
 
@@ -65,7 +66,13 @@ def serve(state_dir: Path, ready_file: Path | None, stop: threading.Event) -> No
     # The notifier exists before the host can emit, and sends only once sysrepo
     # is connected: the host process is forked before that.
     notifier = Notifier()
-    host = EngineHost(state_dir, notifier.put)
+    events = EventLog()
+
+    def on_event(event: Event) -> None:
+        events.put(event)
+        notifier.put(event)
+
+    host = EngineHost(state_dir, on_event)
     changes = Changes(registry.capabilities, host.apply)
     try:
         with Datastore() as datastore:
@@ -86,6 +93,7 @@ def serve(state_dir: Path, ready_file: Path | None, stop: threading.Event) -> No
         if ready_file is not None:
             ready_file.unlink(missing_ok=True)
         host.close()
+        events.close()
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -171,7 +171,7 @@ def _begin_octaves(table: SessionTable, at: Int64, directory: Int64, new: Mask) 
         mine = new[:, direction].nonzero()[0]
         used = at[mine] // 8
         entries = arena.words[used] + 1
-        ready = ~needs_memory(entries)
+        ready = ~needs_memory(at[mine], entries)
         arena.words[used[ready]] = entries[ready]
         arena.halves[directory[mine[ready], direction]] = entries[ready]
 

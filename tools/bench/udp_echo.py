@@ -27,12 +27,12 @@ import numpy.typing as npt
 from dataplane.bpf.syscall import XDP_FLAGS_DRV_MODE, attach_xdp
 from dataplane.clock import read_clock_status
 from dataplane.engines.common.batch import BURST, Batch
+from dataplane.engines.driver.interfaces import Kernel
 from dataplane.engines.userspace.arrivals import receive_arrivals
 from dataplane.engines.userspace.driver_program import DriverProgram
 from dataplane.engines.userspace.receiving import MESSAGE, VECTOR, Receiver
 from dataplane.engines.userspace.sockets import UdpSocket
 from dataplane.engines.userspace.xsk import Pool, XdpSocket
-from dataplane.engines.xdp.interfaces import Kernel
 from dataplane.srv6 import SegmentRoutingHeader, rthdr_for_socket
 from dataplane.stamp.timestamp import TimestampFormat, encode_timestamp
 from dataplane.stamp.timestamp_arrays import encode_timestamps
@@ -193,9 +193,9 @@ def driver_socket() -> XdpSocket:
     kernel = Kernel()
     found = kernel.devices((topology.NEAR,))
     program = DriverProgram()
-    program.set_clock(read_clock_status())
-    program.set_locals(kernel.locals())
-    program.set_interfaces(found.devices, partial=False)
+    program.tables.set_clock(read_clock_status())
+    program.tables.set_locals(kernel.locals())
+    program.tables.set_interfaces(found.devices)
     ifindex = found.interfaces[0].index
     sock = XdpSocket(Pool(ifindex, 0, RING), RING)
     program.add(topology.SYSTEM, STAMP_PORT, sock)

@@ -9,7 +9,7 @@ session carries the name of its user, and sysrepo checks every read, write and c
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -98,6 +98,9 @@ class Backend:
             undo.callback(self._own_session.stop)
             self._nacm = native.nacm_init(self._own_session.cdata)
             undo.callback(native.nacm_destroy, self._nacm)
+            self._startup = self._connection.start_session("startup")
+            undo.callback(self._startup.stop)
+            self._startup_guard = Lock()
             self._serve_monitoring()
             self._undo = undo.pop_all()
 
@@ -167,6 +170,18 @@ class Backend:
         """NETCONF session-id for sysrepo's own id; 0 for another kind of client."""
         with self._guard:
             return self._sessions.get(sysrepo_id, 0)
+
+    def keep(self, modules: Iterable[str]) -> None:
+        """Copy running to startup, one module after the other.
+
+        The server does it, not the user: who may edit running needs no rights to startup.
+
+        :raises NativeError: startup is locked, cannot be written, or would be invalid.
+        """
+        # One at a time, each with what is in running by then: the last one leaves the latest.
+        with self._startup_guard:
+            for module in modules:
+                native.copy_config(self._startup.cdata, module, "running", self.timeouts.change_ms)
 
     def close(self) -> None:
         """Disconnect. Every session has to be closed before."""
@@ -277,7 +292,9 @@ class BackendSession:
     ) -> None:
         """Apply an edit, or for "test-only" validate it; nothing is left behind after an error.
 
-        sysrepo validates before it applies: "set" and "test-then-set" are the same.
+        sysrepo validates before it applies: "set" and "test-then-set" are the same. What is
+        applied to running is copied to startup; only if that fails, the edit stands in spite of
+        the error.
         """
         nodes = messages.children(config)
         self._switch(datastore)
@@ -297,6 +314,19 @@ class BackendSession:
                             self._session.cdata, path, self._backend.timeouts.data_ms
                         ),
                     ) from error
+            if datastore == "running" and test_option != "test-only":
+                self._keep(nodes)
+
+    def _keep(self, nodes: Sequence[etree._Element]) -> None:
+        """Have the modules of an edit of running outlive a restart of the machine."""
+        namespaces = {messages.namespace_of(node) or "" for node in nodes}
+        try:
+            self._backend.keep(sorted(self.modules[namespace] for namespace in namespaces))
+        except NativeError as error:
+            raise application_error(
+                ErrorTag.OPERATION_FAILED,
+                f"the edit is in force, but cannot be kept for the next boot: {error}",
+            ) from error
 
     def _apply_edit(self, tree: Any, default_operation: str, test_option: str) -> None:
         try:

@@ -349,6 +349,15 @@ def validate(session: Any, timeout_ms: int) -> None:
     _check(session, _sr.sr_validate(session, _sr_ffi.NULL, timeout_ms))
 
 
+def copy_config(session: Any, module: str, source: str, timeout_ms: int) -> None:
+    """Replace a module's data in the session's datastore by those of another.
+
+    :raises NativeError: the datastore is locked, cannot be written, or would be invalid.
+    """
+    name = _sr_ffi.new("char []", module.encode())
+    _check(session, _sr.sr_copy_config(session, name, DATASTORES[source], timeout_ms))
+
+
 def discard_changes(session: Any) -> None:
     """Forget the staged edit."""
     _check(session, _sr.sr_discard_changes(session))

@@ -13,9 +13,9 @@
  *   front of it, in place of the headers that it sums up: at the start of the frame, for
  *   which every driver has room.
  */
-#include "../xdp/checksum.h"
-#include "../xdp/node.h"
-#include "../xdp/timestamp.h"
+#include "../driver/checksum.h"
+#include "../driver/node.h"
+#include "../driver/timestamp.h"
 #include "driver.h"
 
 BPF_F_TABLE("array", int, struct arrivals_config, arrivals_configs, 1, BPF_F_MMAPABLE);

@@ -1,19 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
 /*
- * What driver.c and user space share. Its mirror in Python is driver_layouts.py; a test
- * compares the two by what the kernel knows of the maps (BTF).
- *
- * Addresses and ports are in network order, everything else is in the machine's.
+ * What driver.c and user space share, in the conventions of shared.h. Its mirror in Python
+ * is driver_layouts.py.
  */
 #ifndef STAMP_DRIVER_H
 #define STAMP_DRIVER_H
 
-#include "../xdp/shared.h"
+#include "../driver/shared.h"
 
 #ifndef RECEIVERS_MAX
 #define RECEIVERS_MAX 4096		/* AF_XDP sockets */
 #endif
-#define PORT_WORDS 1024			/* a bit for each UDP port */
 
 #define ARRIVAL_LENGTH_MAX 1728		/* bytes of UDP payload: with struct arrival, what a chunk holds */
 

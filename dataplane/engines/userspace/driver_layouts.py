@@ -6,10 +6,9 @@ import enum
 
 import numpy as np
 
-from dataplane.engines.xdp.layouts import ADDRESS, BE16
+from dataplane.engines.driver.layouts import ADDRESS, BE16
 
 RECEIVERS_MAX = 4_096
-PORT_WORDS = 1_024
 
 RECEIVER_KEY = np.dtype(
     [

@@ -22,15 +22,15 @@ from dataplane.clock import REFRESH_NS, Clock, monotonic_ns
 from dataplane.config import Node
 from dataplane.engines.base import Role
 from dataplane.engines.common.loop import EASY_NS, Loop, LoopClosedError
+from dataplane.engines.driver.attach import Attachments, Wanted
+from dataplane.engines.driver.interfaces import Devices, Interface
+from dataplane.engines.driver.loading import load_aside, not_filled_text
 from dataplane.engines.hook_claims import HookClaims
 from dataplane.engines.userspace.driver_program import DriverProgram
 from dataplane.engines.userspace.driver_socket import DriverSocket
 from dataplane.engines.userspace.receiving import Receiver
 from dataplane.engines.userspace.surroundings import Surroundings, Watch
 from dataplane.engines.userspace.xsk import Pool, XdpSocket
-from dataplane.engines.xdp.attach import Attachments, Wanted
-from dataplane.engines.xdp.interfaces import Devices, Interface
-from dataplane.engines.xdp.loading import load_aside, not_filled_text
 from dataplane.stamp.timestamp import NS_PER_S
 
 RING_SETTING = "STAMP_XDP_RING"
@@ -240,10 +240,10 @@ class DriverReceiving:
         """Tell the program. Raises OSError."""
         program = self._program
         assert program is not None
-        program.set_clock(self._clock.status)
-        program.set_locals(found.locals)
-        partial = any(each.leaves_checksums for each in found.devices.interfaces)
-        program.set_interfaces(found.devices.devices, partial)
+        program.tables.set_clock(self._clock.status)
+        program.tables.set_locals(found.locals)
+        program.set_partial(any(each.leaves_checksums for each in found.devices.interfaces))
+        program.tables.set_interfaces(found.devices.devices)
 
     def _attach(self, interfaces: Sequence[Interface]) -> None:
         attachments = self._attachments

@@ -15,9 +15,9 @@ from dataplane.clock import monotonic_ns
 from dataplane.config import IPAddress
 from dataplane.engines.base import Role
 from dataplane.engines.common.loop import EASY_NS, Loop
-from dataplane.engines.xdp.doorbell import Doorbell
-from dataplane.engines.xdp.interfaces import LOOK_NS, Devices, Kernel
-from dataplane.engines.xdp.layouts import LocalFlag
+from dataplane.engines.driver.doorbell import Doorbell
+from dataplane.engines.driver.interfaces import LOOK_NS, Devices, Kernel
+from dataplane.engines.driver.layouts import LocalFlag
 
 NICE = 10
 """Added to the thread's niceness: packets go first, also where they share its core."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataplane.engines.base import Capabilities
-from dataplane.engines.xdp.layouts import SEGMENTS_MAX, SESSIONS_MAX
+from dataplane.engines.xdp.reflector_layouts import SEGMENTS_MAX, SESSIONS_MAX
 
 NAME = "xdp"
 

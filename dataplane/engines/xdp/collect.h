@@ -17,10 +17,10 @@
 #ifndef STAMP_COLLECT_H
 #define STAMP_COLLECT_H
 
-#include "checksum.h"
-#include "node.h"
+#include "../driver/checksum.h"
+#include "../driver/node.h"
+#include "../driver/timestamp.h"
 #include "sums.h"
-#include "timestamp.h"
 
 #define UDP_WORDS 2
 #define REPLY_WORDS 11

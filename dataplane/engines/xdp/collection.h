@@ -15,10 +15,9 @@
 #ifndef STAMP_COLLECTION_H
 #define STAMP_COLLECTION_H
 
-#include "shared.h"
+#include "../driver/shared.h"
 
 #define SSIDS 65536
-#define PORT_WORDS 1024			/* UDP ports, 64 to a word */
 #define COLLECTOR_INTERFACES 4096	/* indices; what arrives elsewhere is handed up */
 #define ORDER_MAX 1024			/* records that are found by order; a power of two */
 

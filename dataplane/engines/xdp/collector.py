@@ -28,15 +28,15 @@ from dataplane.config import Sender, SenderSession
 from dataplane.engines.base import Report
 from dataplane.engines.common.collecting import make_table
 from dataplane.engines.common.loop import Loop
+from dataplane.engines.driver.doorbell import Doorbell
+from dataplane.engines.driver.interfaces import LOOK_NS, Devices, Kernel
+from dataplane.engines.driver.loading import load_aside, not_filled_text
 from dataplane.engines.xdp.collection import DriverCollector
 from dataplane.engines.xdp.collector_layouts import CollectorFlag
 from dataplane.engines.xdp.collector_report import DriverReports
 from dataplane.engines.xdp.collector_tables import CollectorTables
-from dataplane.engines.xdp.doorbell import Doorbell
 from dataplane.engines.xdp.driver_rounds import announce_round, next_looks, stale
 from dataplane.engines.xdp.hook import Hook, Share
-from dataplane.engines.xdp.interfaces import LOOK_NS, Devices, Kernel
-from dataplane.engines.xdp.loading import load_aside, not_filled_text
 from dataplane.mapped_file import StoreError
 from dataplane.stamp.collector import Collector
 from dataplane.stamp.sender_rounds import Range, Rows
@@ -185,11 +185,11 @@ class CollectorRole:
 
     def opened(self, port: int) -> None:
         if self._program is not None:
-            self._program.tables.add_port(port)
+            self._program.tables.ports.add(port)
 
     def closed(self, port: int) -> None:
         if self._program is not None:
-            self._program.tables.remove_port(port)
+            self._program.tables.ports.remove(port)
 
     def _load(self) -> None:
         """In a thread of its own: nobody else waits for the compiler."""

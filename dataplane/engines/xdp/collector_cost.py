@@ -18,9 +18,9 @@ from dataplane.bpf.program import BpfError, BpfModule
 from dataplane.bpf.syscall import XDP_DROP, run_program
 from dataplane.clock import monotonic_ns, read_clock_status, wall_ns
 from dataplane.config import ReflectorMode, SenderSession
+from dataplane.engines.driver.interfaces import Device, Place
 from dataplane.engines.xdp.collection import DriverCollector
 from dataplane.engines.xdp.collector_tables import CollectorTables
-from dataplane.engines.xdp.interfaces import Device, Place
 from dataplane.frames import Datagram, Frame, pseudo_header
 from dataplane.stamp.packet import OPEN, ReflectorPacket
 from dataplane.stamp.timestamp import ErrorEstimate, TimestampFormat, encode_timestamp
@@ -97,7 +97,7 @@ class Bench:
             loss_timeout_ms=AT_ONCE * _INTERVAL_US // 1_000,
             reflector_mode=ReflectorMode.STATEFUL,
         )
-        tables.add_port(session.sender_udp_port)
+        tables.ports.add(session.sender_udp_port)
         device = Device(_LOOPBACK, _frame(0).destination_mac, takes_srh=True)
         tables.set_interfaces({Place(_LOOPBACK): device})
         self._feed = module.array("feeds", _FEED)

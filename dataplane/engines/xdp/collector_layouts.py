@@ -1,4 +1,4 @@
-"""The structures of collection.h, as numpy sees them; a test compares, as for layouts.py."""
+"""The structures of collection.h, as numpy sees them; a test compares, as for driver/layouts.py."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from dataplane.engines.xdp.layouts import ADDRESS, BE16
+from dataplane.engines.driver.layouts import ADDRESS, BE16, structure
 
 SSIDS = 65_536
-PORT_WORDS = 1_024
 COLLECTOR_INTERFACES = 4_096
 ORDER_MAX = 1_024
 DIRECTIONS = 3
@@ -18,11 +17,7 @@ BUCKETS = 1_920
 UP_REASONS = 16
 
 
-def _struct(*fields: tuple[str, object] | tuple[str, object, object]) -> np.dtype[np.void]:
-    return np.dtype(list(fields), align=True)
-
-
-SLOT = _struct(
+SLOT = structure(
     ("sent_ns", np.uint64),
     ("t1_ns", np.int64),
     ("tag", np.uint64),
@@ -36,7 +31,7 @@ SLOT = _struct(
     ("flags", np.uint8),
 )
 
-DELAY_SUMS = _struct(
+DELAY_SUMS = structure(
     ("origin_ns", np.int64),
     ("last_ns", np.int64),
     ("min_ns", np.int64),
@@ -52,7 +47,7 @@ DELAY_SUMS = _struct(
     ("octave", np.uint64),
 )
 
-INTERVAL_SUMS = _struct(
+INTERVAL_SUMS = structure(
     ("samples", np.uint64),
     ("pairs", np.uint64),
     ("duplicates", np.uint64),
@@ -62,7 +57,7 @@ INTERVAL_SUMS = _struct(
     ("delay", DELAY_SUMS, DIRECTIONS),
 )
 
-RUNNING = _struct(
+RUNNING = structure(
     ("received", np.uint64),
     ("highest", np.uint64),
     ("reordered", np.uint64),
@@ -73,7 +68,7 @@ RUNNING = _struct(
     ("previous_ns", np.int64, DIRECTIONS),
 )
 
-COLLECTION = _struct(
+COLLECTION = structure(
     ("lock", np.uint64),
     ("next_sequence", np.uint64),
     ("settled", np.uint64),
@@ -97,20 +92,20 @@ COLLECTION = _struct(
     ("histogram", np.uint32, (2, DIRECTIONS, BUCKETS)),
 )
 
-COLLECTOR_CONFIG = _struct(
+COLLECTOR_CONFIG = structure(
     ("monotonic_offset_ns", np.uint64),
     ("flags", np.uint32),
     ("reserved", np.uint32),
 )
 
-COLLECTOR_COUNTERS = _struct(
+COLLECTOR_COUNTERS = structure(
     ("collected", np.uint64),
     ("duplicates", np.uint64),
     ("late", np.uint64),
     ("handed_up", np.uint64, UP_REASONS),
 )
 
-COMMAND = _struct(
+COMMAND = structure(
     ("ssid", np.uint16),
     ("parity", np.uint16),
     ("flags", np.uint32),

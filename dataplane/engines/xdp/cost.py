@@ -20,10 +20,11 @@ from dataplane.bpf.program import BpfError, BpfModule
 from dataplane.bpf.syscall import XDP_PASS, XDP_TX, run_program
 from dataplane.clock import read_clock_status
 from dataplane.config import SENDER_PORT, STAMP_PORT, Reflector, ReflectorSession
+from dataplane.engines.driver.interfaces import Device, Place
+from dataplane.engines.driver.layouts import LocalFlag
 from dataplane.engines.xdp.collector_cost import CostedCollector, costed_collectors
-from dataplane.engines.xdp.interfaces import Device, Place
-from dataplane.engines.xdp.layouts import LocalFlag, ReflectorFlag
-from dataplane.engines.xdp.tables import ReflectorTables
+from dataplane.engines.xdp.reflector_layouts import ReflectorFlag
+from dataplane.engines.xdp.reflector_tables import ReflectorTables
 from dataplane.frames import Datagram, Frame, Outer
 from dataplane.stamp.packet import SenderPacket
 from dataplane.stamp.timestamp import ErrorEstimate, TimestampFormat

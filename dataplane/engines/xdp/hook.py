@@ -10,9 +10,9 @@ import dataclasses
 from collections.abc import Callable, Iterable
 
 from dataplane.engines.base import Attachment, Role
+from dataplane.engines.driver.attach import Attachments, Wanted
+from dataplane.engines.driver.interfaces import Interface
 from dataplane.engines.hook_claims import HookClaims
-from dataplane.engines.xdp.attach import Attachments, Wanted
-from dataplane.engines.xdp.interfaces import Interface
 
 _Roles = frozenset[Role]
 _BOTH = frozenset(Role)

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from dataplane.clock import wall_ns
 from dataplane.config import Reflector, ReflectorSession
-from dataplane.engines.xdp.tables import ReflectorTables
+from dataplane.engines.xdp.reflector_tables import ReflectorTables
 from dataplane.mapped_file import StoreError
 from dataplane.reflector_store import (
     ReflectorRoleState,

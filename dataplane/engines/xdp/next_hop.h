@@ -10,8 +10,9 @@
 #ifndef STAMP_NEXT_HOP_H
 #define STAMP_NEXT_HOP_H
 
-#include "node.h"
-#include "timestamp.h"
+#include "../driver/node.h"
+#include "../driver/timestamp.h"
+#include "reflection.h"
 
 #define NEXT_HOP_NS (NS_PER_S / 10)
 #define FAMILY_IPV4 2

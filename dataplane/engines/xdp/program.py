@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dataplane.bpf.program import BpfModule
 from dataplane.bpf.syscall import XDP_PASS, run_program
-from dataplane.engines.xdp.tables import ReflectorTables
+from dataplane.engines.xdp.reflector_tables import ReflectorTables
 from dataplane.stamp.session_reflector import SessionKey
 
 SOURCE = Path(__file__).with_name("reflector.c")

@@ -9,7 +9,7 @@
 #ifndef STAMP_RATE_H
 #define STAMP_RATE_H
 
-#include "shared.h"
+#include "reflection.h"
 
 BPF_TABLE("lru_hash", struct address, __u64, sources, SOURCES_MAX);
 

@@ -17,7 +17,7 @@
 #ifndef STAMP_REFLECT_H
 #define STAMP_REFLECT_H
 
-#include "checksum.h"
+#include "../driver/checksum.h"
 #include "next_hop.h"
 #include "rate.h"
 

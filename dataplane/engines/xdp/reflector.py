@@ -30,15 +30,15 @@ from dataplane.engines.base import (
     reflector_store_path,
 )
 from dataplane.engines.common.loop import EASY_NS, Loop
+from dataplane.engines.driver.doorbell import Doorbell
+from dataplane.engines.driver.interfaces import LOOK_NS, Devices, Kernel
+from dataplane.engines.driver.loading import load_aside, not_filled_text
 from dataplane.engines.userspace import engine as userspace
-from dataplane.engines.xdp.doorbell import Doorbell
 from dataplane.engines.xdp.fib import FibAccess
 from dataplane.engines.xdp.hook import Hook, Share
-from dataplane.engines.xdp.interfaces import LOOK_NS, Devices, Kernel
-from dataplane.engines.xdp.layouts import ReflectorFlag
 from dataplane.engines.xdp.ledger import Ledger
-from dataplane.engines.xdp.loading import load_aside, not_filled_text
 from dataplane.engines.xdp.program import ReflectorProgram
+from dataplane.engines.xdp.reflector_layouts import ReflectorFlag
 from dataplane.engines.xdp.shared_state import SharedState
 from dataplane.stamp.session_reflector import SessionState
 from dataplane.stamp.timestamp import NS_PER_S

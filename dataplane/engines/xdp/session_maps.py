@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dataplane.addresses import packed
 from dataplane.arena import Arena
 from dataplane.bpf.maps import F_INNER_MAP, ArrayMap, MapOfMaps
 from dataplane.bpf.program import BpfModule
@@ -28,7 +29,6 @@ from dataplane.engines.xdp.collector_layouts import (
     codes,
 )
 from dataplane.engines.xdp.sums import Copied, copied
-from dataplane.engines.xdp.tables import packed
 from dataplane.stamp.packet import OPEN
 from dataplane.statistics import INT64_MAX
 

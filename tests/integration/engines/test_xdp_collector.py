@@ -38,10 +38,10 @@ from dataplane.engines.base import (
     SenderStatusReport,
     session_store_path,
 )
+from dataplane.engines.driver.interfaces import Kernel
+from dataplane.engines.driver.layouts import LocalFlag
 from dataplane.engines.userspace import engine as userspace
 from dataplane.engines.xdp.engine import XdpEngine
-from dataplane.engines.xdp.interfaces import Kernel
-from dataplane.engines.xdp.layouts import LocalFlag
 from dataplane.measurement import TimestampMethod
 from dataplane.stamp.timestamp import TimestampFormat
 from dataplane.statistics import LossSummary

@@ -272,6 +272,26 @@ def test_sigkill_of_the_engine_process_loses_nothing_collected(sender: Element) 
     assert after["loss"]["round-trip"] == "0"
 
 
+def test_what_happens_to_sessions_is_in_the_log(sender: Element) -> None:
+    sender.edit(sessions(*(session(ssid) for ssid in range(1, 51))))
+    with pytest.raises(ClientError):
+        sender.edit(sessions(session(1, reflector_address="ff02::1")))
+    sender.edit(sessions(session(1, source_address="fd00:a::99")))
+    sender.await_state(1, "failed")
+    assert sender.stop() == 0
+    log = sender.log.read_text()
+    for line in (
+        "INFO: configuration applied: Session-Sender on engine userspace, 50 sessions,"
+        " 50 of them new or changed, 0 removed; no Session-Reflector",
+        " and 40 more are running",
+        "INFO: edit refused: /srv6-stamp:stamp/session-sender/session[ssid='1']/reflector-address:"
+        " the reflector address ff02::1 is not a unicast address",
+        "WARNING: session 1 is failed: cannot bind [fd00:a::99]:49862: ",
+    ):
+        assert line in log, log
+    assert len(log.splitlines()) < 20, log
+
+
 def test_a_missing_address_is_an_error_that_heals(sender: Element) -> None:
     sender.edit(sessions(session(1, source_address="fd00:a::99")))
     failed = sender.await_state(1, "failed")

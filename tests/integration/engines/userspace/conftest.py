@@ -13,11 +13,11 @@ import pytest
 from dataplane.bpf.syscall import XDP_FLAGS_DRV_MODE, attach_xdp
 from dataplane.clock import read_clock_status
 from dataplane.engines.common.batch import Batch
+from dataplane.engines.driver.interfaces import Kernel
 from dataplane.engines.userspace.arrivals import receive_arrivals
 from dataplane.engines.userspace.driver_program import DriverProgram
 from dataplane.engines.userspace.sockets import UdpSocket
 from dataplane.engines.userspace.xsk import Pool, XdpSocket
-from dataplane.engines.xdp.interfaces import Kernel
 from tests.integration.engines.conformance.stand import MAIN, Stand
 from tests.integration.engines.network import eventually, inside
 
@@ -45,10 +45,10 @@ class Node:
             found = kernel.devices((MAIN.device,))
             self.program = DriverProgram()
             closing.callback(self.program.close)
-            self.program.set_clock(read_clock_status())
-            self.program.set_locals(kernel.locals())
+            self.program.tables.set_clock(read_clock_status())
+            self.program.tables.set_locals(kernel.locals())
             self.devices = found.devices
-            self.program.set_interfaces(self.devices, partial=False)
+            self.program.tables.set_interfaces(self.devices)
             self.pool = Pool(found.interfaces[0].index, 0, FRAMES)
             closing.callback(self.pool.close)
             self.xdp = self.open()

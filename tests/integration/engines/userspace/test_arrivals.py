@@ -12,9 +12,9 @@ import pytest
 
 from dataplane.bpf.btf import map_types
 from dataplane.engines.common.batch import ROW, Batch
+from dataplane.engines.driver.interfaces import Place, Vlan
+from dataplane.engines.driver.layouts import LocalFlag
 from dataplane.engines.userspace import driver_layouts
-from dataplane.engines.xdp.interfaces import Place, Vlan
-from dataplane.engines.xdp.layouts import LocalFlag
 from dataplane.frames import VlanTag
 from tests.integration.engines.conformance import wire
 from tests.integration.engines.conformance.reflecting import packet
@@ -27,9 +27,9 @@ from tests.integration.engines.conformance.stand import (
     Stand,
     grace,
 )
+from tests.integration.engines.driver.compiled import as_compiled
+from tests.integration.engines.driver.devices import OTHERS_TAGS, TAGS
 from tests.integration.engines.userspace.conftest import ANY, FRAMES, PORT, Node
-from tests.integration.engines.xdp.devices import OTHERS_TAGS, TAGS
-from tests.integration.engines.xdp.test_layouts import as_compiled
 
 pytestmark = pytest.mark.integration
 
@@ -187,7 +187,7 @@ def test_tags_say_whose_a_frame_is(node: Node) -> None:
         Place(node.index, tuple(Vlan(tag.identifier, tag.protocol) for tag in tags)): own
         for tags in TAGS.values()
     }
-    node.program.set_interfaces(places, partial=False)
+    node.program.tables.set_interfaces(places)
     with node.attached():
         for tags in TAGS.values():
             node.stand.inject(link_of(tags), packet(REQUEST))
@@ -214,11 +214,11 @@ def test_ipv4_is_left_to_the_kernel(node: Node) -> None:
 
 def test_an_address_that_is_gone(node: Node) -> None:
     with node.attached():
-        node.program.set_locals({})
+        node.program.tables.set_locals({})
         node.stand.inject(MAIN, packet(REQUEST))
         node.in_kernel(1)
         assert node.in_driver().count == 0
-        node.program.set_locals({MAIN.here: LocalFlag.ADDRESS})
+        node.program.tables.set_locals({MAIN.here: LocalFlag.ADDRESS})
         node.stand.inject(MAIN, packet(REQUEST))
         assert node.in_driver().count == 1
 
@@ -252,7 +252,7 @@ def test_a_checksum_that_was_left_open(node: Node) -> None:
     open_one = datagram[:46] + pseudo.to_bytes(2, "big") + datagram[48:]
     with node.attached():
         for partial in (True, False):
-            node.program.set_interfaces(node.devices, partial)
+            node.program.set_partial(partial)
             node.stand.inject(MAIN, open_one)
             grace()
             assert node.in_driver().count == partial

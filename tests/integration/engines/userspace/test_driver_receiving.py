@@ -32,6 +32,9 @@ from dataplane.engines.base import (
     SenderStatusReport,
     SessionStatus,
 )
+from dataplane.engines.driver.interfaces import Kernel
+from dataplane.engines.driver.layouts import LocalFlag
+from dataplane.engines.driver.tables import NodeTables
 from dataplane.engines.hook_claims import HookClaims, Yield
 from dataplane.engines.userspace import driver_receiving
 from dataplane.engines.userspace.driver_program import DriverProgram
@@ -39,8 +42,6 @@ from dataplane.engines.userspace.driver_receiving import RING_SETTING, ring_size
 from dataplane.engines.userspace.driver_socket import DriverSocket
 from dataplane.engines.userspace.engine import UserspaceEngine
 from dataplane.engines.userspace.receiving import Receiver
-from dataplane.engines.xdp.interfaces import Kernel
-from dataplane.engines.xdp.layouts import LocalFlag
 from dataplane.host.messages import difference
 from dataplane.host.results import Results
 from dataplane.host.server import EngineSet
@@ -338,7 +339,7 @@ def test_a_socket_that_the_driver_cannot_serve_is_the_kernel_s(
 
     loop = running.engine._loop
     with monkeypatch.context() as patch:
-        patch.setattr(DriverProgram, "set_locals", fill)
+        patch.setattr(NodeTables, "set_locals", fill)
         sock = loop.call(listen)
     assert sock.served == ()
     assert sock.shortcoming == BY_SOCKETS + "the tables of the XDP program are full"

@@ -11,17 +11,17 @@ from dataplane.bpf.program import BpfModule
 from dataplane.bpf.syscall import XDP_DROP, XDP_PASS, run_program
 from dataplane.clock import ClockStatus
 from dataplane.config import IPAddress, SenderSession
+from dataplane.engines.driver.layouts import LocalFlag
 from dataplane.engines.xdp import collector_layouts as layouts
 from dataplane.engines.xdp.collection import DriverCollector
 from dataplane.engines.xdp.collector_tables import CollectorTables
-from dataplane.engines.xdp.layouts import LocalFlag
 from dataplane.frames import Datagram, Frame, Outer
 from dataplane.measurement import TimestampMethod
 from dataplane.stamp.collector import Collector
 from dataplane.stamp.timestamp import ErrorEstimate, TimestampFormat, encode_timestamp
 from dataplane.statistics import DelaySummary
 from dataplane.store import SessionStore
-from tests.integration.engines.xdp.devices import DEVICES, ONE_VLAN, TWO_VLANS
+from tests.integration.engines.driver.devices import DEVICES, ONE_VLAN, TWO_VLANS
 from tests.unit.stamp.network import MS, SENDER, UNIX_NS, Network, reply
 
 CLOCK = ClockStatus(synchronized=True, error_ns=12_345, tai_offset_s=37)
@@ -63,7 +63,7 @@ class Twins:
         self.driver = DriverCollector(
             config, driver, node.module, now_ns=now_ns, tai_offset_s=tai_offset_s
         )
-        node.tables.add_port(config.sender_udp_port)
+        node.tables.ports.add(config.sender_udp_port)
         self.frame = Frame(
             Datagram(
                 *(config.reflector_address, config.source_address),
@@ -74,7 +74,7 @@ class Twins:
 
     def close(self) -> None:
         self.driver.close()
-        self.node.tables.remove_port(self.config.sender_udp_port)
+        self.node.tables.ports.remove(self.config.sender_udp_port)
         for store in self.stores:
             store.close()
 

@@ -14,16 +14,17 @@ from dataplane.bpf.program import BpfModule
 from dataplane.bpf.syscall import XDP_DROP, XDP_PASS, XDP_TX, Run, run_program
 from dataplane.clock import ClockStatus
 from dataplane.config import IPAddress, Reflector, ReflectorMode, ReflectorSession
-from dataplane.engines.xdp.layouts import LocalFlag, ReflectorFlag
-from dataplane.engines.xdp.tables import ReflectorTables
+from dataplane.engines.driver.layouts import LocalFlag
+from dataplane.engines.xdp.reflector_layouts import ReflectorFlag
+from dataplane.engines.xdp.reflector_tables import ReflectorTables
 from dataplane.frames import ETHERTYPE_IPV4, ETHERTYPE_IPV6, HERE_MAC, Datagram, Frame, Outer
 from dataplane.reflector_store import HandedUp
 from dataplane.stamp.errors import DiscardReason
 from dataplane.stamp.packet import SenderPacket
 from dataplane.stamp.session_reflector import SessionReflector
 from dataplane.stamp.timestamp import ErrorEstimate, TimestampFormat
+from tests.integration.engines.driver.devices import DEVICES, ONE_VLAN, TWO_VLANS, place_of
 from tests.integration.engines.xdp import reference
-from tests.integration.engines.xdp.devices import DEVICES, ONE_VLAN, TWO_VLANS, place_of
 
 SENDER = IPv6Address("fd00:a::1")
 REFLECTOR = IPv6Address("fd00:b::1")

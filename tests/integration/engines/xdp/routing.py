@@ -15,10 +15,10 @@ from dataplane.bpf.program import BpfModule
 from dataplane.bpf.syscall import Run, run_program, xdp_context
 from dataplane.clock import wall_ns
 from dataplane.config import IPAddress, Reflector, ReflectorSession
+from dataplane.engines.driver.interfaces import Kernel, SourceValidation
 from dataplane.engines.xdp.fib import FibAccess
-from dataplane.engines.xdp.interfaces import Kernel, SourceValidation
-from dataplane.engines.xdp.layouts import ReflectorFlag
-from dataplane.engines.xdp.tables import ReflectorTables
+from dataplane.engines.xdp.reflector_layouts import ReflectorFlag
+from dataplane.engines.xdp.reflector_tables import ReflectorTables
 from dataplane.frames import Datagram, Frame
 from dataplane.reflector_store import HandedUp
 from dataplane.stamp.packet import SenderPacket

@@ -9,8 +9,8 @@ import pytest
 from dataplane.bpf.syscall import XDP_DROP, XDP_PASS
 from dataplane.engines.xdp.collector_layouts import CollectorUp
 from dataplane.frames import Frame
+from tests.integration.engines.driver.devices import OTHERS_TAGS, TAGS
 from tests.integration.engines.xdp.collecting import Twins, frame, payload
-from tests.integration.engines.xdp.devices import OTHERS_TAGS, TAGS
 from tests.integration.engines.xdp.reflecting import FAMILIES, Bench, answers, leaves
 from tests.unit.stamp.network import MS, UNIX_NS
 

@@ -62,7 +62,7 @@ class Side:
         ]
         for collector in self.collectors:
             collector.start(0, UNIX_NS)
-        node.tables.add_port(self.configs[0].sender_udp_port)
+        node.tables.ports.add(self.configs[0].sender_udp_port)
 
     def send(self, number: int, now_ns: int) -> None:
         collector, sender = self.collectors[number], self.senders[number]
@@ -82,7 +82,7 @@ class Side:
         for collector, store in zip(self.collectors, self.stores, strict=True):
             collector.close()
             store.close()
-        self.node.tables.remove_port(self.configs[0].sender_udp_port)
+        self.node.tables.ports.remove(self.configs[0].sender_udp_port)
 
 
 @contextmanager

@@ -1,43 +1,37 @@
-"""shared.h and layouts.py are two accounts of one thing."""
+"""The headers that programs share with user space, and the layouts there: two accounts of
+one thing."""
 
 from __future__ import annotations
 
 import enum
 import re
+from pathlib import Path
 
-import numpy as np
 import pytest
 
 from dataplane import histogram
-from dataplane.bpf.btf import Field, Structure, map_types
+from dataplane.bpf.btf import map_types
 from dataplane.bpf.program import BpfModule
-from dataplane.engines.xdp import collector_layouts, layouts
+from dataplane.engines.driver import layouts
+from dataplane.engines.xdp import collector_layouts, reflector_layouts
 from dataplane.measurement import RecordFlag
 from dataplane.reflector_store import HandedUp
 from dataplane.session_state import DISCARD_INDEX, DISCARD_SLOTS
 from dataplane.stamp.errors import DiscardReason
+from tests.integration.engines.driver.compiled import as_compiled, enumeration, macros
 from tests.integration.engines.xdp.conftest import SOURCES
 
 pytestmark = pytest.mark.integration
 
-SHARED = (SOURCES / "shared.h").read_text()
+SHARED = Path(layouts.__file__).with_name("shared.h").read_text()
+REFLECTION = (SOURCES / "reflection.h").read_text()
 COLLECTION = (SOURCES / "collection.h").read_text()
 
 
-def as_compiled(dtype: np.dtype[np.void], name: str) -> Structure:
-    fields = {}
-    assert dtype.fields is not None
-    for field in dtype.names or ():
-        kind, offset = dtype.fields[field][:2]
-        fields[field] = Field(offset, kind.itemsize)
-    return Structure(name, dtype.itemsize, fields)
-
-
-@pytest.mark.parametrize("name", layouts.MAPS)
+@pytest.mark.parametrize("name", [*layouts.MAPS, *reflector_layouts.MAPS])
 def test_layouts_are_the_compilers(reflector_module: BpfModule, name: str) -> None:
-    for ours, compiled in zip(
-        layouts.MAPS[name], map_types(reflector_module.map_fd(name)), strict=True
-    ):
+    kinds = (layouts.MAPS | reflector_layouts.MAPS)[name]
+    for ours, compiled in zip(kinds, map_types(reflector_module.map_fd(name)), strict=True):
         if ours is not None:
             assert as_compiled(ours, compiled.name) == compiled
 
@@ -48,66 +42,45 @@ def test_layouts_of_the_collector_are_the_compilers(collector_module: BpfModule,
     assert as_compiled(collector_layouts.MAPS[name], compiled.name) == compiled
 
 
-def macros(prefix: str, text: str = SHARED) -> dict[str, int]:
-    found = re.findall(rf"#define {prefix}(\w+)\s+(\d+)\b", text)
-    return {name: int(value) for name, value in found}
-
-
-def enumeration(name: str, text: str = SHARED) -> dict[str, int]:
-    body = re.search(rf"enum {name} \{{(.*?)\}};", text, re.DOTALL)
-    assert body is not None
-    members = {}
-    following = 0
-    for member, value in re.findall(
-        r"^\s*(\w+)(?:\s*=\s*(\d+))?\s*,", re.sub(r"/\*.*?\*/", "", body[1]), re.MULTILINE
-    ):
-        members[member] = following = int(value) if value else following
-        following += 1
-    return members
-
-
 @pytest.mark.parametrize(
-    ("prefix", "flags"),
+    ("prefix", "text", "flags"),
     [
-        ("SSID_", layouts.SsidFlag),
-        ("INTERFACE_", layouts.InterfaceFlag),
-        ("LOCAL_", layouts.LocalFlag),
-        ("REFLECTOR_", layouts.ReflectorFlag),
-        ("SESSION_", layouts.SessionFlag),
+        ("INTERFACE_", SHARED, layouts.InterfaceFlag),
+        ("LOCAL_", SHARED, layouts.LocalFlag),
+        ("SSID_", REFLECTION, reflector_layouts.SsidFlag),
+        ("REFLECTOR_", REFLECTION, reflector_layouts.ReflectorFlag),
+        ("SESSION_", REFLECTION, reflector_layouts.SessionFlag),
     ],
 )
-def test_flags(prefix: str, flags: type[enum.IntFlag]) -> None:
-    assert macros(prefix) == {flag.name: flag.value for flag in flags}
+def test_flags(prefix: str, text: str, flags: type[enum.IntFlag]) -> None:
+    assert macros(prefix, text) == {flag.name: flag.value for flag in flags}
 
 
-@pytest.mark.parametrize(
-    "limit",
-    [
-        "SESSIONS_MAX",
-        "SEGMENTS_MAX",
-        "SOURCES_MAX",
-        "SSIDS_IN_WORD",
-        "VLAN_TAGS_MAX",
-        "WORDS_OF_SSIDS",
-    ],
-)
+@pytest.mark.parametrize("limit", ["VLAN_TAGS_MAX", "PORT_WORDS"])
 def test_limits(limit: str) -> None:
-    assert macros("")[limit] == getattr(layouts, limit)
+    assert macros("", SHARED)[limit] == getattr(layouts, limit)
+
+
+@pytest.mark.parametrize(
+    "limit", ["SESSIONS_MAX", "SEGMENTS_MAX", "SOURCES_MAX", "SSIDS_IN_WORD", "WORDS_OF_SSIDS"]
+)
+def test_limits_of_the_reflector(limit: str) -> None:
+    assert macros("", REFLECTION)[limit] == getattr(reflector_layouts, limit)
 
 
 def test_reasons() -> None:
-    handed_up = enumeration("handed_up")
-    assert handed_up.pop("UP_REASONS") == layouts.UP_REASONS
+    handed_up = enumeration("handed_up", REFLECTION)
+    assert handed_up.pop("UP_REASONS") == reflector_layouts.UP_REASONS
     assert handed_up == {f"UP_{reason.name}": reason.value for reason in HandedUp}
-    discarded = enumeration("discarded")
-    assert discarded.pop("DISCARD_REASONS") == layouts.DISCARD_REASONS == DISCARD_SLOTS
+    discarded = enumeration("discarded", REFLECTION)
+    assert discarded.pop("DISCARD_REASONS") == reflector_layouts.DISCARD_REASONS == DISCARD_SLOTS
     for name, index in discarded.items():
         assert DISCARD_INDEX[DiscardReason[name.removeprefix("DISCARD_")]] == index
 
 
 @pytest.mark.parametrize(
     "limit",
-    ["SSIDS", "PORT_WORDS", "COLLECTOR_INTERFACES", "ORDER_MAX", "DIRECTIONS", "BUCKETS"],
+    ["SSIDS", "COLLECTOR_INTERFACES", "ORDER_MAX", "DIRECTIONS", "BUCKETS"],
 )
 def test_limits_of_the_collector(limit: str) -> None:
     assert macros("", COLLECTION)[limit] == getattr(collector_layouts, limit)

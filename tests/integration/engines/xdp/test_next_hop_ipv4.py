@@ -8,8 +8,8 @@ import pytest
 
 from dataplane.bpf.program import BpfModule
 from dataplane.bpf.syscall import XDP_PASS, XDP_REDIRECT, XDP_TX
-from dataplane.engines.xdp.interfaces import SourceValidation
-from dataplane.engines.xdp.layouts import LocalFlag
+from dataplane.engines.driver.interfaces import SourceValidation
+from dataplane.engines.driver.layouts import LocalFlag
 from dataplane.reflector_store import HandedUp
 from tests.integration.engines.xdp.conftest import in_own_namespace
 from tests.integration.engines.xdp.routing import IPV4, Node, ip, setting

@@ -10,13 +10,13 @@ import pytest
 
 from dataplane.bpf.syscall import XDP_DROP, XDP_PASS, XDP_TX
 from dataplane.config import Reflector, ReflectorSession
-from dataplane.engines.xdp.interfaces import Place, SourceValidation
-from dataplane.engines.xdp.layouts import ReflectorFlag
+from dataplane.engines.driver.interfaces import Place, SourceValidation
+from dataplane.engines.xdp.reflector_layouts import ReflectorFlag
 from dataplane.frames import Frame, Outer, encode_udp, internet_checksum
 from dataplane.reflector_store import HandedUp
 from dataplane.stamp.errors import DiscardReason
+from tests.integration.engines.driver.devices import DEVICE, DEVICES, INDEX
 from tests.integration.engines.xdp import reference, reflecting
-from tests.integration.engines.xdp.devices import DEVICE, DEVICES, INDEX
 from tests.integration.engines.xdp.reflecting import (
     FAMILIES,
     OLD_REFLECTOR,

@@ -17,16 +17,17 @@ from hypothesis import strategies as st
 
 from dataplane.bpf.syscall import XDP_DROP, XDP_PASS, XDP_TX, run_program
 from dataplane.config import Reflector, ReflectorSession
-from dataplane.engines.xdp import tables
-from dataplane.engines.xdp.interfaces import Place
-from dataplane.engines.xdp.layouts import SESSIONS_MAX, LocalFlag, ReflectorFlag
-from dataplane.engines.xdp.tables import SessionCounts
+from dataplane.engines.driver.interfaces import Place
+from dataplane.engines.driver.layouts import LocalFlag
+from dataplane.engines.xdp import reflector_tables as tables
+from dataplane.engines.xdp.reflector_layouts import SESSIONS_MAX, ReflectorFlag
+from dataplane.engines.xdp.reflector_tables import SessionCounts
 from dataplane.frames import Frame, Outer
 from dataplane.reflector_store import HandedUp
 from dataplane.stamp.errors import DiscardReason
 from dataplane.stamp.timestamp import ErrorEstimate
+from tests.integration.engines.driver.devices import DEVICE, DEVICES, INDEX
 from tests.integration.engines.xdp import reference
-from tests.integration.engines.xdp.devices import DEVICE, DEVICES, INDEX
 from tests.integration.engines.xdp.reflecting import (
     CLOCK,
     FAMILIES,

@@ -6,8 +6,8 @@ import errno
 
 import pytest
 
-from dataplane.engines.xdp import tables
-from dataplane.engines.xdp.tables import Mirror
+from dataplane.engines.driver import tables
+from dataplane.engines.driver.tables import Mirror
 
 CAPACITY = 2
 

@@ -9,7 +9,7 @@ import pytest
 
 from dataplane.bpf.program import BpfError
 from dataplane.engines.common.loop import Loop
-from dataplane.engines.xdp.loading import load_aside
+from dataplane.engines.driver.loading import load_aside
 
 
 @pytest.fixture

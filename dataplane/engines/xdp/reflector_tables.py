@@ -9,25 +9,22 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 from collections import Counter, deque
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from dataplane import addresses
+from dataplane.addresses import packed
 from dataplane.bpf.program import BpfModule
 from dataplane.bpf.syscall import delete_element, lookup_per_cpu, update_element
-from dataplane.clock import ClockStatus
-from dataplane.config import IPAddress, Reflector, ReflectorMode, ReflectorSession
-from dataplane.engines.xdp import layouts
-from dataplane.engines.xdp.interfaces import Device, Place, SourceValidation
-from dataplane.engines.xdp.layouts import (
-    InterfaceFlag,
-    LocalFlag,
+from dataplane.config import Reflector, ReflectorMode, ReflectorSession
+from dataplane.engines.driver.layouts import ADDRESS_BYTES
+from dataplane.engines.driver.tables import NodeTables
+from dataplane.engines.xdp import reflector_layouts as layouts
+from dataplane.engines.xdp.reflector_layouts import (
     ReflectorFlag,
     SessionFlag,
     SsidFlag,
@@ -42,12 +39,7 @@ BURST_NS = NS_PER_S // 10
 """How far a source may be ahead of its rate: what it may send at once is the
 packets of this time."""
 
-_VALIDATION = {
-    SourceValidation.NONE: InterfaceFlag(0),
-    SourceValidation.STRICT: InterfaceFlag.STRICT,
-    SourceValidation.LOOSE: InterfaceFlag.LOOSE,
-}
-_NO_ADDRESS = bytes(layouts.ADDRESS_BYTES)
+_NO_ADDRESS = bytes(ADDRESS_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +58,15 @@ class SessionCounts:
     last_received_ns: int
 
 
-class ReflectorTables:
+class ReflectorTables(NodeTables):
     """The maps of one loaded reflector."""
 
     def __init__(self, module: BpfModule) -> None:
+        super().__init__(module)
         self._sessions_fd = module.map_fd("sessions")
         self._counts_fd = module.map_fd("reflector_counts")
         self._config = module.array("reflector_configs", layouts.REFLECTOR_CONFIG)
-        self._clock = module.array("clocks", layouts.CLOCK)
         self._states = module.array("session_states", layouts.SESSION_STATE)
-        self._locals = Mirror(module.map_fd("locals"))
-        self._interfaces = Mirror(module.map_fd("interfaces"))
         self._ssids = module.array("ssids", np.uint64)
         self._ssid_sessions: Counter[tuple[int, SsidFlag]] = Counter()
         self._slots: dict[SessionKey, int] = {}
@@ -89,28 +79,8 @@ class ReflectorTables:
         """Where each session counts."""
         return self._slots
 
-    def set_clock(self, status: ClockStatus) -> None:
-        """What timestamps need to know beside CLOCK_TAI."""
-        self._clock["tai_offset_s"] = status.tai_offset_s
-        self._clock["error_estimate"] = status.error_estimate(TimestampFormat.NTP).encode()
-
-    def set_locals(self, known: dict[IPAddress, LocalFlag]) -> None:
-        """Addresses and SIDs of this node, all of them."""
-        if self._locals.set(
-            {packed(address): _uint32(int(flags)) for address, flags in known.items()}
-        ):
-            self.renew_next_hops()
-
-    def set_interfaces(self, devices: Mapping[Place, Device], generic: Container[int] = ()) -> None:
-        """Network devices by where their frames arrive. `generic` are the interfaces
-        that have the program in generic mode."""
-        if self._interfaces.set(
-            {
-                interface_key(place): interface_value(device, place.ifindex in generic)
-                for place, device in devices.items()
-            }
-        ):
-            self.renew_next_hops()
+    def _changed(self) -> None:
+        self.renew_next_hops()
 
     def renew_next_hops(self) -> None:
         """Have the FIB asked again for every session."""
@@ -237,65 +207,12 @@ class ReflectorTables:
             },
         )
 
-    def fix_clock(self, t2_ns: int, t3_ns: int) -> None:
-        """For a program with FIXED_CLOCK: what it reads, in nanoseconds since 1970 UTC."""
-        offset_ns = int(self._clock["tai_offset_s"][0]) * NS_PER_S
-        self._clock["fixed_ns"] = t2_ns + offset_ns, t3_ns + offset_ns
-
-
-class Mirror:
-    """A hash map with a copy of what is in it."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._entries: dict[bytes, bytes] = {}
-
-    def set(self, entries: dict[bytes, bytes]) -> bool:
-        """Whether anything had to change. Raises OSError: E2BIG where it is full; what has
-        been changed by then is known all the same."""
-        if entries == self._entries:
-            return False
-        for key in self._entries.keys() - entries.keys():
-            delete_element(self._fd, key)
-            del self._entries[key]
-        for key, value in entries.items():
-            if self._entries.get(key) != value:
-                update_element(self._fd, key, value)
-                self._entries[key] = value
-        return True
-
-
-def packed(address: IPAddress | None) -> bytes:
-    """16 bytes; of None, those that stand for any sender."""
-    return _NO_ADDRESS if address is None else addresses.packed(address)
-
-
-def interface_key(place: Place) -> bytes:
-    """As a program looks a device up: interface, and protocol and identifier of VLANs."""
-    key = np.zeros((), layouts.INTERFACE_KEY)
-    key["ifindex"] = place.ifindex
-    for index, vlan in enumerate(place.vlans):
-        key["vlan"][index] = vlan.protocol << 16 | vlan.identifier
-    return key.tobytes()
-
-
-def interface_value(device: Device, generic: bool = False) -> bytes:
-    """What a program, in generic mode or not, knows of a device."""
-    flags = _VALIDATION[device.source_validation]
-    if device.takes_srh:
-        flags |= InterfaceFlag.SRV6
-    value = np.zeros((), layouts.INTERFACE)
-    value["ifindex"] = device.index
-    value["flags"] = int(flags | (InterfaceFlag.GENERIC if generic else 0))
-    value["mac"] = np.frombuffer(device.mac, np.uint8)
-    return value.tobytes()
-
 
 def session_key(key: SessionKey) -> bytes:
     """As the program looks a session up."""
     ssid, address = key
     value = np.zeros((), layouts.SESSION_KEY)
-    value["address"] = np.frombuffer(packed(address), np.uint8)
+    value["address"] = np.frombuffer(_NO_ADDRESS if address is None else packed(address), np.uint8)
     value["ssid"] = ssid
     return value.tobytes()
 
@@ -323,7 +240,3 @@ def _session_flags(session: ReflectorSession) -> SessionFlag:
     if session.timestamp_format is TimestampFormat.PTPV2:
         flags |= SessionFlag.PTP
     return flags
-
-
-def _uint32(value: int) -> bytes:
-    return value.to_bytes(4, sys.byteorder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 
-from dataplane.engines.xdp.interfaces import Device, Place, Vlan
+from dataplane.engines.driver.interfaces import Device, Place, Vlan
 from dataplane.frames import ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN, HERE_MAC, VlanTag
 
 INDEX = 1

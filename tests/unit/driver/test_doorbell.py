@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from dataplane.engines.xdp.doorbell import _matters, _messages
+from dataplane.engines.driver.doorbell import _matters, _messages
 
 NEW_LINK, NEW_ROUTE, DELETE_ROUTE = 16, 24, 25
 

@@ -1,8 +1,4 @@
-"""The structures of shared.h, as numpy sees them.
-
-A test compares names, offsets and sizes with what the compiler has made of
-shared.h, and the numbers below with the macros and enumerations there.
-"""
+"""The structures of reflection.h, as numpy sees them; a test compares, as for driver/layouts.py."""
 
 from __future__ import annotations
 
@@ -10,10 +6,17 @@ import enum
 
 import numpy as np
 
+from dataplane.engines.driver.layouts import (
+    ADDRESS,
+    BE16,
+    INTERFACE,
+    MAC,
+    VLAN_TAGS_MAX,
+    structure,
+)
 from dataplane.reflector_store import HANDED_UP_SLOTS
 from dataplane.session_state import DISCARD_SLOTS
 
-ADDRESS_BYTES = 16
 SSIDS_IN_WORD = 32
 WORDS_OF_SSIDS = 2_048
 SESSIONS_MAX = 16_384
@@ -21,30 +24,8 @@ SESSIONS_MAX = 16_384
 
 SEGMENTS_MAX = 16
 SOURCES_MAX = 65_536
-VLAN_TAGS_MAX = 2
 
-
-def _struct(*fields: tuple[str, object] | tuple[str, object, object]) -> np.dtype[np.void]:
-    return np.dtype(list(fields), align=True)
-
-
-ADDRESS = np.dtype((np.uint8, ADDRESS_BYTES))
-BE16 = np.dtype(">u2")
-MAC = np.dtype((np.uint8, 6))
-
-CLOCK = _struct(
-    ("tai_offset_s", np.uint64),
-    ("error_estimate", np.uint32),
-    ("reserved", np.uint32),
-    ("fixed_ns", np.uint64, 2),
-)
-
-INTERFACE_KEY = _struct(("ifindex", np.uint32), ("vlan", np.uint32, VLAN_TAGS_MAX))
-INTERFACE = _struct(("ifindex", np.uint32), ("flags", np.uint16), ("mac", MAC))
-
-LOCAL = _struct(("flags", np.uint32))
-
-REFLECTOR_CONFIG = _struct(
+REFLECTOR_CONFIG = structure(
     ("address", ADDRESS),
     ("port", BE16),
     ("flags", np.uint16),
@@ -53,27 +34,19 @@ REFLECTOR_CONFIG = _struct(
     ("rate_burst_ns", np.uint64),
 )
 
-SESSION_KEY = _struct(("address", ADDRESS), ("ssid", BE16), ("reserved", np.uint16))
-SESSION = _struct(
+SESSION_KEY = structure(("address", ADDRESS), ("ssid", BE16), ("reserved", np.uint16))
+SESSION = structure(
     ("slot", np.uint32),
     ("sender_port", BE16),
     ("flags", np.uint8),
     ("segments", np.uint8),
     ("segment", ADDRESS, SEGMENTS_MAX),
 )
-SESSION_STATE = _struct(
+SESSION_STATE = structure(
     ("next_sequence", np.uint64),
     ("answered", np.uint64),
     ("last_received_ns", np.uint64),
 )
-
-
-class LocalFlag(enum.IntFlag):
-    """Why a destination is this node's."""
-
-    ADDRESS = 1
-    DECAPSULATES_IPV6 = 2
-    DECAPSULATES_IPV4 = 4
 
 
 class SsidFlag(enum.IntFlag):
@@ -81,13 +54,6 @@ class SsidFlag(enum.IntFlag):
 
     ONE_SENDER = 1
     ANY_SENDER = 2
-
-
-class InterfaceFlag(enum.IntFlag):
-    SRV6 = 1
-    GENERIC = 2
-    LOOSE = 4
-    STRICT = 8
 
 
 class ReflectorFlag(enum.IntFlag):
@@ -108,13 +74,13 @@ class SessionFlag(enum.IntFlag):
 UP_REASONS = HANDED_UP_SLOTS
 DISCARD_REASONS = DISCARD_SLOTS
 
-REFLECTOR_COUNTERS = _struct(
+REFLECTOR_COUNTERS = structure(
     ("answered", np.uint64),
     ("handed_up", np.uint64, UP_REASONS),
     ("discarded", np.uint64, DISCARD_REASONS),
 )
 
-NEXT_HOP = _struct(
+NEXT_HOP = structure(
     ("local", ADDRESS),
     ("next", ADDRESS),
     ("until_ns", np.uint64),
@@ -129,9 +95,6 @@ NEXT_HOP = _struct(
 )
 
 MAPS: dict[str, tuple[np.dtype[np.void] | None, np.dtype[np.void]]] = {
-    "clocks": (None, CLOCK),
-    "interfaces": (INTERFACE_KEY, INTERFACE),
-    "locals": (None, LOCAL),
     "reflector_configs": (None, REFLECTOR_CONFIG),
     "sessions": (SESSION_KEY, SESSION),
     "session_states": (None, SESSION_STATE),
