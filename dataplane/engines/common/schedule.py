@@ -132,9 +132,10 @@ class Schedule:
             most_ns = max(0, min(LATENESS * slack_ns, LATENESS_MAX_NS) - slack_ns)
             rested_ns = monotonic_ns() + REST * flight_ns
             first_ns = max(first_ns, min(rested_ns, first_ns + most_ns))
-        if len(due_ns) > FLIGHT:
+        until_ns = due_ns[due_ns < first_ns]
+        if len(until_ns) > FLIGHT:
             # More would not leave with it.
-            first_ns = min(first_ns, int(np.partition(due_ns, FLIGHT - 1)[FLIGHT - 1]))
+            first_ns = int(np.partition(until_ns, FLIGHT - 1)[FLIGHT - 1])
         self._wake(first_ns, min(slack_ns, SPIN_NS))
 
     def _wake(self, latest_ns: int, early_ns: int) -> None:
