@@ -179,6 +179,7 @@ class SenderRun:
             raise EngineError(f"session {self.config.ssid} has no store: {self.status.last_error}")
         self._collector.clear(now_ns)
         self._plan_collecting()
+        self._complete(now_ns)
 
     def announce(self, packets: int, now_ns: int) -> int:
         """See `Engine.announce`. Raises EngineError."""
@@ -283,8 +284,14 @@ class SenderRun:
 
     def freshen(self, now_ns: int) -> None:
         """Bring the store up to date."""
-        if self._collector is not None:
-            self._closed(self._collector.expire(now_ns))
+        collector = self._collector
+        if collector is None:
+            return
+        due_ns = collector.next_timer_ns()
+        if due_ns is not None and due_ns <= now_ns:
+            self.collect(now_ns)
+        else:
+            self._closed(collector.expire(now_ns))
 
     def discard(self, reason: DiscardReason) -> None:
         if self._collector is not None:
