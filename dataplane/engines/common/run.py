@@ -179,7 +179,7 @@ class SenderRun:
             raise EngineError(f"session {self.config.ssid} has no store: {self.status.last_error}")
         self._collector.clear(now_ns)
         self._plan_collecting()
-        self._complete(now_ns)
+        self.complete(now_ns)
 
     def announce(self, packets: int, now_ns: int) -> int:
         """See `Engine.announce`. Raises EngineError."""
@@ -231,7 +231,7 @@ class SenderRun:
         assert self._sender is not None
         self._enter(OperState.RUNNING, reason)
         self.plan()
-        self._complete(now_ns)
+        self.complete(now_ns)
         if self._plan.shared:
             collector.rest()
 
@@ -265,7 +265,7 @@ class SenderRun:
                 self.stop(now_ns, text)
                 self.note_error(text)
         elif self._sender is not None and self._sender.complete:
-            self._complete(now_ns)
+            self.port.ending(self)
 
     @property
     def collector(self) -> Collector | None:
@@ -454,12 +454,12 @@ class SenderRun:
             self._know_clock()
             self._closed(closed)
         self._plan_collecting()
-        self._complete(now_ns)
+        self.complete(now_ns)
         if self._plan.shared and self._collector is not None:
             self._collector.rest()
 
-    def _complete(self, now_ns: int) -> None:
-        """A run is complete once the fate of its last packet is known."""
+    def complete(self, now_ns: int) -> None:
+        """End the run if the fate of its last packet is known."""
         sender, collector = self._sender, self._collector
         if sender is None or collector is None or not sender.complete or collector.in_flight:
             return

@@ -48,6 +48,8 @@ class Port:
     def drain(self) -> None:
         self.drained += 1
 
+    def ending(self, run: SenderRun) -> None: ...
+
     def changed(self, ssid: int) -> None: ...
 
     def lane_of(self, config: SenderSession) -> int:
