@@ -14,7 +14,7 @@ from ipaddress import IPv6Address
 
 from dataplane.addresses import endpoint
 from dataplane.clock import Clock, wall_ns
-from dataplane.config import IPAddress, SenderSession, SsidZeroAction
+from dataplane.config import IPAddress, ReflectorMode, SenderSession, SsidZeroAction
 from dataplane.engines.base import (
     EngineContext,
     EngineError,
@@ -232,8 +232,7 @@ class SenderRun:
         self._enter(OperState.RUNNING, reason)
         self.plan()
         self.complete(now_ns)
-        if self._plan.shared:
-            collector.rest()
+        self._rest()
 
     def receive(self, datagram: Datagram, source: IPAddress, now_ns: int, arrived_ns: int) -> None:
         """A reply that carries this session's SSID. `arrived_ns` is T4 by the
@@ -266,6 +265,9 @@ class SenderRun:
                 self.note_error(text)
         elif self._sender is not None and self._sender.complete:
             self.port.ending(self)
+        if self.config.reflector_mode is ReflectorMode.STATELESS:
+            # Others are looked into with each reply.
+            self._rest()
 
     @property
     def collector(self) -> Collector | None:
@@ -281,6 +283,13 @@ class SenderRun:
         """Intervals have been closed together with others'."""
         if self._collector is not None:
             self._closed(self._collector.take_closed())
+            self._rest()
+
+    def _rest(self) -> None:
+        """Let go of what was made to look into the session by itself: for thousands it would
+        take more memory than all else of them."""
+        if self._plan.shared and self._collector is not None:
+            self._collector.rest()
 
     def freshen(self, now_ns: int) -> None:
         """Bring the store up to date."""
@@ -335,6 +344,7 @@ class SenderRun:
             table.cells[LANE, self.config.ssid] = self.port.lane_of(self.config)
         self.port.changed(self.config.ssid)
         self._closed(self._collector.expire(now_ns))
+        self._collector.rest()
 
     def _start_sender(self, start_ns: int, first_sequence: int, now_ns: int) -> None:
         collector = self._collector
@@ -431,6 +441,7 @@ class SenderRun:
         if skipped > 0:
             collector.skipped(skipped)
         self.plan()
+        self._rest()
 
     def send_failed(self, failure: OSError) -> None:
         """The sequence number stays used up: what cannot be sent, because the
@@ -455,8 +466,7 @@ class SenderRun:
             self._closed(closed)
         self._plan_collecting()
         self.complete(now_ns)
-        if self._plan.shared and self._collector is not None:
-            self._collector.rest()
+        self._rest()
 
     def complete(self, now_ns: int) -> None:
         """End the run if the fate of its last packet is known."""
