@@ -59,8 +59,9 @@ class HistogramStore:
 
     __slots__ = ("_arrays", "_directory", "_reserve", "_used", "_view", "_words")
 
-    def __init__(self, view: memoryview, reserve: Callable[[int], None]) -> None:
-        """`reserve` gives memory to that many bytes of `view`; it may raise StoreError."""
+    def __init__(self, view: memoryview, reserve: Callable[[int, int], None]) -> None:
+        """`reserve` gives memory to that many bytes of `view`, told how many of them have
+        some; it may raise StoreError."""
         self._view = view
         self._reserve = reserve
         self._used = view[:DIRECTORY_AT].cast("Q")
@@ -151,8 +152,9 @@ class HistogramStore:
         """A block for the octave of a bucket, and the bucket; where the file system is
         full, the nearest ones that there are, or 0 for none."""
         entry = self._used[0] + 1
+        end = BLOCKS_AT + entry * BLOCK.itemsize
         try:
-            self._reserve(BLOCKS_AT + entry * BLOCK.itemsize)
+            self._reserve(end, max(AT_FIRST, end - BLOCK.itemsize))
         except StoreError as error:
             log.warning("percentiles become inexact: %s", error)
             return self._nearest(delay, bucket)

@@ -37,8 +37,12 @@ def sparse(found: tuple[npt.NDArray[np.intp], Counts]) -> Counter[int]:
 def test_samples_are_found_again(taken: list[tuple[str, int, int, int]]) -> None:
     view = memoryview(bytearray(SIZE))
     reserved = [AT_FIRST]
-    store = HistogramStore(view, reserved.append)
-    reader = HistogramStore(view, reserved.append)
+
+    def reserve(end: int, before: int) -> None:
+        assert before <= max(reserved)
+        reserved.append(end)
+
+    store, reader = HistogramStore(view, reserve), HistogramStore(view, reserve)
     interval = [Counter[int]() for _ in range(3)]
     total = [Counter[int]() for _ in range(3)]
     parity = 0
@@ -66,7 +70,7 @@ def test_samples_are_found_again(taken: list[tuple[str, int, int, int]]) -> None
 
 
 def test_no_room_for_another_octave() -> None:
-    def refuse(end: int) -> None:
+    def refuse(end: int, _before: int) -> None:
         if end > AT_FIRST:
             raise StoreError("full")
 

@@ -87,7 +87,7 @@ class SenderRun:
         self._duration_s: int | None = None
         self._first_start_ns: int | None = None
         self._skipped = 0
-        self._plan = Plan(self, loop)
+        self._plan = Plan(loop)
 
     @property
     def wants_to_run(self) -> bool:
@@ -98,25 +98,29 @@ class SenderRun:
         """Not so where the session has failed after its timer had fired."""
         return self.status.oper_state is OperState.RUNNING
 
-    def create(self, enabled: bool, now_ns: int) -> None:
-        """Begin the life of a session that has just been configured, with an empty store."""
+    def create(self, enabled: bool, now_ns: int) -> bool:
+        """Begin the life of a session that has just been configured, with an empty store.
+
+        Whether it is to run: `start_by_itself` is to be called then.
+        """
+        state, reason, error = OperState.STOPPED, "configured", None
         try:
             self._open_store(None, now_ns)
-        except StoreError as error:
-            if not enabled:
-                state = OperState.DISABLED
-            elif self.config.autostart:
-                state = OperState.FAILED
-            else:
-                state = OperState.STOPPED
-            self._enter(state, str(error), str(error))
-            return
+        except StoreError as failure:
+            reason = error = str(failure)
         if not enabled:
-            self._enter(OperState.DISABLED, "the Session-Sender is disabled")
+            state = OperState.DISABLED
+            reason = error or "the Session-Sender is disabled"
         elif self.config.autostart:
-            self.begin(now_ns, self._phase_ns(now_ns), "configured")
-        else:
-            self._enter(OperState.STOPPED, "configured")
+            if error is None:
+                return True
+            state = OperState.FAILED
+        self._enter(state, reason, error)
+        return False
+
+    def start_by_itself(self, now_ns: int, reason: str = "configured") -> None:
+        """As sessions do that nobody starts: not all at the same moment."""
+        self.begin(now_ns, self._phase_ns(now_ns), reason)
 
     def resume(self, resume: Resume, now_ns: int) -> None:
         """Take up the life of a session whose host process died."""
@@ -155,13 +159,13 @@ class SenderRun:
     def enable(self, now_ns: int) -> None:
         """The role has been enabled."""
         if self.config.autostart:
-            self.begin(now_ns, self._phase_ns(now_ns), "the Session-Sender is enabled")
+            self.start_by_itself(now_ns, "the Session-Sender is enabled")
         else:
             self._enter(OperState.STOPPED, "the Session-Sender is enabled")
 
     def stop(self, now_ns: int, reason: str, state: OperState = OperState.STOPPED) -> None:
         """End the run, if there is one; packets under way become unresolved."""
-        self._plan.nothing()
+        self._plan.nothing(self)
         self._sender = None
         self._first_start_ns = None
         self._duration_s = None
@@ -194,7 +198,7 @@ class SenderRun:
 
     def close(self) -> None:
         """Let go of everything; the store stays on disk as it is."""
-        self._plan.nothing()
+        self._plan.nothing(self)
         self._sender = None
         if self._collector is not None:
             self._collector.close()
@@ -213,7 +217,7 @@ class SenderRun:
             except StoreError as error:
                 problem = str(error)
         if problem is not None:
-            self._plan.packet_at(None)
+            self._plan.packet_at(self, None)
             self._enter(OperState.FAILED, problem, problem)
             return
         if self.status.oper_state is OperState.RUNNING and self._sender is not None:
@@ -322,7 +326,7 @@ class SenderRun:
         self._store = store
         if table is not None:
             table.cells[LANE, self.config.ssid] = self.port.lane_of(self.config)
-        self.port.changed()
+        self.port.changed(self.config.ssid)
         self._closed(self._collector.expire(now_ns))
 
     def _start_sender(self, start_ns: int, first_sequence: int, now_ns: int) -> None:
@@ -368,12 +372,12 @@ class SenderRun:
         due_ns = None
         if self._sender is not None and self.running:
             due_ns = self._sender.next_send_ns()
-        self._plan.packet_at(due_ns)
+        self._plan.packet_at(self, due_ns)
         self._plan_collecting()
 
     def _plan_collecting(self) -> None:
         collector = self._collector
-        self._plan.expiry_at(None if collector is None else collector.next_timer_ns())
+        self._plan.expiry_at(self, None if collector is None else collector.next_timer_ns())
 
     @property
     def due_ns(self) -> int | None:

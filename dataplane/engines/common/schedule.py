@@ -23,6 +23,7 @@ from dataplane.stamp.session_table import (
     EXPIRY_SLACK_NS,
     LATEST_NS,
     NEVER,
+    ROWS,
     SLACK_NS,
     TIMEOUT_NS,
     SessionTable,
@@ -60,7 +61,10 @@ class Schedule:
         self._close = close
         self._expire = expire
         self._next_timers = next_timers
-        self._rows: dict[int, None] = {}
+        self._rows: set[int] = set()
+        self._planned = np.zeros(ROWS, np.bool_)
+        """The same, to have them in order at once while thousands come and go."""
+
         self._range: Range | None = None
         self._send_timer = loop.timer(lambda _now_ns: send())
         self._expiry_timer = loop.timer(self._look)
@@ -84,7 +88,8 @@ class Schedule:
 
     def forget(self, ssid: int) -> None:
         if ssid in self._rows:
-            del self._rows[ssid]
+            self._rows.remove(ssid)
+            self._planned[ssid] = False
             self._range = None
             self._table.cells[[DUE_NS, LATEST_NS], ssid] = NEVER
 
@@ -128,12 +133,13 @@ class Schedule:
 
     def _keep(self, ssid: int) -> None:
         if ssid not in self._rows:
-            self._rows[ssid] = None
+            self._rows.add(ssid)
+            self._planned[ssid] = True
             self._range = None
 
     def _all(self) -> Range:
         if self._range is None:
-            rows = np.sort(np.fromiter(self._rows, np.intp, len(self._rows)))
+            rows = self._planned.nonzero()[0]
             whole = len(rows) and rows[-1] - rows[0] == len(rows) - 1
             self._range = slice(int(rows[0]), int(rows[-1]) + 1) if whole else rows
         return self._range

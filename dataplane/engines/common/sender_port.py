@@ -141,7 +141,7 @@ class SenderPort:
         self.runs[config.ssid] = run
         peer = config.reflector_address, config.reflector_udp_port
         self._by_peer.setdefault(peer, {})[config.ssid] = run
-        self.changed()
+        self.changed(config.ssid)
 
     def remove(self, run: SenderRun) -> None:
         config = run.config
@@ -150,13 +150,13 @@ class SenderPort:
         del self._by_peer[peer][config.ssid]
         if not self._by_peer[peer]:
             del self._by_peer[peer]
-        self.changed()
+        self.changed(config.ssid)
 
-    def changed(self) -> None:
+    def changed(self, ssid: int) -> None:
         """A session has come, gone or got another store."""
         self._limitation = None
         if self._batches is not None:
-            self._batches.changed()
+            self._batches.changed(ssid)
 
     @property
     def schedule(self) -> Schedule | None:

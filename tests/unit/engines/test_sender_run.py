@@ -44,7 +44,7 @@ class Port:
 
     def drain(self) -> None: ...
 
-    def changed(self) -> None: ...
+    def changed(self, ssid: int) -> None: ...
 
     def lane_of(self, config: SenderSession) -> int:
         return 0
@@ -68,7 +68,8 @@ def test_a_session_that_has_failed_sends_nothing_though_its_packet_was_due(
 ) -> None:
     run, port = run_of_port
     now_ns = monotonic_ns()
-    run.create(True, now_ns)
+    assert run.create(True, now_ns)
+    run.start_by_itself(now_ns)
     run.send(now_ns)
     assert port.sent == [0]
     port.missing = "cannot bind [fd00::1]:49862: Cannot assign requested address"
