@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,8 +40,12 @@ BLOCKS_AT = DIRECTORY_AT + 2 * BLOCKS_MAX
 SIZE = BLOCKS_AT + BLOCKS_MAX * BLOCK.itemsize
 """Bytes of the whole, with or without memory."""
 
-AT_FIRST = BLOCKS_AT + 6 * BLOCK.itemsize
+BLOCKS_AT_FIRST = 6
+AT_FIRST = BLOCKS_AT + BLOCKS_AT_FIRST * BLOCK.itemsize
 """Bytes that need memory from the beginning."""
+
+STEP = 4
+"""Blocks that get memory at once later."""
 
 OCTAVE_BITS = SUB_BUCKETS.bit_length() - 1
 BLOCK_WORDS = BLOCK.itemsize // 4
@@ -52,6 +57,11 @@ Counts = npt.NDArray[np.uint64]
 _WITHIN = np.arange(SUB_BUCKETS)
 _FIRSTS = np.arange(1, DELAYS + 1) * OCTAVES
 """Where in the directory the next delay begins."""
+
+
+def needs_memory(entry: Any) -> Any:
+    """Of a block, counted from 1 on, that is used for the first time, after those before it."""
+    return (entry > BLOCKS_AT_FIRST) & ((entry - BLOCKS_AT_FIRST) % STEP == 1)
 
 
 class HistogramStore:
@@ -152,9 +162,10 @@ class HistogramStore:
         """A block for the octave of a bucket, and the bucket; where the file system is
         full, the nearest ones that there are, or 0 for none."""
         entry = self._used[0] + 1
-        end = BLOCKS_AT + entry * BLOCK.itemsize
         try:
-            self._reserve(end, max(AT_FIRST, end - BLOCK.itemsize))
+            if needs_memory(entry):
+                before, last = entry - 1, min(entry + STEP - 1, BLOCKS_MAX)
+                self._reserve(*(BLOCKS_AT + count * BLOCK.itemsize for count in (last, before)))
         except StoreError as error:
             log.warning("percentiles become inexact: %s", error)
             return self._nearest(delay, bucket)

@@ -246,8 +246,7 @@ class BatchCollector:
             done[fit[~known]] = False
             sessions, sequences, records = sessions[known], sequences[known], records[known]
             delays, places = delays[known], places[known]
-        for ssid in take_round(table, sessions, sequences, records, delays, places):
-            table.collectors[ssid].settle()
+        take_round(table, sessions, sequences, records, delays, places)
         ended = all_sent(table, sessions)
         if ended.any():
             owners = part.index[mine[done[fit]]][ended].tolist()

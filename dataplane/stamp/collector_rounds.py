@@ -1,8 +1,8 @@
 """What `Collector.take` does, for a reply to each of many sessions at once.
 
 The sessions are rows of one `SessionTable`. What is not as nearly all replies are (in
-time and in order, to a packet under way, with delays of an order of magnitude that was
-seen before) is left to be taken one by one. A property test holds this against
+time and in order, to a packet under way, with delays that have a place in the histograms)
+is left to be taken one by one. A property test holds this against
 `Collector.receive`.
 """
 
@@ -14,7 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from dataplane.histogram import SUB_BUCKETS, buckets_of
-from dataplane.histogram_store import BLOCK_WORDS, BLOCKS_AT, DIRECTORY_AT, OCTAVE_BITS, OCTAVES
+from dataplane.histogram_store import (
+    BLOCK_WORDS,
+    BLOCKS_AT,
+    DIRECTORY_AT,
+    OCTAVE_BITS,
+    OCTAVES,
+    needs_memory,
+)
 from dataplane.measurement import RECORD, RingHeader
 from dataplane.session_state import (
     BACKWARD,
@@ -75,6 +82,8 @@ _RING_HEAD = word_of(RingHeader, "head")
 _RECORD_WORDS = RECORD.size // 8
 _FIELDS = {name: word_of(DelayState, name) for name, _ in DelayState._fields_}
 _DIRECTIONS = np.arange(DIRECTIONS)
+_AHEAD = np.arange(32)
+"""Packets whose fate is looked at at once."""
 
 
 def fit_for_round(
@@ -121,13 +130,30 @@ def places_in_histograms(
     and none that is too far off to be worked on in 64 bits."""
     at = table.columns[HISTOGRAMS][rows][:, None]
     buckets = buckets_of(delays)
-    entries = table.arena.halves[
-        (at + DIRECTORY_AT) // 2 + _DIRECTIONS * OCTAVES + (buckets >> OCTAVE_BITS)
-    ].astype(np.int64)
-    places = (at + BLOCKS_AT) // 4 + (entries - 1) * BLOCK_WORDS + (buckets & SUB_BUCKETS - 1)
+    directory = (at + DIRECTORY_AT) // 2 + _DIRECTIONS * OCTAVES + (buckets >> OCTAVE_BITS)
+    entries = table.arena.halves[directory].astype(np.int64)
     unused = table.columns[DELAYS][rows][:, None] <= _DIRECTIONS
-    known: Mask = ((entries != 0) | unused).all(axis=1) & (np.abs(delays) <= FAR_NS).all(axis=1)
+    near: Mask = np.all(np.abs(delays) <= FAR_NS, axis=1)
+    new = (entries == 0) & ~unused & near[:, None]
+    if new.any():
+        _begin_octaves(table, at[:, 0], directory, new)
+        entries = table.arena.halves[directory].astype(np.int64)
+    places = (at + BLOCKS_AT) // 4 + (entries - 1) * BLOCK_WORDS + (buckets & SUB_BUCKETS - 1)
+    known: Mask = ((entries != 0) | unused).all(axis=1) & near
     return places, known
+
+
+def _begin_octaves(table: SessionTable, at: Int64, directory: Int64, new: Mask) -> None:
+    """As `HistogramStore.add` does with the first delay of an octave, where there is
+    memory for its block."""
+    arena = table.arena
+    for direction in range(DIRECTIONS):
+        mine = new[:, direction].nonzero()[0]
+        used = at[mine] // 8
+        entries = arena.words[used] + 1
+        ready = ~needs_memory(entries)
+        arena.words[used[ready]] = entries[ready]
+        arena.halves[directory[mine[ready], direction]] = entries[ready]
 
 
 def take_round(
@@ -137,11 +163,8 @@ def take_round(
     records: npt.NDArray[Any],
     delays: Int64,
     places: npt.NDArray[np.int64],
-) -> list[int]:
-    """Take in replies that are fit, and have places in their histograms.
-
-    Returns the rows of sessions that have more to settle.
-    """
+) -> None:
+    """Take in replies that are fit, and have places in their histograms."""
     columns, arena = table.columns, table.arena
     words, state = arena.words, columns[STATE][rows]
     version = words[state + VERSION] | 1
@@ -166,9 +189,23 @@ def take_round(
     columns[SETTLED][rows[next_to_settle]] = following[next_to_settle]
     more = next_to_settle & (following < columns[NEXT][rows])
     more &= arena.bytes[columns[FATES][rows] + (following & mask)] != UNDER_WAY
+    if more.any():
+        settle_round(table, rows[more])
     words[state + VERSION] = version + 1
-    found: list[int] = rows[more].tolist()
-    return found
+
+
+def settle_round(table: SessionTable, rows: Rows) -> None:
+    """As `PacketFates._settle`, for sessions with stateless Session-Reflectors."""
+    columns, fates = table.columns, table.arena.bytes
+    while len(rows):
+        settled = columns[SETTLED][rows]
+        sequences = settled[:, None] + _AHEAD
+        stop = sequences >= columns[NEXT][rows][:, None]
+        places = columns[FATES][rows][:, None] + (sequences & columns[MASK][rows][:, None])
+        stop |= fates[places] == UNDER_WAY
+        ended = stop.any(axis=1)
+        columns[SETTLED][rows] = settled + np.where(ended, stop.argmax(axis=1), len(_AHEAD))
+        rows = rows[~ended]
 
 
 def _append(table: SessionTable, rows: Rows, records: npt.NDArray[Any]) -> None:

@@ -90,12 +90,12 @@ _BLOCK_WORDS = BLOCK.itemsize // 8
 
 def fit_to_close(table: SessionTable, rows: Rows, as_of_ns: int | Int64) -> Mask:
     """Which of these sessions `close_round` can be used for: one interval is over, and no
-    packet has been lost until then."""
+    packet that was lost in it is yet to be counted."""
     columns = table.columns
     end_ns = columns[END_NS][rows]
     fit: Mask = (end_ns <= as_of_ns) & (columns[STATEFUL][rows] == 0) & (columns[STATE][rows] != 0)
     fit &= as_of_ns - columns[LENGTH_NS][rows] < end_ns
-    fit &= losses_due(table, rows) > as_of_ns
+    fit &= losses_due(table, rows) > end_ns
     return fit
 
 

@@ -207,12 +207,6 @@ class PacketFates:
         """Sequence number of the newest packet when the reply being looked at arrived."""
         return self._next - 1
 
-    def settle(self) -> None:
-        """A round of replies has reached packets whose fate is known."""
-        self._begin_write()
-        self._settle()
-        self._end_write()
-
     def _settle(self) -> None:
         """Settle packets in order of sending, up to the first that is under way."""
         sequence, mask, loss = self._settled, self._mask, self._intervals.loss

@@ -15,10 +15,18 @@ from hypothesis import strategies as st
 from dataplane.arena import Arena
 from dataplane.config import DelayMode, ReflectorMode, SenderSession
 from dataplane.stamp.collector import Collector
-from dataplane.stamp.interval_rounds import close_over
+from dataplane.stamp.collector_rounds import next_expiries
+from dataplane.stamp.expiry_rounds import expire_over
 from dataplane.stamp.sender_rounds import PACKET, fit_to_send, send_round
 from dataplane.stamp.session_sender import SessionSender
-from dataplane.stamp.session_table import DUE_NS, NEVER, SessionTable
+from dataplane.stamp.session_table import (
+    DUE_NS,
+    END_NS,
+    LENGTH_NS,
+    NEVER,
+    STATEFUL,
+    SessionTable,
+)
 from dataplane.stamp.timestamp import ErrorEstimate, TimestampFormat
 from dataplane.store import SessionStore
 from tests.property.test_batch_collector import Arrival, Side, compare
@@ -112,11 +120,20 @@ def test_replies_taken_in_rounds(kinds: list[int], steps: Any) -> None:
             for side in (one, many):
                 table = side.collectors[1].row.table
                 if table is not None:
-                    close_over(table, np.array(sorted(side.collectors)), now_ns)
+                    expire_together(table, side, now_ns)
                 for collector in side.collectors.values():
                     collector.expire(now_ns)
                     collector.rest()
             compare(one, many)
+
+
+def expire_together(table: SessionTable, side: Side, now_ns: int) -> None:
+    """Only stateful sessions, and what was idle for more than an interval, need more."""
+    rows = np.array(sorted(side.collectors))
+    once = table.columns[END_NS][rows] + table.columns[LENGTH_NS][rows] > now_ns
+    expire_over(table, rows, now_ns)
+    done = once & (table.columns[STATEFUL][rows] == 0)
+    assert (next_expiries(table, rows[done]) > now_ns).all()
 
 
 @settings(deadline=None, max_examples=80)

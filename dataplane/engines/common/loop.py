@@ -108,9 +108,13 @@ class Timer:
 
     def fire(self, deadline_ns: int, now_ns: int) -> None:
         """Called by the loop; an entry of the heap that was superseded does nothing."""
-        if deadline_ns == self._deadline_ns:
+        if self.is_due(deadline_ns):
             self._deadline_ns = None
             self._callback(now_ns)
+
+    def is_due(self, deadline_ns: int) -> bool:
+        """Whether that deadline still stands."""
+        return deadline_ns == self._deadline_ns
 
 
 Reader = Callable[[int], bool]
@@ -287,6 +291,9 @@ class Loop:
     def _wait(self, block: bool) -> list[tuple[int, int]]:
         if not block:
             return self._epoll.poll(0)
+        # Nobody wakes up for an entry that was superseded.
+        while self._heap and not self._heap[0][3].is_due(self._heap[0][2]):
+            heapq.heappop(self._heap)
         if not self._heap:
             self._timerfd.arm(0)
             return self._epoll.poll()

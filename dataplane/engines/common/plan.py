@@ -12,11 +12,11 @@ from dataplane.engines.common.schedule import Schedule
 if TYPE_CHECKING:
     from dataplane.engines.common.run import SenderRun
 
-SLACK = 100
+SLACK = 20
 """Where many sessions share a port, a packet may leave later than it is due by this part
 of its interval, so that others go along with it."""
 
-SLACK_MAX_NS = 10_000_000
+SLACK_MAX_NS = 50_000_000
 
 EXPIRY_SLACK = 20
 """A loss, or the end of an interval, may be told later by this part of the loss timeout.

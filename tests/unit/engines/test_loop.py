@@ -237,3 +237,23 @@ def test_a_call_that_a_closed_loop_has_not_carried_out_fails(
     loop.close()
     caller.join(5.0)
     assert [str(error) for error in failed] == ["the event loop is closed"]
+
+
+def test_nobody_wakes_up_for_a_deadline_that_was_superseded(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = threading.Event()
+    turns = []
+    serve = loop._serve_timers
+    monkeypatch.setattr(loop, "_serve_timers", lambda: (turns.append(None), serve()))
+    now_ns = monotonic_ns()
+
+    def arm() -> None:
+        moved = loop.timer(lambda _: None)
+        for index in range(50):
+            moved.at(now_ns + (5 + index) * MS)
+        loop.timer(lambda _: done.set()).at(now_ns + 80 * MS)
+
+    loop.call(arm)
+    assert done.wait(10)
+    assert len(turns) < 10
