@@ -50,7 +50,7 @@ from dataplane.statistics import DelayState, DelaySummary
 __all__ = ["SessionStore", "StoreError"]
 
 MAGIC = b"STAMPses"
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 
 READ_ATTEMPTS = 200
 """Looks that a reader takes at a session before it puts up with an inconsistent one."""
@@ -326,9 +326,7 @@ class SessionStore:
             closing, total = state.interval[old].delay[direction], state.total[new].delay[direction]
             total.assign(state.total[old].delay[direction])
             total.merge(closing)
-            stale = state.interval[new].delay[direction]
-            stale.reset()
-            stale.continue_from(closing)
+            state.interval[new].delay[direction].begin(closing)
         following = state.interval[new]
         following.start_ns = end_ns
         following.start_monotonic_ns = next_start_monotonic_ns
@@ -389,8 +387,11 @@ class SessionStore:
                 counts = self.histograms.total(parity, direction)
                 delays[direction] = delay.summary(self._percentiles(counts, delay))
             intervals = self._read_intervals(head.closed, head.interval_base)
-            live = self.state.head
-            if (live.closed, live.interval_base) == (head.closed, head.interval_base):
+            live, alive = self.state.head, self.state.interval[parity].delay
+            if (live.closed, live.interval_base) == (head.closed, head.interval_base) and all(
+                alive[direction].origin_ns == current[direction].origin_ns
+                for direction in self.directions
+            ):
                 break
         counters = head.counters
         settled = counters.received + counters.lost + counters.unresolved
@@ -504,7 +505,9 @@ class SessionStore:
         if not delay.samples:
             return {}
         buckets, counts = found
-        return percentiles(counts, buckets, self.percentiles, delay.min_ns, delay.max_ns)
+        return percentiles(
+            *(counts, buckets, self.percentiles), delay.origin_ns, delay.min_ns, delay.max_ns
+        )
 
 
 def _offsets(

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dataplane.clock import ClockStatus
-from dataplane.histogram import CENTRE, SUB_BUCKETS
+from dataplane.histogram import SUB_BUCKETS, distances, middles_of
 from dataplane.histogram_store import (
     BLOCK,
     BLOCKS_AT,
@@ -66,7 +66,10 @@ _OF_INTERVAL = {name: word_of(IntervalState, name) for name, _ in IntervalState.
 _OF_DELAY = {name: word_of(DelayState, name) for name, _ in DelayState._fields_}
 _DELAY_WORDS = words_of(DelayState)
 _DELAYS_WORDS = DIRECTIONS * _DELAY_WORDS
-_PREVIOUS = [_OF_DELAY[name] for name in ("previous_sequence", "previous_ns", "has_previous")]
+_PREVIOUS = [
+    _OF_DELAY[name] for name in ("origin_ns", "previous_sequence", "previous_ns", "has_previous")
+]
+"""What the next interval begins with."""
 _REPORTED = [
     word_of(Counters, name)
     for name in ("sent", "received", "duplicates", "reordered", "late", "unresolved", "lost")
@@ -227,33 +230,19 @@ def _take_histograms(
     samples = delays[..., _OF_DELAY["samples"]].ravel()
     known = ((total > 0) & (samples > 0)).nonzero()[0]
     total, first = total[known], edges[known]
-    least = delays[..., _OF_DELAY["min_ns"]].ravel()[known]
-    most = delays[..., _OF_DELAY["max_ns"]].ravel()[known]
+    origin, least, most = (
+        delays[..., _OF_DELAY[name]].ravel()[known] for name in ("origin_ns", "min_ns", "max_ns")
+    )
+    least, most = distances(least, origin), distances(most, origin)
     found = percentiles.reshape(-1, len(kind.percentiles)).copy()
     for index, percent in enumerate(kind.percentiles):
         ranks = np.clip((-(-percent * total // 100)).astype(np.int64), 1, total)
         where = cumulative[1:].searchsorted(first + ranks)
         octave = where >> OCTAVE_BITS
         buckets = (entry[octave] % OCTAVES << OCTAVE_BITS) + (where & full - 1)
-        found[known, index] = np.minimum(np.maximum(_middles(buckets), least), most)
+        about = np.minimum(np.maximum(middles_of(buckets), least), most)
+        found[known, index] = origin + about
     percentiles[:] = found.reshape(percentiles.shape)
-
-
-def _middles(buckets: Int64) -> Int64:
-    """Of `bucket_bounds`."""
-    negative = buckets < CENTRE
-    within = np.where(negative, CENTRE - 1 - buckets, buckets - CENTRE)
-    shift = np.maximum((within >> OCTAVE_BITS) - 1, 0)
-    low = within - (shift << OCTAVE_BITS) << shift
-    high = low + ((1 << shift) - 1)
-    middles: Int64 = np.where(negative, _floored(~high, ~low), _floored(low, high))
-    return middles
-
-
-def _floored(low: Int64, high: Int64) -> Int64:
-    """(low + high) // 2, without an overflow."""
-    middle: Int64 = (low >> 1) + (high >> 1) + (low & high & 1)
-    return middle
 
 
 def _add_to_totals(words: Int64, at: Int64, new: Int64, later: Int64) -> None:

@@ -13,7 +13,7 @@ SSIDS = 65_536
 COLLECTOR_INTERFACES = 4_096
 ORDER_MAX = 1_024
 DIRECTIONS = 3
-BUCKETS = 1_920
+BUCKETS = 1_728
 UP_REASONS = 16
 
 
@@ -84,7 +84,7 @@ COLLECTION = structure(
     ("flags", np.uint32),
     ("pseudo", np.uint64),
     ("running", RUNNING),
-    ("reserved", np.uint64),
+    ("origin_ns", np.int64, DIRECTIONS),
     ("interval", INTERVAL_SUMS, 2),
     ("running_then", RUNNING),
     ("interval_then", INTERVAL_SUMS, 2),
@@ -159,6 +159,7 @@ class Command(enum.IntFlag):
     COPY = 4
     RESET = 8
     BOUNDARY = 16
+    FORGET_ORIGIN = 32
 
 
 class Outcome(enum.IntEnum):

@@ -71,6 +71,11 @@ static __always_inline void obey(struct collection *session, struct command *com
 		reset(session, command->parity & 1);
 	if (command->flags & COMMAND_BOUNDARY)
 		session->boundary = command->boundary;
+	if (command->flags & COMMAND_FORGET_ORIGIN) {
+#pragma unroll
+		for (int i = 0; i < DIRECTIONS; i++)
+			session->origin_ns[i] = 0;
+	}
 	command->outcome = OUTCOME_NONE;
 }
 
