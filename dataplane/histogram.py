@@ -4,6 +4,12 @@ The delays of a path differ by far less than they amount to, and one-way delays 
 offset of two clocks besides. So what is counted is the signed distance, in nanoseconds,
 of a delay from an origin near by.
 
+The origin is at the first delay. That may be far from all others, as address resolution
+is waited for, and routes change. So when an interval closes whose middle half shares
+`NARROW` buckets or less, larger than the smallest, the origin moves to its latest delay,
+or to its median if the latest is not in that half. What was counted before is moved
+along: it keeps the error that it had, and gets that of its distance from the new origin.
+
 Every int64 has a bucket; a distance of more than 64 bits counts as the largest. Distances
 below `UNIT_NS * SUB_BUCKETS` are divided into buckets of `UNIT_NS`, less than what software
 can tell apart; every octave above into `SUB_BUCKETS` of equal width. A bucket is
@@ -18,7 +24,7 @@ ascend with the values, so percentiles are a cumulative sum.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +36,11 @@ SUB_BUCKETS = 1 << _SUB_BITS
 RELATIVE_ERROR = 1 / (2 * SUB_BUCKETS)
 CENTRE = (63 - _UNIT_BITS - _SUB_BITS + 1) * SUB_BUCKETS
 BUCKETS = 2 * CENTRE
+
+QUARTILES = (25.0, 50.0, 75.0)
+NARROW = 4
+SAMPLES_TO_MOVE = 8
+"""With fewer delays in an interval the origin stays where it is."""
 
 _LEAST, _MOST = -(1 << 63), (1 << 63) - 1
 
@@ -104,6 +115,27 @@ def moved(bucket: int, from_ns: int, to_ns: int) -> int:
     """Where what was counted about the origin `from_ns` is about `to_ns`."""
     low, high = bucket_bounds(bucket)
     return bucket_of(distance(from_ns + (low + high) // 2, to_ns))
+
+
+def next_origin(quartiles_ns: Sequence[int], last_ns: int, origin_ns: int) -> int:
+    """What is to be counted about after an interval with these quartiles and latest delay."""
+    low, median, high, last = (
+        bucket_of(distance(each, origin_ns)) for each in (*quartiles_ns, last_ns)
+    )
+    near = CENTRE - SUB_BUCKETS <= median < CENTRE + SUB_BUCKETS
+    if near or high - low >= NARROW:
+        return origin_ns
+    return origin_at(last_ns if low <= last <= high else quartiles_ns[1])
+
+
+def next_origins(quartiles_ns: Int64, last_ns: Int64, origins_ns: Int64) -> Int64:
+    """As `next_origin` of each; `quartiles_ns` are three rows."""
+    low, median, high = buckets_of(distances(quartiles_ns, origins_ns))
+    last = buckets_of(distances(last_ns, origins_ns))
+    near = (median >= CENTRE - SUB_BUCKETS) & (median < CENTRE + SUB_BUCKETS)
+    stays = near | (high - low >= NARROW)
+    moved_ns = np.where((low <= last) & (last <= high), last_ns, quartiles_ns[1]) | 1
+    return np.where(stays, origins_ns, moved_ns)
 
 
 def percentiles(

@@ -10,7 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from dataplane.clock import ClockStatus
-from dataplane.histogram import SUB_BUCKETS, distances, middles_of
+from dataplane.histogram import (
+    QUARTILES,
+    SAMPLES_TO_MOVE,
+    SUB_BUCKETS,
+    distances,
+    middles_of,
+    next_origins,
+)
 from dataplane.histogram_store import (
     BLOCK,
     BLOCKS_AT,
@@ -140,7 +147,7 @@ def close_round(table: SessionTable, rows: Rows, kind: Kind) -> None:
     entry[:, 13] = entry[:, 10]
     summaries = entry[:, _FRONT:].reshape(len(rows), DIRECTIONS, width)
     _summarize(delays, summaries[:, :, :_SUMMARY])
-    _take_histograms(table, rows, new, delays, kind, summaries[:, :, _SUMMARY:])
+    moves = _take_histograms(table, rows, new, delays, kind, summaries[:, :, _SUMMARY:])
     summaries[:, kind.directions :, 0] = 0
     summaries[:, kind.directions :, 1:] = UNKNOWN_NS
     place = columns[INTERVALS][rows] + number % kind.slots * entry.shape[1]
@@ -152,6 +159,9 @@ def close_round(table: SessionTable, rows: Rows, kind: Kind) -> None:
     count = kind.directions * _DELAY_WORDS
     words[(following + at)[:, None] + np.arange(count)] = fresh.reshape(len(rows), count)
     columns[END_NS][rows] = end_ns + columns[LENGTH_NS][rows]
+    for index, direction, origin_ns in moves:
+        collector = table.collectors[int(rows[index])]
+        collector.move_origin(int(new[index]), direction, origin_ns)
     words[state + _CLOSED] = number
     words[state + VERSION] = version + 1
     for row, closed in zip(rows.tolist(), number.tolist(), strict=True):
@@ -203,9 +213,12 @@ def _summarize(delays: Int64, summaries: Int64) -> None:
 
 def _take_histograms(
     table: SessionTable, rows: Rows, new: Int64, delays: Int64, kind: Kind, percentiles: Int64
-) -> None:
+) -> list[tuple[int, int, int]]:
     """Put the percentiles of the closing intervals into `percentiles`, and close their
-    histograms as `HistogramStore.close` does."""
+    histograms as `HistogramStore.close` does.
+
+    Returns origins that are to be moved: index of the row, delay, and where to.
+    """
     arena, at = table.arena, table.columns[HISTOGRAMS][rows]
     directories = arena.halves[((at + DIRECTORY_AT) // 2)[:, None] + _ENTRIES]
     owner, entry = directories.nonzero()
@@ -220,7 +233,7 @@ def _take_histograms(
     arena.words[(blocks + _CURRENT + parity * half)[:, None] + _HALF_BLOCK] = 0
     percentiles[:] = UNKNOWN_NS
     if not len(owner) or not kind.percentiles:
-        return
+        return []
     # Of each delay of each session: where its samples begin and end among all of them.
     segments = np.arange(len(rows) * DIRECTIONS + 1)
     octaves = (owner * DIRECTIONS + entry // OCTAVES).searchsorted(segments)
@@ -234,15 +247,23 @@ def _take_histograms(
         delays[..., _OF_DELAY[name]].ravel()[known] for name in ("origin_ns", "min_ns", "max_ns")
     )
     least, most = distances(least, origin), distances(most, origin)
-    found = percentiles.reshape(-1, len(kind.percentiles)).copy()
-    for index, percent in enumerate(kind.percentiles):
+    found = np.empty((len(kind.percentiles) + len(QUARTILES), len(known)), np.int64)
+    for index, percent in enumerate((*kind.percentiles, *QUARTILES)):
         ranks = np.clip((-(-percent * total // 100)).astype(np.int64), 1, total)
         where = cumulative[1:].searchsorted(first + ranks)
         octave = where >> OCTAVE_BITS
         buckets = (entry[octave] % OCTAVES << OCTAVE_BITS) + (where & full - 1)
         about = np.minimum(np.maximum(middles_of(buckets), least), most)
-        found[known, index] = origin + about
-    percentiles[:] = found.reshape(percentiles.shape)
+        found[index] = origin + about
+    count = len(kind.percentiles)
+    percentiles[known // DIRECTIONS, known % DIRECTIONS] = found[:count].T
+    last = delays[..., _OF_DELAY["last_ns"]].ravel()[known]
+    following = next_origins(found[count:], last, origin)
+    enough = delays[..., _OF_DELAY["samples"]].ravel()[known] >= SAMPLES_TO_MOVE
+    return [
+        (*divmod(int(known[at]), DIRECTIONS), int(following[at]))
+        for at in np.flatnonzero(enough & (following != origin))
+    ]
 
 
 def _add_to_totals(words: Int64, at: Int64, new: Int64, later: Int64) -> None:

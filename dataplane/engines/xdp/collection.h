@@ -168,6 +168,9 @@ struct command {
 	__s64 t2_ns;
 	__s64 t3_ns;
 	__s64 t4_ns;
+	__s64 forward_origin_ns;
+	__s64 backward_origin_ns;
+	__s64 round_trip_origin_ns;
 	__u32 reflector_sequence;
 	__u16 error_estimate;
 	__u8 sender_ttl;
@@ -182,7 +185,7 @@ struct command {
 #define COMMAND_COPY 4			/* copy what changes */
 #define COMMAND_RESET 8			/* begin the sums of an interval anew */
 #define COMMAND_BOUNDARY 16		/* set `boundary` */
-#define COMMAND_FORGET_ORIGIN 32	/* forget the origins */
+#define COMMAND_ORIGIN 32		/* set the origins */
 
 enum outcome {
 	OUTCOME_NONE,

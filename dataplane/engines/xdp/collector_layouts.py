@@ -105,6 +105,9 @@ COLLECTOR_COUNTERS = structure(
     ("handed_up", np.uint64, UP_REASONS),
 )
 
+ORIGINS = ("forward_origin_ns", "backward_origin_ns", "round_trip_origin_ns")
+"""Fields of `COMMAND`, by direction."""
+
 COMMAND = structure(
     ("ssid", np.uint16),
     ("parity", np.uint16),
@@ -117,6 +120,7 @@ COMMAND = structure(
     ("t2_ns", np.int64),
     ("t3_ns", np.int64),
     ("t4_ns", np.int64),
+    *((name, np.int64) for name in ORIGINS),
     ("reflector_sequence", np.uint32),
     ("error_estimate", np.uint16),
     ("sender_ttl", np.uint8),
@@ -159,7 +163,7 @@ class Command(enum.IntFlag):
     COPY = 4
     RESET = 8
     BOUNDARY = 16
-    FORGET_ORIGIN = 32
+    ORIGIN = 32
 
 
 class Outcome(enum.IntEnum):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dataplane.engines.xdp.collector_layouts import BUCKETS, DIRECTIONS, Command
+from dataplane.engines.xdp.collector_layouts import BUCKETS, DIRECTIONS, ORIGINS, Command
 from dataplane.engines.xdp.session_maps import SessionMaps
 from dataplane.engines.xdp.sums import IntervalSums, Running, delay_state
 from dataplane.histogram import SUB_BUCKETS, bucket_of, distance, moved
@@ -84,24 +84,31 @@ class DriverIntervals(Intervals):
         if found.origin_ns == origin_ns:
             histograms.add_stretch(parity, direction, first, new)
             return
-        # A clear has made the program forget the origin, but not what it had counted in
-        # the next interval by then.
+        # The origin was moved, or forgotten by a clear, when the program had begun to count
+        # in the next interval.
         for at in np.flatnonzero(new).tolist():
             bucket = moved(first + at, found.origin_ns, origin_ns)
             histograms.add(parity, direction, bucket, int(new[at]))
 
     def close(self, end_ns: int, next_start_ns: int, next_end_ns: int, *, suspect: bool) -> None:
-        closing = self.parity
+        closing, origins = self.parity, self._origins_ns
         self._maps.command(Command.COPY | Command.BOUNDARY, boundary=INT64_MAX << 1 | 1 - closing)
         self.fold()
         super().close(end_ns, next_start_ns, next_end_ns, suspect=suspect)
         self._forget(closing)
         # From here on the program may count in the other one, if the next is over, too.
+        changed = self._origins_ns != origins
         self._maps.command(
-            Command.RESET | Command.BOUNDARY,
+            Command.RESET | Command.BOUNDARY | (Command.ORIGIN if changed else 0),
             parity=closing,
             boundary=next_end_ns << 1 | 1 - closing,
+            **self._origins_ns,
         )
+
+    @property
+    def _origins_ns(self) -> dict[str, int]:
+        """As the program is told."""
+        return {name: delay.origin_ns for name, delay in zip(ORIGINS, self.delays, strict=True)}
 
     def begin(self, start_ns: int, end_ns: int, *, suspect: bool) -> None:
         super().begin(start_ns, end_ns, suspect=suspect)
@@ -120,7 +127,7 @@ class DriverIntervals(Intervals):
     def reset(self) -> None:
         """Fold in what there is, and have the program begin anew."""
         self._maps.command(
-            Command.BREAK_PAIRS | Command.COPY | Command.RESET | Command.FORGET_ORIGIN,
+            Command.BREAK_PAIRS | Command.COPY | Command.RESET | Command.ORIGIN,
             parity=self.parity,
         )
         # There is nothing in the program's histogram that was not counted yet.
