@@ -14,7 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataplane.config import DelayMode, ReflectorMode, SenderSession
-from dataplane.histogram import bucket_of, buckets_of
+from dataplane.histogram import (
+    bucket_bounds,
+    bucket_of,
+    buckets_of,
+    distance,
+    distances,
+    middles_of,
+)
 from dataplane.measurement import RECORD, RECORD_DTYPE, Record, RecordRing, TimestampMethod
 from dataplane.session_state import SessionSnapshot
 from dataplane.stamp.collector import Collector
@@ -267,7 +274,16 @@ def test_records_appended_at_once(capacity: int, sizes: list[int], fetched: int)
 @settings(deadline=None)
 def test_buckets(values: list[int]) -> None:
     values += [2**k + d for k in range(62) for d in (-1, 0, 1)]
-    assert buckets_of(np.array(values, np.int64)).tolist() == list(map(bucket_of, values))
+    buckets = buckets_of(np.array(values, np.int64))
+    assert buckets.tolist() == list(map(bucket_of, values))
+    middles = [sum(bucket_bounds(bucket)) // 2 for bucket in buckets.tolist()]
+    assert middles_of(buckets).tolist() == middles
+
+
+@given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1), st.integers(-(2**63), 2**63 - 1))
+def test_distances(values: list[int], origin: int) -> None:
+    found = distances(np.array(values, np.int64), np.full(len(values), origin))
+    assert found.tolist() == [distance(value, origin) for value in values]
 
 
 def test_record_layouts_agree() -> None:
