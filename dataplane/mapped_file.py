@@ -12,7 +12,7 @@ import mmap
 import os
 from pathlib import Path
 
-from dataplane.arena import PAGE, Arena
+from dataplane.arena import Arena, in_pages
 
 
 class StoreError(Exception):
@@ -74,7 +74,7 @@ class MappedFile:
             flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
             descriptor = os.open(temporary, flags, 0o600)
             try:
-                allocated = size if allocate is None else min(_in_pages(allocate), size)
+                allocated = size if allocate is None else min(in_pages(allocate), size)
                 os.posix_fallocate(descriptor, 0, allocated)
                 os.truncate(descriptor, size)
                 os.pwrite(descriptor, content, 0)
@@ -89,14 +89,14 @@ class MappedFile:
     def reserve(self, end: int, reserved: int) -> None:
         """Allocate the memory of the file's first `end` bytes, of which this has been done
         for the first `reserved`. Raises `StoreError`."""
-        if _in_pages(reserved) >= end:
+        if in_pages(reserved) >= end:
             return
         try:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
             try:
                 if os.fstat(descriptor).st_ino != self._inode:
                     raise StoreError(f"{self.path}: has been replaced")
-                os.posix_fallocate(descriptor, 0, min(_in_pages(end), self.size))
+                os.posix_fallocate(descriptor, 0, min(in_pages(end), self.size))
             finally:
                 os.close(descriptor)
         except OSError as error:
@@ -125,7 +125,3 @@ class MappedFile:
     def unlink(self) -> None:
         """Remove the file, if it is still there; open mappings stay valid."""
         self.path.unlink(missing_ok=True)
-
-
-def _in_pages(size: int) -> int:
-    return -(-size // PAGE) * PAGE

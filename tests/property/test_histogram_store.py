@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataplane.histogram import BUCKETS, SUB_BUCKETS, moved
-from dataplane.histogram_store import AT_FIRST, BLOCK, SIZE, STEP, Counts, HistogramStore
+from dataplane.histogram_store import AT_FIRST, BLOCK, SIZE, Counts, HistogramStore
 from dataplane.mapped_file import StoreError
 
 steps = st.one_of(
@@ -73,7 +73,7 @@ def test_samples_are_found_again(taken: list[tuple[str, int, int, int]]) -> None
             assert plain(reader.total(parity, each)) == total[each] + interval[each]
             counted |= {(each, bucket) for bucket in total[each] + interval[each]}
     octaves = {(delay, bucket // SUB_BUCKETS) for delay, bucket in counted}
-    most = len(octaves) + STEP - 1
+    most = len(octaves)
     assert max(reserved) <= max(AT_FIRST, AT_FIRST - 6 * BLOCK.itemsize + most * 384)
     # Nothing is written where no memory has been asked for.
     assert not any(view[max(reserved) :])
