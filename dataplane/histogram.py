@@ -11,11 +11,11 @@ or to its median if the latest is not in that half. What was counted before is m
 along: it keeps the error that it had, and gets that of its distance from the new origin.
 
 Every int64 has a bucket; a distance of more than 64 bits counts as the largest. Distances
-below `UNIT_NS * SUB_BUCKETS` are divided into buckets of `UNIT_NS`, less than what software
-can tell apart; every octave above into `SUB_BUCKETS` of equal width. A bucket is
-represented by its middle, which is off by at most 1/32 of the distance (`RELATIVE_ERROR`)
-or by half a unit. To interpolate within a bucket would be better for most distributions,
-and twice as bad for the worst.
+below `UNIT_NS * SUB_BUCKETS` are divided into buckets of `UNIT_NS`: finer ones would tell
+apart what software cannot, and take memory. Every octave above is divided into
+`SUB_BUCKETS` of equal width. A bucket is represented by its middle, which is off by at
+most 1/32 of the distance (`RELATIVE_ERROR`) or by half a unit. To interpolate within a
+bucket would be better for most distributions, and twice as bad for the worst.
 
 Index `CENTRE + i` holds the magnitudes of bucket i that are not negative, and
 `CENTRE - 1 - i` the negative ones, shifted by one: -1 is magnitude 0. Indices
@@ -29,7 +29,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-_UNIT_BITS = 6
+_UNIT_BITS = 8
 UNIT_NS = 1 << _UNIT_BITS
 _SUB_BITS = 4
 SUB_BUCKETS = 1 << _SUB_BITS

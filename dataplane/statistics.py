@@ -97,8 +97,9 @@ class DelayState(ctypes.Structure):
     arrives after one with a higher sequence number makes no pair.
 
     `mean` and `m2` are about `origin_ns`, so that they stay exact for values that are
-    large because a clock is off. It is at the first sample, unless it was known before;
-    0 stands for none.
+    large because a clock is off. It is at the first sample, unless it was known before,
+    as of an earlier interval; 0 stands for none. Up to 100 days away from it a float64
+    has every nanosecond.
     """
 
     _fields_ = (

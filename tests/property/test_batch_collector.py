@@ -228,20 +228,15 @@ def compare(one: Side, many: Side) -> None:
             [found, *found.intervals], [expected, *expected.intervals], strict=True
         ):
             for name in ("forward", "backward", "round_trip"):
-                assert alike(getattr(ours, name), getattr(theirs, name), spread_ns(found, name))
+                assert alike(getattr(ours, name), getattr(theirs, name), getattr(found, name))
 
 
-def spread_ns(whole: SessionSnapshot, name: str) -> int:
-    """Of all delays of a session, the one at its origin among them."""
-    delay: DelaySummary | None = getattr(whole, name)
-    return 0 if delay is None else (delay.max_ns or 0) - (delay.min_ns or 0)
-
-
-def alike(one: DelaySummary | None, other: DelaySummary | None, spread_ns: int) -> bool:
-    """The same but for the last bit of a float64."""
-    if one is None or other is None:
+def alike(one: DelaySummary | None, other: DelaySummary | None, whole: DelaySummary | None) -> bool:
+    """The same but for the last bit of a float64 that is about a delay of the `whole`."""
+    if one is None or other is None or whole is None:
         return one is other
     rounded = {"mean_ns": None, "stddev_ns": None, "jitter_ns": None}
+    spread_ns = (whole.max_ns or 0) - (whole.min_ns or 0)
     same = dataclasses.replace(one, **rounded) == dataclasses.replace(other, **rounded)
     pairs = [(getattr(one, name), getattr(other, name)) for name in rounded]
     return same and all(

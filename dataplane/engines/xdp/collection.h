@@ -22,7 +22,7 @@
 #define ORDER_MAX 1024			/* records that are found by order; a power of two */
 
 #define DIRECTIONS 3			/* forward, backward, round-trip */
-#define BUCKETS 1728			/* dataplane/histogram.py */
+#define BUCKETS 1664			/* dataplane/histogram.py */
 #define BUCKETS_CENTRE (BUCKETS / 2)
 
 /* One packet that was sent, and its reply. A cache line. */

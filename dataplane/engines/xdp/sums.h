@@ -8,7 +8,7 @@
 
 #include "collection.h"
 
-#define UNIT_BITS 6
+#define UNIT_BITS 8
 #define SUB_BITS 4
 #define SMALL_BITS 31			/* what has a square that fits */
 
