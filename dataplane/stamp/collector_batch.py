@@ -32,6 +32,7 @@ from dataplane.stamp.collector_rounds import (
     delays_of,
     fit_for_round,
     places_in_histograms,
+    refine_round,
     take_round,
 )
 from dataplane.stamp.interval_rounds import close_over
@@ -240,6 +241,7 @@ class BatchCollector:
         tai_offset_s = int(table.cells[TAI_OFFSET_S, sessions[0]])
         records = _decoded(part, mine, part.wire[mine], replies.t4_ns[mine], tai_offset_s)
         records["sequence"] = sequences
+        refine_round(table, sessions, sequences, records)
         delays = delays_of(records)
         places, known = places_in_histograms(table, sessions, delays)
         if not known.all():

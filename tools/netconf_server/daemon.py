@@ -21,7 +21,7 @@ from pathlib import Path
 import sysrepo
 
 from tools.netconf_server.framing import DEFAULT_MAX_MESSAGE_BYTES
-from tools.netconf_server.native_errors import NativeError
+from tools.netconf_server.native_errors import NativeError, SrCode
 from tools.netconf_server.notifications import DEFAULT_MAX_QUEUED
 from tools.netconf_server.server import NetconfServer, ServerSettings
 
@@ -102,6 +102,17 @@ async def serve(
         LOG.info("stopped")
 
 
+def explained(error: Exception) -> str:
+    """What an error at the start means to an operator, where its own words do not say it."""
+    text = str(error)
+    if "subscription" in text and "already exists" in text:
+        return "another NETCONF server serves this sysrepo repository"
+    code = error.code if isinstance(error, NativeError) else getattr(error, "rc", None)
+    if code in (SrCode.SYS, SrCode.UNAUTHORIZED):
+        return f"no access to sysrepo's repository: be its owner, as a rule root ({text})"
+    return text
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     options = build_parser().parse_args(arguments)
@@ -119,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         asyncio.run(serve(options.socket, settings, mode=mode, group=options.group))
     except (OSError, sysrepo.SysrepoError, NativeError) as error:
-        print(f"stamp-netconfd: {error}", file=sys.stderr)
+        print(f"stamp-netconfd: {explained(error)}", file=sys.stderr)
         return 1
     return 0
 
