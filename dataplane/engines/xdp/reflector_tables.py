@@ -32,12 +32,9 @@ from dataplane.engines.xdp.reflector_layouts import (
 from dataplane.reflector_store import HandedUp
 from dataplane.session_state import DISCARD_INDEX
 from dataplane.stamp.errors import DiscardReason
+from dataplane.stamp.rate_limit import BURST_NS
 from dataplane.stamp.session_reflector import SessionKey
 from dataplane.stamp.timestamp import NS_PER_S, TimestampFormat
-
-BURST_NS = NS_PER_S // 10
-"""How far a source may be ahead of its rate: what it may send at once is the
-packets of this time."""
 
 _NO_ADDRESS = bytes(ADDRESS_BYTES)
 
