@@ -8,7 +8,7 @@ needed. A directory says where an octave's block is; its four histograms share i
 
 Layout: number of blocks in use (uint64); a directory for each delay, `OCTAVES`
 uint16, 0 or one more than the number of the block; then `BLOCKS_MAX` blocks, of
-which only those in use, and a few more, have memory.
+which only those in use, and the rest of their pages, have memory.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dataplane.arena import in_pages
 from dataplane.histogram import BUCKETS, SUB_BUCKETS
 from dataplane.mapped_file import StoreError
 
@@ -40,12 +41,8 @@ BLOCKS_AT = DIRECTORY_AT + 2 * BLOCKS_MAX
 SIZE = BLOCKS_AT + BLOCKS_MAX * BLOCK.itemsize
 """Bytes of the whole, with or without memory."""
 
-BLOCKS_AT_FIRST = 6
-AT_FIRST = BLOCKS_AT + BLOCKS_AT_FIRST * BLOCK.itemsize
+AT_FIRST = BLOCKS_AT + 6 * BLOCK.itemsize
 """Bytes that need memory from the beginning."""
-
-STEP = 4
-"""Blocks that get memory at once later."""
 
 OCTAVE_BITS = SUB_BUCKETS.bit_length() - 1
 BLOCK_WORDS = BLOCK.itemsize // 4
@@ -59,9 +56,21 @@ _FIRSTS = np.arange(1, DELAYS + 1) * OCTAVES
 """Where in the directory the next delay begins."""
 
 
-def needs_memory(entry: Any) -> Any:
-    """Of a block, counted from 1 on, that is used for the first time, after those before it."""
-    return (entry > BLOCKS_AT_FIRST) & ((entry - BLOCKS_AT_FIRST) % STEP == 1)
+def needs_memory(at: Any, entry: Any) -> Any:
+    """Of a block, counted from 1 on, that is used for the first time, after those before it:
+    whether it lies in a page that has no memory yet.
+
+    `at` is where the whole begins, in memory of which each page has some or none.
+    """
+    return in_pages(at + _memory_before(entry)) < at + _end(entry)
+
+
+def _end(entry: Any) -> Any:
+    return BLOCKS_AT + entry * BLOCK.itemsize
+
+
+def _memory_before(entry: Any) -> Any:
+    return np.maximum(AT_FIRST, _end(entry - 1))
 
 
 class HistogramStore:
@@ -69,8 +78,9 @@ class HistogramStore:
 
     __slots__ = ("_arrays", "_directory", "_reserve", "_used", "_view", "_words")
 
-    def __init__(self, view: memoryview, reserve: Callable[[int], None]) -> None:
-        """`reserve` gives memory to that many bytes of `view`; it may raise StoreError."""
+    def __init__(self, view: memoryview, reserve: Callable[[int, int], None]) -> None:
+        """`reserve` gives memory to that many bytes of `view`, told how many of them have
+        some; it may raise StoreError."""
         self._view = view
         self._reserve = reserve
         self._used = view[:DIRECTORY_AT].cast("Q")
@@ -162,9 +172,7 @@ class HistogramStore:
         full, the nearest ones that there are, or 0 for none."""
         entry = self._used[0] + 1
         try:
-            if needs_memory(entry):
-                last = min(entry + STEP - 1, BLOCKS_MAX)
-                self._reserve(BLOCKS_AT + last * BLOCK.itemsize)
+            self._reserve(_end(entry), int(_memory_before(entry)))
         except StoreError as error:
             log.warning("percentiles become inexact: %s", error)
             return self._nearest(delay, bucket)

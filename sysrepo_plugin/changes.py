@@ -5,6 +5,9 @@ sysrepo asks every subscriber ("change"), and only when none refuses says
 refused is refused at "change", and nothing is touched before "done": so a
 refused edit leaves running sessions exactly as they were, and an abort has
 nothing to undo but the preparation.
+
+What is there at the start ("enabled") has been agreed to without us: of it everything runs
+that can, and the rest is shown as failed.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from typing import Any
 
 from dataplane.config import Node
 from dataplane.engines.base import Capabilities, EngineError
+from dataplane.host.messages import difference
 from sysrepo_plugin.configuration import (
     ConfigurationError,
     Presentation,
@@ -24,13 +28,17 @@ from sysrepo_plugin.configuration import (
     presentation_from_tree,
 )
 from sysrepo_plugin.datastore import Refused
+from sysrepo_plugin.fit import NO_REFUSALS, Refusals, fit_part
 
 LOG = logging.getLogger(__name__)
 
 RETRY_S = 1.0
 """Between two attempts to apply a configuration while there is no host process."""
 
-Prepared = tuple[Node, Presentation]
+LOGGED_MAX = 10
+"""Refused sessions at the start that have a line of their own in the log."""
+
+Prepared = tuple[Node, Presentation, Refusals]
 
 
 class Changes:
@@ -51,19 +59,29 @@ class Changes:
         self.presentation = Presentation({})
         """What belongs to `node` and concerns the operational state alone."""
 
+        self.refusals = NO_REFUSALS
+        """What is configured and cannot be run; only ever of the configuration at the start."""
+
     def close(self) -> None:
         """Stop trying to apply what could not be applied."""
         self._closed.set()
 
     def handle(self, event: str, tree: Mapping[str, Any] | None) -> None:
-        """Raises Refused for "change" and "enabled"."""
+        """Raises Refused for "change"."""
         match event:
-            case "change" | "enabled":
-                self._prepared = self._prepare(tree)
+            case "change":
+                try:
+                    self._prepared = self._prepare(tree)
+                except Refused as refusal:
+                    LOG.info("edit refused: %s", refusal)
+                    raise
+            case "enabled":
+                self._prepared = self._prepare_start(tree)
             case "done":
                 self._commit(self._prepared or self._prepare(tree))
                 self._prepared = None
             case "abort":
+                LOG.info("edit withdrawn: another subscriber refused it")
                 self._prepared = None
 
     def _prepare(self, tree: Mapping[str, Any] | None) -> Prepared:
@@ -71,11 +89,27 @@ class Changes:
             node = node_from_tree(tree)
             check(node, self._capabilities_of)
         except ConfigurationError as error:
-            raise Refused(str(error)) from error
-        return node, presentation_from_tree(tree)
+            raise Refused(str(error), error.path) from error
+        return node, presentation_from_tree(tree), NO_REFUSALS
+
+    def _prepare_start(self, tree: Mapping[str, Any] | None) -> Prepared:
+        try:
+            return self._prepare(tree)
+        except Refused as refusal:
+            node, refusals = fit_part(tree or {}, self._capabilities_of)
+            reasons = (*refusals.sender.values(), *refusals.reflector) or (str(refusal),)
+        for reason in reasons[:LOGGED_MAX]:
+            LOG.error("in running, and not run: %s", reason)
+        LOG.error(
+            "%d in all; until they are mended, as by sysrepocfg --edit=vi -d running -m srv6-stamp,"
+            " every other edit is refused",
+            len(reasons),
+        )
+        return node, presentation_from_tree(tree), refusals
 
     def _commit(self, prepared: Prepared) -> None:
-        self.node, self.presentation = prepared
+        before = self.node
+        self.node, self.presentation, self.refusals = prepared
         node = self.node
         try:
             self._apply(node)
@@ -83,6 +117,8 @@ class Changes:
             LOG.error("configuration not applied, trying again: %s", error)
             retry = threading.Thread(target=self._reapply, args=(node,), daemon=True)
             retry.start()
+        else:
+            LOG.info("configuration applied: %s", _summary(before, node))
 
     def _reapply(self, node: Node) -> None:
         # All have agreed by now: it is too late to refuse, and giving up would
@@ -93,5 +129,25 @@ class Changes:
             except EngineError as error:
                 LOG.error("configuration still not applied: %s", error)
             else:
-                LOG.info("configuration applied")
+                LOG.info("configuration applied: %s", _summary(Node(), node))
                 return
+
+
+def _summary(before: Node, node: Node) -> str:
+    """What there is now, and how many sessions are not as they were."""
+    delta = difference(before, node)
+    parts = []
+    for name, role, change in (
+        ("Session-Sender", node.sender, delta.sender),
+        ("Session-Reflector", node.reflector, delta.reflector),
+    ):
+        if role is None or change is None:
+            parts.append(f"no {name}")
+            continue
+        new_or_changed = len(change.settings.sessions)
+        parts.append(
+            f"{name} on engine {role.engine}{'' if role.enabled else ' (disabled)'}, "
+            f"{len(role.sessions)} sessions, {new_or_changed} of them new or changed, "
+            f"{len(change.removed)} removed"
+        )
+    return "; ".join(parts)

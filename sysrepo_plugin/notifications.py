@@ -12,12 +12,12 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from dataplane.engines.base import Event, HostRestarted, IntervalClosed, Role, SessionStateChanged
+from dataplane.engines.base import Event, IntervalClosed, Role, SessionStateChanged
 
 LOG = logging.getLogger(__name__)
 
 QUEUE_LENGTH = 10_000
-"""Notifications that may wait; more are dropped, counted and logged."""
+"""Notifications that may wait; more are dropped and counted."""
 
 Send = Callable[[str, dict[str, Any]], None]
 
@@ -34,8 +34,6 @@ def notification_of(event: Event) -> tuple[str, dict[str, Any]] | None:
             return "session-state-change", values
         case IntervalClosed(ssid=ssid, number=number):
             return "interval-closed", {"ssid": ssid, "number": number}
-        case HostRestarted(count=count, reason=reason):
-            LOG.warning("engine host process restarted (%d times so far): %s", count, reason)
     return None
 
 
@@ -61,7 +59,9 @@ class Notifier:
             self._queue.put_nowait(notification)
         except queue.Full:
             self.dropped += 1
-            LOG.warning("notification queue full: %d dropped so far", self.dropped)
+            # At 1, 2, 4, 8 …: many that are dropped at once are not as many lines.
+            if self.dropped.bit_count() == 1:
+                LOG.warning("notification queue full: %d dropped so far", self.dropped)
 
     def close(self) -> None:
         """Send what is queued, and end."""

@@ -9,13 +9,24 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from tools.stamp_client import DIRECTIONS, SenderSessionState, StampClient, StampClientError
+from tools.stamp_client import (
+    DIRECTIONS,
+    INTERVAL_LEAVES,
+    SUMMARY_LEAVES,
+    ClosedInterval,
+    Record,
+    SenderSessionState,
+    StampClient,
+    StampClientError,
+)
 
 SCHEMA = "srv6-stamp-results"
 SCHEMA_VERSION = 1
@@ -23,80 +34,143 @@ SCHEMA_VERSION = 1
 NUMBERS = ("samples", "mean_ns", "min_ns", "max_ns", "jitter_ns")
 NS_PER_MS = 1_000_000
 
+REMARKS = ("last_error", "clock_synchronized")
+"""Columns that the table has no room for: it says them on lines of their own."""
+
 EXIT_FAILED = 1
 
 _EPILOG = """\
 examples:
   stamp-results 192.0.2.1 --user oss --key id_ed25519
+  stamp-results 192.0.2.1 --user oss --key id_ed25519 --interval
   stamp-results 192.0.2.1 --user oss --key id_ed25519 --csv
   stamp-results 192.0.2.1 --user oss --key id_ed25519 --records 1 --csv >records.csv
   stamp-lab status --json | stamp-results --lab edge1
 
 exit codes:
   0  done
-  1  the node cannot be reached, or refuses
+  1  the node cannot be reached, or refuses, or no stampd serves it
   2  the command line is wrong
 """
 
 Row = dict[str, Any]
+Batches = Iterable[Sequence[Row]]
+"""Rows as they arrive; all have the same columns."""
 
 
-def summary_rows(sessions: Mapping[int, SenderSessionState]) -> list[Row]:
-    """One row for each session and direction; all rows have the same columns.
+def summary_rows(
+    sessions: Mapping[int, SenderSessionState], clock_synchronized: bool | None, *, interval: bool
+) -> tuple[list[str], list[Row]]:
+    """Columns, and one row for each session and direction: since the beginning, or with
+    `interval` of the latest closed computation interval.
 
-    `pN` is the N-th percentile in nanoseconds, for each that a session has.
+    `pN_ns` is the N-th percentile in nanoseconds, for each that a session has.
     """
-    delays = [delay for session in sessions.values() for delay in session.delay.values()]
-    ranks = sorted({rank for delay in delays for rank in delay.percentiles})
+    measured = {
+        ssid: session.latest_interval if interval else session for ssid, session in sessions.items()
+    }
+    delays = [delay for each in measured.values() if each for delay in each.delay.values()]
+    percentiles = {
+        f"p{rank:g}_ns": rank for rank in sorted({r for d in delays for r in d.percentiles})
+    }
+    columns = [
+        *("ssid", "path", "reflector_address", "oper_state"),
+        *(("interval", "suspect") if interval else ()),
+        *("direction", *NUMBERS, *percentiles, "sent", "lost", "loss_percent", *REMARKS),
+    ]
     rows = []
     for ssid, session in sorted(sessions.items()):
         for direction in DIRECTIONS:
-            delay = session.delay[direction]
-            row: Row = {"ssid": ssid, "oper_state": session.oper_state, "direction": direction}
-            row |= {name: getattr(delay, name) for name in NUMBERS}
-            row |= {f"p{rank:g}_ns": delay.percentiles.get(rank) for rank in ranks}
+            row: Row = dict.fromkeys(columns)
             row |= {
-                "sent": session.sent,
-                "lost": getattr(session.loss, direction.replace("-", "_")),
+                "ssid": ssid,
+                "path": session.path,
+                "reflector_address": session.reflector_address,
+                "oper_state": session.oper_state,
+                "direction": direction,
+                "last_error": session.last_error,
+                "clock_synchronized": clock_synchronized,
             }
+            if (source := measured[ssid]) is not None:
+                delay = source.delay[direction]
+                row |= {name: getattr(delay, name) for name in NUMBERS}
+                row |= {name: delay.percentiles.get(rank) for name, rank in percentiles.items()}
+                row["sent"] = source.sent
+                row["lost"] = getattr(source.loss, direction.replace("-", "_"))
+                if direction == "round-trip":
+                    row["loss_percent"] = source.loss.round_trip_ratio
+            if isinstance(source, ClosedInterval):
+                row |= {"interval": source.number, "suspect": source.suspect}
             rows.append(row)
-    return rows
+    return columns, rows
 
 
-def write_csv(stream: TextIO, rows: Sequence[Row]) -> None:
-    """A header and a line for each row; nothing without rows."""
-    if rows:
-        writer = csv.DictWriter(stream, rows[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+def write_csv(stream: TextIO, columns: Sequence[str], batches: Batches) -> None:
+    """A header and a line for each row."""
+    writer = csv.DictWriter(stream, columns, lineterminator="\n")
+    writer.writeheader()
+    for rows in batches:
+        writer.writerows({name: _plain(value) for name, value in row.items()} for row in rows)
+        stream.flush()
 
 
-def write_json(stream: TextIO, rows: Sequence[Row]) -> None:
+def write_json(stream: TextIO, columns: Sequence[str], batches: Batches) -> None:
     """`{"schema": "srv6-stamp-results", "version": 1, "rows": [row]}`."""
-    json.dump({"schema": SCHEMA, "version": SCHEMA_VERSION, "rows": rows}, stream, indent=2)
-    stream.write("\n")
+    stream.write(f'{{"schema": "{SCHEMA}", "version": {SCHEMA_VERSION}, "rows": [')
+    separator = "\n"
+    try:
+        for rows in batches:
+            for row in rows:
+                stream.write(f"{separator}  {json.dumps(row)}")
+                separator = ",\n"
+            stream.flush()
+    finally:
+        # What came before a failure is gone from the node: it has to be readable.
+        stream.write("\n]}\n")
 
 
-def write_table(stream: TextIO, rows: Sequence[Row]) -> None:
+def write_table(stream: TextIO, columns: Sequence[str], batches: Batches) -> None:
     """Aligned columns; delays in milliseconds, "-" where not known."""
-    if not rows:
-        return
-    lines = [[_title(name) for name in rows[0]]]
-    lines += [[_cell(name, value) for name, value in row.items()] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        stream.write("  ".join(cells).rstrip() + "\n")
+    shown = [name for name in columns if name not in REMARKS]
+    titles = [_title(name) for name in shown]
+    widths: list[int] | None = None
+    for rows in batches:
+        lines = [[_cell(name, row[name]) for name in shown] for row in rows]
+        if widths is None:
+            widths = [max(map(len, column)) for column in zip(titles, *lines, strict=True)]
+            _write_line(stream, titles, widths)
+        for row, line in zip(rows, lines, strict=True):
+            _write_line(stream, line, widths)
+            # One for a session, below the last of its rows.
+            if row.get("last_error") and row["direction"] == DIRECTIONS[-1]:
+                stream.write(f"  session {row['ssid']}, last error: {row['last_error']}\n")
+        if any(row.get("clock_synchronized") is False for row in rows):
+            stream.write(
+                "\nclock: unsynchronised per kernel: forward and backward delays are as wrong"
+                " as the clocks, round-trip delays are right\n"
+            )
+        stream.flush()
+
+
+def _write_line(stream: TextIO, cells: Sequence[str], widths: Sequence[int]) -> None:
+    padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+    stream.write("  ".join(padded).rstrip() + "\n")
 
 
 def _title(name: str) -> str:
-    return name.removesuffix("_ns").replace("_", " ").upper() + " ms" * name.endswith("_ns")
+    words, _, unit = name.rpartition("_")
+    unit = {"ns": "ms", "percent": "%"}.get(unit, "")
+    return f"{words.replace('_', ' ').upper()} {unit}" if unit else name.replace("_", " ").upper()
 
 
 def _cell(name: str, value: Any) -> str:
     if value is None:
         return "-"
-    return f"{value / NS_PER_MS:.3f}" if name.endswith("_ns") else str(value)
+    return f"{value / NS_PER_MS:.3f}" if name.endswith("_ns") else str(_plain(value))
+
+
+def _plain(value: Any) -> Any:
+    return str(value).lower() if isinstance(value, bool) else value
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -119,7 +193,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--records",
         type=int,
         metavar="SSID",
-        help="take all records of this session instead: they are gone from the node then",
+        help="take all records of this session instead: they are gone from the node then,"
+        " a thousand at a time while the output is read",
+    )
+    parser.add_argument(
+        "--interval",
+        action="store_true",
+        help="of the latest closed computation interval, instead of since the beginning",
     )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_const", const=write_json, dest="write")
@@ -154,24 +234,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("give a host or --lab")
     if options.host is not None and options.key is None:
         parser.error("a host needs --key")
-    rows: list[Row] = []
-    problem = None
     try:
         with _connect(options) as client:
-            if options.records is None:
-                rows = summary_rows(client.sender_sessions())
-            else:
-                for record in client.drain(options.records):
-                    rows.append(record._asdict())
+            _write_results(client, options)
     except StampClientError as error:
-        problem = error
-    # Records that came before the problem are gone from the node.
-    if rows or problem is None:
-        options.write(sys.stdout, rows)
-    if problem is not None:
-        print(f"stamp-results: {problem}", file=sys.stderr)
+        print(f"stamp-results: {error}", file=sys.stderr)
         return EXIT_FAILED
+    except BrokenPipeError:
+        # Who read has seen enough. What is still buffered must not fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _write_results(client: StampClient, options: argparse.Namespace) -> None:
+    if options.records is not None:
+        taken = client.batches(options.records)
+        # Where not even the first can be had there is nothing to write.
+        batches = itertools.chain([next(taken)], taken)
+        rows = ([record._asdict() for record in batch] for batch in batches)
+        options.write(sys.stdout, Record._fields, rows)
+        return
+    leaves = INTERVAL_LEAVES if options.interval else SUMMARY_LEAVES
+    sessions, clock = client.sender_sessions(leaves), client.clock_synchronized()
+    if sessions and clock is None:
+        raise StampClientError("no stampd serves this node: it has sessions, and no state of them")
+    columns, summary = summary_rows(sessions, clock, interval=options.interval)
+    options.write(sys.stdout, columns, [summary])
+    if not sessions:
+        print("stamp-results: no sessions", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from its answer, and None here.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -43,8 +43,14 @@ DIRECTIONS = ("forward", "backward", "round-trip")
 FETCH_MAX = 1000
 """Records that one fetch-results asks for: the model's default."""
 
-SUMMARY_LEAVES = ("oper-state", "last-error", "counters", "delay", "loss", "results-available")
+SUMMARY_LEAVES = (
+    *("path", "reflector-address", "oper-state", "last-error"),
+    *("counters", "delay", "loss", "results-available"),
+)
 """What `sender_sessions` reads by default: neither history nor records."""
+
+INTERVAL_LEAVES = (*SUMMARY_LEAVES, "interval-statistics")
+"""What it reads where the latest closed computation interval is wanted."""
 
 
 class StampClientError(Exception):
@@ -126,6 +132,20 @@ class Loss:
     backward: int | None = None
     undetermined: int | None = None
     round_trip: int | None = None
+    round_trip_ratio: float | None = None
+    """Percent of the packets whose fate is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedInterval:
+    """One closed computation interval (list `interval-statistics`)."""
+
+    number: int
+    suspect: bool
+    """Cut short or interrupted: its counters compare with no other's."""
+    sent: int
+    delay: Mapping[str, DelayStatistics]
+    loss: Loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +153,9 @@ class SenderSessionState:
     """Operational state of one session of the Session-Sender."""
 
     ssid: int
+    path: str | None
+    """Name of the measured SRv6 path; None: no SID list."""
+    reflector_address: str | None
     oper_state: str | None
     last_error: str | None
     counters: Mapping[str, int]
@@ -141,6 +164,8 @@ class SenderSessionState:
     """One for each of DIRECTIONS."""
     loss: Loss
     results_available: int | None
+    latest_interval: ClosedInterval | None = None
+    """None also where intervals were not asked for."""
 
     @property
     def sent(self) -> int:
@@ -299,13 +324,19 @@ class StampClient:
         """Take up to `max_records` records, oldest first; they are gone from the node then."""
         return parse_results(self._action(ssid, "fetch-results", max=max_records))
 
-    def drain(self, ssid: int) -> Iterator[Record]:
-        """Take all records that there are at the moment."""
+    def batches(self, ssid: int) -> Iterator[tuple[Record, ...]]:
+        """Take all records that there are at the moment, a batch each time one is asked for:
+        who stops asking leaves the rest on the node."""
         while True:
             fetched = self.fetch_results(ssid)
-            yield from fetched.records
+            yield fetched.records
             if not fetched.remaining or not fetched.records:
                 return
+
+    def drain(self, ssid: int) -> Iterator[Record]:
+        """Take all records that there are at the moment."""
+        for batch in self.batches(ssid):
+            yield from batch
 
     def _action(self, ssid: int, name: str, **parameters: int | None) -> Element:
         action = build_action(ssid, name, **parameters)
@@ -429,9 +460,11 @@ def _sender_session(session: Element) -> SenderSessionState:
     if ssid is None:
         raise StampClientError("the node sent a session without its key")
     counters = session.find(_tag("counters"))
-    loss = session.find(_tag("loss"))
+    intervals = map(_closed_interval, session.iterfind(_tag("interval-statistics")))
     return SenderSessionState(
         ssid=ssid,
+        path=session.findtext(_tag("path")),
+        reflector_address=session.findtext(_tag("reflector-address")),
         oper_state=session.findtext(_tag("oper-state")),
         last_error=session.findtext(_tag("last-error")),
         counters={
@@ -439,14 +472,38 @@ def _sender_session(session: Element) -> SenderSessionState:
             for leaf in (() if counters is None else counters)
             if not len(leaf)
         },
-        delay={
-            direction: _delay_statistics(session.find(f"{_tag('delay')}/{_tag(direction)}"))
-            for direction in DIRECTIONS
-        },
-        loss=Loss()
-        if loss is None
-        else Loss(*(_integer(loss, f.name.replace("_", "-")) for f in fields(Loss))),
+        delay=_delays(session),
+        loss=_loss(session.find(_tag("loss"))),
         results_available=_integer(session, "results-available"),
+        latest_interval=max(intervals, key=lambda interval: interval.number, default=None),
+    )
+
+
+def _closed_interval(entry: Element) -> ClosedInterval:
+    return ClosedInterval(
+        number=_integer(entry, "number") or 0,
+        suspect=entry.findtext(_tag("suspect")) == "true",
+        sent=_integer(entry, "sent") or 0,
+        delay=_delays(entry),
+        loss=_loss(entry.find(_tag("loss"))),
+    )
+
+
+def _delays(parent: Element) -> dict[str, DelayStatistics]:
+    return {
+        direction: _delay_statistics(parent.find(f"{_tag('delay')}/{_tag(direction)}"))
+        for direction in DIRECTIONS
+    }
+
+
+def _loss(element: Element | None) -> Loss:
+    if element is None:
+        return Loss()
+    names = ("forward", "backward", "undetermined", "round_trip")
+    ratio = element.findtext(_tag("round-trip-ratio"))
+    return Loss(
+        **{name: _integer(element, name.replace("_", "-")) for name in names},
+        round_trip_ratio=None if ratio is None else float(ratio),
     )
 
 

@@ -147,6 +147,12 @@ class PacketFates:
     def _sent_ns(self) -> array[int] | memoryview:
         return self._window.times
 
+    def forget(self, sequence: int) -> None:
+        """Nothing about this packet is of use any more, but for what is in the window."""
+        self._refined.pop(sequence, None)
+        self._copies.pop(sequence, None)
+        self._apart = bool(self._refined or self._copies)
+
     def rest(self) -> None:
         """Nothing is expected of this session for a while: let go of what can be made anew."""
         self._intervals.rest()

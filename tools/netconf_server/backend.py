@@ -9,7 +9,7 @@ session carries the name of its user, and sysrepo checks every read, write and c
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -17,10 +17,11 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import libyang
 import sysrepo
 from lxml import etree
 
-from tools.netconf_server import edits, messages, monitoring, native, schemas
+from tools.netconf_server import edits, messages, monitoring, native, schemas, subscription
 from tools.netconf_server import native_refusals as refusals
 from tools.netconf_server.capabilities import (
     FEATURE_CAPABILITIES,
@@ -44,6 +45,7 @@ from tools.netconf_server.native_errors import (
     locking_session,
     to_rpc_error,
 )
+from tools.netconf_server.notifications import Outbox, SubscriptionRequest
 
 LOG = logging.getLogger(__name__)
 
@@ -98,13 +100,24 @@ class Backend:
             undo.callback(self._own_session.stop)
             self._nacm = native.nacm_init(self._own_session.cdata)
             undo.callback(native.nacm_destroy, self._nacm)
+            self._startup = self._connection.start_session("startup")
+            undo.callback(self._startup.stop)
+            self._startup_guard = Lock()
             self._serve_monitoring()
+            self._notifications = libyang.Context()
+            undo.callback(self._notifications.destroy)
+            self._notifications.parse_module_str(subscription.MODULE)
             self._undo = undo.pop_all()
 
     @property
     def connection(self) -> Any:
         """The connection's C pointer."""
         return self._connection.cdata
+
+    @property
+    def notifications_context(self) -> Any:
+        """A libyang context (a C pointer) that knows ``<create-subscription>``."""
+        return self._notifications.cdata
 
     @property
     def capabilities(self) -> tuple[str, ...]:
@@ -168,6 +181,18 @@ class Backend:
         with self._guard:
             return self._sessions.get(sysrepo_id, 0)
 
+    def keep(self, modules: Iterable[str]) -> None:
+        """Copy running to startup, one module after the other.
+
+        The server does it, not the user: who may edit running needs no rights to startup.
+
+        :raises NativeError: startup is locked, cannot be written, or would be invalid.
+        """
+        # One at a time, each with what is in running by then: the last one leaves the latest.
+        with self._startup_guard:
+            for module in modules:
+                native.copy_config(self._startup.cdata, module, "running", self.timeouts.change_ms)
+
     def close(self) -> None:
         """Disconnect. Every session has to be closed before."""
         self._undo.close()
@@ -227,6 +252,7 @@ class BackendSession:
         self._backend = backend
         self._session = backend.start_session()
         self._datastore = "running"
+        self._subscription: subscription.Subscription | None = None
         self.sysrepo_id = native.session_id(self._session.cdata)
         try:
             native.nacm_set_user(self._session.cdata, user)
@@ -240,8 +266,9 @@ class BackendSession:
         return self._backend.modules
 
     def close(self) -> None:
-        """Release the session and its locks."""
+        """Release the session, its locks and its subscription."""
         try:
+            self._unsubscribe()
             self._session.stop()
         finally:
             self._backend.forget_session(self)
@@ -252,8 +279,11 @@ class BackendSession:
             str(messages.namespace_of(operation)), messages.local_name(operation)
         )
         try:
-            with self._context() as context, self._operation(context, bare) as (_tree, node):
-                native.nacm_check_operation(self._session.cdata, node)
+            with self._context() as context:
+                if messages.namespace_of(operation) == messages.NOTIFICATION_NS:
+                    context = self._backend.notifications_context
+                with self._operation(context, bare) as (_tree, node):
+                    native.nacm_check_operation(self._session.cdata, node)
         except RpcError as failure:
             if failure.errors[0].tag is ErrorTag.ACCESS_DENIED:
                 raise
@@ -277,7 +307,9 @@ class BackendSession:
     ) -> None:
         """Apply an edit, or for "test-only" validate it; nothing is left behind after an error.
 
-        sysrepo validates before it applies: "set" and "test-then-set" are the same.
+        sysrepo validates before it applies: "set" and "test-then-set" are the same. What is
+        applied to running is copied to startup; only if that fails, the edit stands in spite of
+        the error.
         """
         nodes = messages.children(config)
         self._switch(datastore)
@@ -297,6 +329,19 @@ class BackendSession:
                             self._session.cdata, path, self._backend.timeouts.data_ms
                         ),
                     ) from error
+            if datastore == "running" and test_option != "test-only":
+                self._keep(nodes)
+
+    def _keep(self, nodes: Sequence[etree._Element]) -> None:
+        """Have the modules of an edit of running outlive a restart of the machine."""
+        namespaces = {messages.namespace_of(node) or "" for node in nodes}
+        try:
+            self._backend.keep(sorted(self.modules[namespace] for namespace in namespaces))
+        except NativeError as error:
+            raise application_error(
+                ErrorTag.OPERATION_FAILED,
+                f"the edit is in force, but cannot be kept for the next boot: {error}",
+            ) from error
 
     def _apply_edit(self, tree: Any, default_operation: str, test_option: str) -> None:
         try:
@@ -348,6 +393,19 @@ class BackendSession:
         with self._context():
             native.unlock(self._session.cdata)
         self._backend.locks.pop(datastore, None)
+
+    def subscribe(self, request: SubscriptionRequest, outbox: Outbox) -> None:
+        """Put notifications into the outbox (RFC 5277), instead of an earlier one."""
+        self._unsubscribe()
+        with self._context() as context:
+            self._subscription = subscription.Subscription(
+                self._backend.connection, self._session.cdata, context, request, outbox
+            )
+
+    def _unsubscribe(self) -> None:
+        if self._subscription is not None:
+            self._subscription.close()
+            self._subscription = None
 
     def get_schema(self, identifier: str, version: str | None, language: str) -> str:
         """Text of a YANG module."""

@@ -20,9 +20,11 @@ from dataplane.engines.common.loop import SPIN_NS, Loop
 from dataplane.stamp.sender_rounds import Range, Rows
 from dataplane.stamp.session_table import (
     DUE_NS,
+    END_NS,
     EXPIRY_SLACK_NS,
     LATEST_NS,
     NEVER,
+    ROWS,
     SLACK_NS,
     TIMEOUT_NS,
     SessionTable,
@@ -62,7 +64,10 @@ class Schedule:
         self._expire_together = expire_together
         self._expire = expire
         self._next_timers = next_timers
-        self._rows: dict[int, None] = {}
+        self._rows: set[int] = set()
+        self._planned = np.zeros(ROWS, np.bool_)
+        """The same, to have them in order at once while thousands come and go."""
+
         self._range: Range | None = None
         self._send_timer = loop.timer(lambda _now_ns: send())
         self._expiry_timer = loop.timer(self._look)
@@ -86,7 +91,8 @@ class Schedule:
 
     def forget(self, ssid: int) -> None:
         if ssid in self._rows:
-            del self._rows[ssid]
+            self._rows.remove(ssid)
+            self._planned[ssid] = False
             self._range = None
             self._table.cells[[DUE_NS, LATEST_NS], ssid] = NEVER
 
@@ -95,9 +101,17 @@ class Schedule:
         self._expiry_timer.at(None)
 
     def due(self, now_ns: int) -> Rows:
-        """The sessions whose packets may leave now; of many, those that wait longest."""
-        due_ns = self._table.columns[DUE_NS]
+        """The sessions whose packets may leave now; of many, those that wait longest.
+
+        Those with an interval to close before wait until one of them cannot any longer: to
+        close few costs nearly as much as to close many.
+        """
+        columns = self._table.columns
+        due_ns = columns[DUE_NS]
         found = self._picked(due_ns[self._all()] <= now_ns)
+        over = columns[END_NS][found] <= now_ns
+        if over.any() and columns[LATEST_NS][found[over]].min() > now_ns + SPIN_NS:
+            found = found[~over]
         if len(found) > FLIGHT:
             found = found[np.argpartition(due_ns[found], FLIGHT)[:FLIGHT]]
             found.sort()
@@ -127,9 +141,10 @@ class Schedule:
             most_ns = max(0, min(LATENESS * slack_ns, LATENESS_MAX_NS) - slack_ns)
             rested_ns = monotonic_ns() + REST * flight_ns
             first_ns = max(first_ns, min(rested_ns, first_ns + most_ns))
-        if len(due_ns) > FLIGHT:
+        until_ns = due_ns[(due_ns < first_ns) & (due_ns < columns[END_NS][rows])]
+        if len(until_ns) > FLIGHT:
             # More would not leave with it.
-            first_ns = min(first_ns, int(np.partition(due_ns, FLIGHT - 1)[FLIGHT - 1]))
+            first_ns = int(np.partition(until_ns, FLIGHT - 1)[FLIGHT - 1])
         self._wake(first_ns, min(slack_ns, SPIN_NS))
 
     def _wake(self, latest_ns: int, early_ns: int) -> None:
@@ -138,12 +153,13 @@ class Schedule:
 
     def _keep(self, ssid: int) -> None:
         if ssid not in self._rows:
-            self._rows[ssid] = None
+            self._rows.add(ssid)
+            self._planned[ssid] = True
             self._range = None
 
     def _all(self) -> Range:
         if self._range is None:
-            rows = np.sort(np.fromiter(self._rows, np.intp, len(self._rows)))
+            rows = self._planned.nonzero()[0]
             whole = len(rows) and rows[-1] - rows[0] == len(rows) - 1
             self._range = slice(int(rows[0]), int(rows[-1]) + 1) if whole else rows
         return self._range

@@ -74,6 +74,8 @@ def make_state(
     }
     return SenderSessionState(
         ssid=path.ssid,
+        path=path.name,
+        reflector_address=None,
         oper_state=oper_state,
         last_error=None,
         counters={"sent": sent, "received": len(records)},

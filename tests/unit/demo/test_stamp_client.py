@@ -16,6 +16,7 @@ from tools.demo.measure import Run, reflector_node, sender_node
 from tools.repository import STAMP_FEATURES, STAMP_MODULE, search_directories
 from tools.stamp_client import (
     STAMP_NS,
+    Loss,
     Node,
     SenderSession,
     StampClient,
@@ -33,7 +34,8 @@ NS = {"s": STAMP_NS}
 STATE = f"""
 <data xmlns="urn:ietf:params:xml:ns:netconf:base:1.0">
  <stamp xmlns="{STAMP_NS}"><session-sender><session>
-  <ssid>7</ssid><oper-state>running</oper-state>
+  <ssid>7</ssid><path>north</path><reflector-address>fd00::2</reflector-address>
+  <oper-state>running</oper-state>
   <counters><sent>20</sent><received>18</received>
    <discard><reason>truncated</reason><packets>3</packets></discard></counters>
   <delay>
@@ -41,8 +43,15 @@ STATE = f"""
     <percentile><percent>99.9</percent><value>-4</value></percentile></forward>
    <round-trip><samples>18</samples><mean>11</mean></round-trip>
   </delay>
-  <loss><forward>1</forward><round-trip>1</round-trip></loss>
+  <loss><forward>1</forward><round-trip>1</round-trip>
+   <round-trip-ratio>5.2632</round-trip-ratio></loss>
   <results-available>18</results-available>
+  <interval-statistics><number>3</number><suspect>false</suspect><sent>9</sent>
+   <delay><round-trip><samples>8</samples><mean>12</mean></round-trip></delay>
+   <loss><round-trip>0</round-trip><round-trip-ratio>0.0000</round-trip-ratio></loss>
+  </interval-statistics>
+  <interval-statistics><number>2</number><suspect>true</suspect><sent>1</sent>
+  </interval-statistics>
  </session></session-sender></stamp>
 </data>
 """
@@ -165,13 +174,23 @@ def test_removal_takes_the_whole_role() -> None:
 def test_state() -> None:
     state = parse_sender_sessions(etree.fromstring(STATE))[7]
     assert (state.ssid, state.oper_state, state.last_error) == (7, "running", None)
+    assert (state.path, state.reflector_address) == ("north", "fd00::2")
     assert (state.sent, state.received) == (20, 18)
     assert state.delay["forward"].mean_ns == -5
     assert state.delay["forward"].max_ns is None
     assert state.delay["forward"].percentiles == {99.9: -4}
     assert state.delay["backward"].mean_ns is None
     assert (state.loss.forward, state.loss.backward, state.loss.round_trip) == (1, None, 1)
+    assert state.loss.round_trip_ratio == 5.2632
     assert state.results_available == 18
+
+
+def test_the_latest_interval() -> None:
+    latest = parse_sender_sessions(etree.fromstring(STATE))[7].latest_interval
+    assert latest is not None
+    assert (latest.number, latest.suspect, latest.sent) == (3, False, 9)
+    assert latest.delay["round-trip"].mean_ns == 12
+    assert latest.loss == Loss(round_trip=0, round_trip_ratio=0.0)
 
 
 def test_no_state() -> None:

@@ -46,6 +46,7 @@ def schedule_of(table: SessionTable, timers: Timers, sessions: int, due_ns: int)
     )
     for ssid in range(1, sessions + 1):
         table.row(ssid)
+        table.columns[module.END_NS][ssid] = module.NEVER
         found.send_at(ssid, due_ns + ssid, SLACK_NS)
     return found
 
@@ -90,6 +91,13 @@ def test_as_many_as_leave_in_one_go_are_not_kept_waiting_for_more(table: Session
     schedule = schedule_of(table, timers, 2 * FLIGHT, due_ns)
     schedule.arm()
     assert timers.armed_ns[-1] == due_ns + FLIGHT - SPIN_NS
+
+
+def test_packets_that_begin_an_interval_wait_for_each_other(table: SessionTable) -> None:
+    schedule = schedule_of(table, Timers(), 4, due_ns=0)
+    table.columns[module.END_NS][[2, 3]] = 2, 3
+    assert schedule.due(4).tolist() == [1, 4]
+    assert schedule.due(2 + SLACK_NS - SPIN_NS).tolist() == [1, 2, 3, 4]
 
 
 class Expiring:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import Any
 
@@ -102,3 +103,29 @@ def test_what_could_not_be_applied_is_applied_later(monkeypatch: pytest.MonkeyPa
     assert applied.wait(10)
     assert attempts == [changes.node] * 3
     changes.close()
+
+
+def test_edits_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    changes = Changes(capabilities, Recorder())
+    changes.handle("change", reflector(1000))
+    changes.handle("done", reflector(1000))
+    tree = reflector(1000)
+    tree["session-reflector"]["source-address"] = "ff02::1"
+    with pytest.raises(Refused):
+        changes.handle("change", tree)
+    changes.handle("change", reflector(2000))
+    changes.handle("abort", None)
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        (
+            "INFO",
+            "configuration applied: no Session-Sender; Session-Reflector on engine userspace,"
+            " 0 sessions, 0 of them new or changed, 0 removed",
+        ),
+        (
+            "INFO",
+            "edit refused: /srv6-stamp:stamp/session-reflector/source-address:"
+            " the source address ff02::1 is not a unicast address",
+        ),
+        ("INFO", "edit withdrawn: another subscriber refused it"),
+    ]

@@ -72,9 +72,12 @@ def test_sent_by_another_thread_in_order_even_when_sending_fails() -> None:
     assert threading.get_ident() not in {ident for ident, _, _ in sent}
 
 
-def test_a_full_queue_drops_and_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_queue_drops_and_counts(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(module, "QUEUE_LENGTH", 2)
     notifier = Notifier()
-    for number in range(5):
+    for number in range(1002):
         notifier.put(IntervalClosed(1, number))
-    assert notifier.dropped == 3
+    assert notifier.dropped == 1000
+    assert len(caplog.records) == 10
