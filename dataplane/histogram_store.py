@@ -8,17 +8,19 @@ needed. A directory says where an octave's block is; its four histograms share i
 
 Layout: number of blocks in use (uint64); a directory for each delay, `OCTAVES`
 uint16, 0 or one more than the number of the block; then `BLOCKS_MAX` blocks, of
-which only those in use, and a few more, have memory.
+which only those in use, and the rest of their pages, have memory.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from dataplane.arena import in_pages
 from dataplane.histogram import BUCKETS, SUB_BUCKETS
 from dataplane.mapped_file import StoreError
 
@@ -54,13 +56,31 @@ _FIRSTS = np.arange(1, DELAYS + 1) * OCTAVES
 """Where in the directory the next delay begins."""
 
 
+def needs_memory(at: Any, entry: Any) -> Any:
+    """Of a block, counted from 1 on, that is used for the first time, after those before it:
+    whether it lies in a page that has no memory yet.
+
+    `at` is where the whole begins, in memory of which each page has some or none.
+    """
+    return in_pages(at + _memory_before(entry)) < at + _end(entry)
+
+
+def _end(entry: Any) -> Any:
+    return BLOCKS_AT + entry * BLOCK.itemsize
+
+
+def _memory_before(entry: Any) -> Any:
+    return np.maximum(AT_FIRST, _end(entry - 1))
+
+
 class HistogramStore:
     """Over a writable buffer of `SIZE` bytes, zeros at first."""
 
     __slots__ = ("_arrays", "_directory", "_reserve", "_used", "_view", "_words")
 
-    def __init__(self, view: memoryview, reserve: Callable[[int], None]) -> None:
-        """`reserve` gives memory to that many bytes of `view`; it may raise StoreError."""
+    def __init__(self, view: memoryview, reserve: Callable[[int, int], None]) -> None:
+        """`reserve` gives memory to that many bytes of `view`, told how many of them have
+        some; it may raise StoreError."""
         self._view = view
         self._reserve = reserve
         self._used = view[:DIRECTORY_AT].cast("Q")
@@ -152,7 +172,7 @@ class HistogramStore:
         full, the nearest ones that there are, or 0 for none."""
         entry = self._used[0] + 1
         try:
-            self._reserve(BLOCKS_AT + entry * BLOCK.itemsize)
+            self._reserve(_end(entry), int(_memory_before(entry)))
         except StoreError as error:
             log.warning("percentiles become inexact: %s", error)
             return self._nearest(delay, bucket)

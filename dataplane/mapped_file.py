@@ -12,7 +12,7 @@ import mmap
 import os
 from pathlib import Path
 
-from dataplane.arena import Arena
+from dataplane.arena import Arena, in_pages
 
 
 class StoreError(Exception):
@@ -67,14 +67,15 @@ class MappedFile:
 
         Its memory is allocated here: a file system that is full shows as a
         `StoreError`, not as a process killed by a later write. Where `allocate` is
-        given, this is true for so many bytes; what follows needs `reserve`.
+        given, this is true for so many bytes, in whole pages; what follows needs `reserve`.
         """
         temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
             descriptor = os.open(temporary, flags, 0o600)
             try:
-                os.posix_fallocate(descriptor, 0, size if allocate is None else allocate)
+                allocated = size if allocate is None else min(in_pages(allocate), size)
+                os.posix_fallocate(descriptor, 0, allocated)
                 os.truncate(descriptor, size)
                 os.pwrite(descriptor, content, 0)
             finally:
@@ -85,14 +86,17 @@ class MappedFile:
                 temporary.unlink()
             raise StoreError(f"{path}: cannot be created: {error.strerror}") from error
 
-    def reserve(self, end: int) -> None:
-        """Allocate the memory of the file's first `end` bytes. Raises `StoreError`."""
+    def reserve(self, end: int, reserved: int) -> None:
+        """Allocate the memory of the file's first `end` bytes, of which this has been done
+        for the first `reserved`. Raises `StoreError`."""
+        if in_pages(reserved) >= end:
+            return
         try:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
             try:
                 if os.fstat(descriptor).st_ino != self._inode:
                     raise StoreError(f"{self.path}: has been replaced")
-                os.posix_fallocate(descriptor, 0, end)
+                os.posix_fallocate(descriptor, 0, min(in_pages(end), self.size))
             finally:
                 os.close(descriptor)
         except OSError as error:

@@ -180,7 +180,9 @@ class SessionStore:
     def histograms(self) -> HistogramStore:
         if self._histograms is None:
             file, at = self._file, self._histograms_at
-            self._histograms = HistogramStore(file.view[at:], lambda size: file.reserve(at + size))
+            self._histograms = HistogramStore(
+                file.view[at:], lambda size, before: file.reserve(at + size, at + before)
+            )
         return self._histograms
 
     def rest(self) -> None:

@@ -87,7 +87,8 @@ class Attachment:
     interface: str
     mode: AttachmentMode
     note: str | None
-    """What an operator should know about it: why the mode is not a better one."""
+    """What an operator should know about it: why the mode is not a better one, what the
+    program does not get to see."""
 
 
 @dataclass(frozen=True, slots=True)

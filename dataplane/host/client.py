@@ -171,6 +171,10 @@ class EngineHost:
         """Forget the results of a session. Raises EngineError."""
         self._request(Clear(next(self._requests), ssid), ACTION_TIMEOUT_S)
 
+    def freshen(self) -> None:
+        """Have the stores brought up to date, which may be a second old. Raises EngineError."""
+        self._request(Ping(next(self._requests)), PING_TIMEOUT_S)
+
     def status(self) -> dict[int, SessionStatus]:
         """Of every sender session, by SSID."""
         with self._lock:

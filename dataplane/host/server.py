@@ -44,6 +44,10 @@ from dataplane.host.messages import (
 REPORTS_MAX = 500
 """Reports in one message."""
 
+GATHER_S = 0.01
+"""How long reports wait for more of them: whenever the thread that writes them wakes up, it
+interrupts those that carry packets."""
+
 RECEIVE_SIZE = 1 << 16
 
 SWITCH_INTERVAL_S = 0.000_5
@@ -143,6 +147,7 @@ class Server:
     def __init__(self, channel: socket.socket, state_dir: Path) -> None:
         self._channel = channel
         self._outgoing: queue.SimpleQueue[Answer | Report | None] = queue.SimpleQueue()
+        self._answered = threading.Event()
         self._engines = EngineSet(EngineContext(state_dir, self._outgoing.put))
         self._writer = threading.Thread(target=self._write, name="channel-writer", daemon=True)
 
@@ -152,8 +157,13 @@ class Server:
             self._read()
         finally:
             self._engines.close()
-            self._outgoing.put(None)
+            self._send(None)
             self._writer.join()
+
+    def _send(self, item: Answer | None) -> None:
+        """Nobody is kept waiting for an answer; None ends the writer."""
+        self._outgoing.put(item)
+        self._answered.set()
 
     def _read(self) -> None:
         splitter = Splitter()
@@ -169,9 +179,9 @@ class Server:
                     raise ChannelError(f"{type(message).__name__} is no request")
                 if isinstance(message, Shutdown):
                     self._engines.close()
-                    self._outgoing.put(Answer(message.request))
+                    self._send(Answer(message.request))
                     return
-                self._outgoing.put(self._answer(message))
+                self._send(self._answer(message))
 
     def _answer(self, message: Request) -> Answer:
         try:
@@ -191,6 +201,7 @@ class Server:
                 # for garbage, which would hold up packets for milliseconds.
                 gc.collect()
                 gc.freeze()
+                ctypes.CDLL(None).malloc_trim(0)
             case Start():
                 self._engines.sender().start(message.ssid, message.duration_s)
             case Stop():
@@ -204,6 +215,9 @@ class Server:
         ended = False
         while not ended:
             item = self._outgoing.get()
+            if self._outgoing.empty():
+                self._answered.wait(GATHER_S)
+            self._answered.clear()
             batch: list[Report] = []
             messages: list[Message] = []
             while True:

@@ -126,9 +126,7 @@ class Collector(RunTaking):
             self._make_room(now_ns)
         slot = sequence & self._mask
         if self._apart:
-            self._refined.pop(sequence - self.window, None)
-            self._copies.pop(sequence - self.window, None)
-            self._apart = bool(self._refined or self._copies)
+            self.forget(sequence - self.window)
         self._fate[slot] = UNDER_WAY
         self._sent_ns[slot] = now_ns
         self._next = sequence + 1

@@ -16,7 +16,7 @@ Rules that hold here:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ from dataplane.stamp.collector_rounds import (
     delays_of,
     fit_for_round,
     places_in_histograms,
+    refine_round,
     take_round,
 )
 from dataplane.stamp.interval_rounds import close_over
@@ -113,24 +114,26 @@ class BatchCollector:
     """The sessions of one port."""
 
     def __init__(self) -> None:
-        self._index = np.full(SSIDS, -1, np.int32)
-        self._collectors: list[Collector] = []
-        self._peer = np.zeros((0, 2), np.uint64)
-        self._port = np.zeros(0, np.uint16)
+        self._collectors: dict[int, Collector] = {}
+        """By SSID, as what follows."""
+
+        self._known = np.zeros(SSIDS, np.bool_)
+        self._peer = np.zeros((SSIDS, 2), np.uint64)
+        self._port = np.zeros(SSIDS, np.uint16)
         self._table: SessionTable | None = None
 
-    def serve(self, collectors: Iterable[Collector]) -> None:
-        """From now on these, and no others. Each has an SSID of its own."""
-        self._collectors = list(collectors)
-        tables = {collector.row.table for collector in self._collectors}
-        self._table = tables.pop() if len(tables) == 1 else None
-        self._index[:] = -1
-        for index, collector in enumerate(self._collectors):
-            self._index[collector.config.ssid] = index
-        peers = b"".join(packed(each.config.reflector_address) for each in self._collectors)
-        self._peer = np.frombuffer(peers, np.uint64).reshape(-1, 2)
-        ports = [collector.config.reflector_udp_port for collector in self._collectors]
-        self._port = np.array(ports, np.uint16)
+    def serve(self, ssid: int, collector: Collector | None) -> None:
+        """From now on replies that carry this SSID are this one's; None: nobody's. All have
+        the same table, or none."""
+        self._known[ssid] = collector is not None
+        if collector is None:
+            self._collectors.pop(ssid, None)
+            return
+        config = collector.config
+        self._collectors[ssid] = collector
+        self._peer[ssid] = np.frombuffer(packed(config.reflector_address), np.uint64)
+        self._port[ssid] = config.reflector_udp_port
+        self._table = collector.row.table
 
     def receive(self, replies: Replies, single: Callable[[int], None]) -> list[Collector]:
         """Take in all replies; `single` receives the one of a row by itself.
@@ -139,14 +142,13 @@ class BatchCollector:
         of which nothing has become known except delays.
         """
         wire = np.ascontiguousarray(replies.data[:, : OPEN.length]).view(_WIRE)[:, 0]
-        index = self._index[wire["ssid"]]
-        orderly = replies.admitted & (index >= 0) & (replies.length == OPEN.length)
+        index = wire["ssid"].astype(np.intp)
+        orderly = replies.admitted & self._known[index] & (replies.length == OPEN.length)
         orderly &= (wire["estimate"] & _MULTIPLIER != 0) & (
             wire["sender_estimate"] & _MULTIPLIER != 0
         )
-        if self._collectors:
-            orderly &= (replies.source == self._peer[index]).all(axis=1)
-            orderly &= replies.source_port == self._port[index]
+        orderly &= (replies.source == self._peer[index]).all(axis=1)
+        orderly &= replies.source_port == self._port[index]
         touched: dict[int, Collector] = {}
         start, count = 0, len(wire)
         for end in [*np.flatnonzero(~orderly).tolist(), count]:
@@ -239,14 +241,14 @@ class BatchCollector:
         tai_offset_s = int(table.cells[TAI_OFFSET_S, sessions[0]])
         records = _decoded(part, mine, part.wire[mine], replies.t4_ns[mine], tai_offset_s)
         records["sequence"] = sequences
+        refine_round(table, sessions, sequences, records)
         delays = delays_of(records)
         places, known = places_in_histograms(table, sessions, delays)
         if not known.all():
             done[fit[~known]] = False
             sessions, sequences, records = sessions[known], sequences[known], records[known]
             delays, places = delays[known], places[known]
-        for ssid in take_round(table, sessions, sequences, records, delays, places):
-            table.collectors[ssid].settle()
+        take_round(table, sessions, sequences, records, delays, places)
         ended = all_sent(table, sessions)
         if ended.any():
             owners = part.index[mine[done[fit]]][ended].tolist()

@@ -1,20 +1,28 @@
 """What `Collector.take` does, for a reply to each of many sessions at once.
 
 The sessions are rows of one `SessionTable`. What is not as nearly all replies are (in
-time and in order, to a packet under way, with delays of an order of magnitude that was
-seen before) is left to be taken one by one. A property test holds this against
+time and in order, to a packet under way, with delays that have a place in the histograms)
+is left to be taken one by one. A property test holds this against
 `Collector.receive`.
 """
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from dataplane.histogram import SUB_BUCKETS, buckets_of
-from dataplane.histogram_store import BLOCK_WORDS, BLOCKS_AT, DIRECTORY_AT, OCTAVE_BITS, OCTAVES
+from dataplane.histogram_store import (
+    BLOCK_WORDS,
+    BLOCKS_AT,
+    DIRECTORY_AT,
+    OCTAVE_BITS,
+    OCTAVES,
+    needs_memory,
+)
 from dataplane.measurement import RECORD, RingHeader
 from dataplane.session_state import (
     BACKWARD,
@@ -73,8 +81,16 @@ _DELAY_WORDS = words_of(DelayState)
 _RING_WORDS = words_of(RingHeader)
 _RING_HEAD = word_of(RingHeader, "head")
 _RECORD_WORDS = RECORD.size // 8
-_FIELDS = {name: word_of(DelayState, name) for name, _ in DelayState._fields_}
+_DELAY_STATE = np.dtype(
+    [
+        (name, np.float64 if kind is ctypes.c_double else np.int64)
+        for name, kind in DelayState._fields_
+    ]
+)
+assert _DELAY_STATE.itemsize == 8 * _DELAY_WORDS
 _DIRECTIONS = np.arange(DIRECTIONS)
+_AHEAD = np.arange(32)
+"""Packets whose fate is looked at at once."""
 
 
 def fit_for_round(
@@ -96,12 +112,25 @@ def fit_for_round(
     fit &= arrived_ns < columns[END_NS][rows]
     sent_ns = arena.words[columns[TIMES][rows] + place]
     fit &= arrived_ns <= sent_ns + columns[TIMEOUT_NS][rows]
-    fit &= (sequences > columns[HIGHEST][rows]) & (columns[APART][rows] == 0)
+    fit &= sequences > columns[HIGHEST][rows]
     fit &= (wire["estimate"] == columns[ESTIMATE][rows]) & (columns[STATEFUL][rows] == 0)
     offset_s = columns[TAI_OFFSET_S][rows]
     # They differ for a moment only, when the kernel has just been told.
     fit &= offset_s == offset_s[0]
     return fit, sequences
+
+
+def refine_round(
+    table: SessionTable, rows: Rows, sequences: Int64, records: npt.NDArray[Any]
+) -> None:
+    """Put a better T1 into the records, one of each session, where there is one."""
+    apart = table.columns[APART][rows].nonzero()[0]
+    for index, row, sequence in zip(
+        apart.tolist(), rows[apart].tolist(), sequences[apart].tolist(), strict=True
+    ):
+        refined = table.collectors[row].refined_t1(sequence)
+        if refined is not None:
+            records["t1_ns"][index], records["t1_method"][index] = refined
 
 
 def delays_of(records: npt.NDArray[Any]) -> Int64:
@@ -121,13 +150,30 @@ def places_in_histograms(
     and none that is too far off to be worked on in 64 bits."""
     at = table.columns[HISTOGRAMS][rows][:, None]
     buckets = buckets_of(delays)
-    entries = table.arena.halves[
-        (at + DIRECTORY_AT) // 2 + _DIRECTIONS * OCTAVES + (buckets >> OCTAVE_BITS)
-    ].astype(np.int64)
-    places = (at + BLOCKS_AT) // 4 + (entries - 1) * BLOCK_WORDS + (buckets & SUB_BUCKETS - 1)
+    directory = (at + DIRECTORY_AT) // 2 + _DIRECTIONS * OCTAVES + (buckets >> OCTAVE_BITS)
+    entries = table.arena.halves[directory].astype(np.int64)
     unused = table.columns[DELAYS][rows][:, None] <= _DIRECTIONS
-    known: Mask = ((entries != 0) | unused).all(axis=1) & (np.abs(delays) <= FAR_NS).all(axis=1)
+    near: Mask = np.all(np.abs(delays) <= FAR_NS, axis=1)
+    new = (entries == 0) & ~unused & near[:, None]
+    if new.any():
+        _begin_octaves(table, at[:, 0], directory, new)
+        entries = table.arena.halves[directory].astype(np.int64)
+    places = (at + BLOCKS_AT) // 4 + (entries - 1) * BLOCK_WORDS + (buckets & SUB_BUCKETS - 1)
+    known: Mask = ((entries != 0) | unused).all(axis=1) & near
     return places, known
+
+
+def _begin_octaves(table: SessionTable, at: Int64, directory: Int64, new: Mask) -> None:
+    """As `HistogramStore.add` does with the first delay of an octave, where there is
+    memory for its block."""
+    arena = table.arena
+    for direction in range(DIRECTIONS):
+        mine = new[:, direction].nonzero()[0]
+        used = at[mine] // 8
+        entries = arena.words[used] + 1
+        ready = ~needs_memory(at[mine], entries)
+        arena.words[used[ready]] = entries[ready]
+        arena.halves[directory[mine[ready], direction]] = entries[ready]
 
 
 def take_round(
@@ -137,11 +183,8 @@ def take_round(
     records: npt.NDArray[Any],
     delays: Int64,
     places: npt.NDArray[np.int64],
-) -> list[int]:
-    """Take in replies that are fit, and have places in their histograms.
-
-    Returns the rows of sessions that have more to settle.
-    """
+) -> None:
+    """Take in replies that are fit, and have places in their histograms."""
     columns, arena = table.columns, table.arena
     words, state = arena.words, columns[STATE][rows]
     version = words[state + VERSION] | 1
@@ -154,11 +197,19 @@ def take_round(
     columns[HIGHEST][rows] = sequences
     parity = words[state + _CLOSED] & 1
     used = columns[DELAYS][rows][:, None] > _DIRECTIONS
-    at = (state + _INTERVALS + parity * _INTERVAL_WORDS + _DELAY)[:, None]
-    at = at + _DIRECTIONS * _DELAY_WORDS
-    numbers = np.broadcast_to(sequences[:, None], used.shape)
-    _update(words, at[used], delays[used], numbers[used])
-    arena.quarters[(places + parity[:, None] * SUB_BUCKETS)[used]] += 1
+    at = state + _INTERVALS + parity * _INTERVAL_WORDS + _DELAY
+    whole = arena.pick(at, DIRECTIONS * _DELAY_WORDS)
+    states, numbers = whole.view(_DELAY_STATE), np.broadcast_to(sequences[:, None], used.shape)
+    places = places + parity[:, None] * SUB_BUCKETS
+    if used.all():
+        _update(states, delays, numbers)
+    else:
+        some = states[used]
+        _update(some, delays[used], numbers[used])
+        states[used] = some
+        places = places[used]
+    arena.put(at, whole)
+    arena.quarters[places] += 1
     mask = columns[MASK][rows]
     arena.bytes[columns[FATES][rows] + (sequences & mask)] = RECEIVED
     following = sequences + 1
@@ -166,9 +217,26 @@ def take_round(
     columns[SETTLED][rows[next_to_settle]] = following[next_to_settle]
     more = next_to_settle & (following < columns[NEXT][rows])
     more &= arena.bytes[columns[FATES][rows] + (following & mask)] != UNDER_WAY
+    if more.any():
+        settle_round(table, rows[more])
+    apart = columns[APART][rows].nonzero()[0]
+    for row, sequence in zip(rows[apart].tolist(), sequences[apart].tolist(), strict=True):
+        table.collectors[row].forget(sequence)
     words[state + VERSION] = version + 1
-    found: list[int] = rows[more].tolist()
-    return found
+
+
+def settle_round(table: SessionTable, rows: Rows) -> None:
+    """As `PacketFates._settle`, for sessions with stateless Session-Reflectors."""
+    columns, fates = table.columns, table.arena.bytes
+    while len(rows):
+        settled = columns[SETTLED][rows]
+        sequences = settled[:, None] + _AHEAD
+        stop = sequences >= columns[NEXT][rows][:, None]
+        places = columns[FATES][rows][:, None] + (sequences & columns[MASK][rows][:, None])
+        stop |= fates[places] == UNDER_WAY
+        ended = stop.any(axis=1)
+        columns[SETTLED][rows] = settled + np.where(ended, stop.argmax(axis=1), len(_AHEAD))
+        rows = rows[~ended]
 
 
 def _append(table: SessionTable, rows: Rows, records: npt.NDArray[Any]) -> None:
@@ -176,43 +244,37 @@ def _append(table: SessionTable, rows: Rows, records: npt.NDArray[Any]) -> None:
     words, ring = table.arena.words, table.columns[RING][rows]
     head = words[ring + _RING_HEAD]
     at = ring + _RING_WORDS + head % table.columns[SLOTS][rows] * _RECORD_WORDS
-    content = records.view(np.int64).reshape(len(records), _RECORD_WORDS)
-    words[at[:, None] + np.arange(_RECORD_WORDS)] = content
+    table.arena.pieces(RECORD.size)[at] = records.view((np.void, RECORD.size))
     words[ring + _RING_HEAD] = head + 1
 
 
-def _update(words: Int64, at: Int64, values_ns: Int64, sequences: Int64) -> None:
-    """As `DelayState.update`, for the state at each place."""
-    places = at[:, None] + np.arange(_DELAY_WORDS)
-    states = np.ascontiguousarray(words[places].T)
-    floats = states.view(np.float64)
-    field = {name: states[at] for name, at in _FIELDS.items()}
-    mean, m2, ipdv_sum = (floats[_FIELDS[name]] for name in ("mean", "m2", "ipdv_sum"))
-    samples = field["samples"]
+def _update(states: npt.NDArray[Any], values_ns: Int64, sequences: Int64) -> None:
+    """As `DelayState.update` of each."""
+    samples, mean, m2 = states["samples"], states["mean"], states["m2"]
+    least_ns, most_ns = states["min_ns"], states["max_ns"]
     samples += 1
     first = samples == 1
     if first.any():
         for name in ("origin_ns", "min_ns", "max_ns"):
-            field[name][first] = values_ns[first]
+            states[name][first] = values_ns[first]
         mean[first] = m2[first] = 0.0
-    about_origin = (values_ns - field["origin_ns"]).astype(np.float64)
+    about_origin = (values_ns - states["origin_ns"]).astype(np.float64)
     difference = about_origin - mean
     mean += difference / samples
     m2 += difference * (about_origin - mean)
-    np.minimum(field["min_ns"], values_ns, out=field["min_ns"])
-    np.maximum(field["max_ns"], values_ns, out=field["max_ns"])
-    field["last_ns"][:] = values_ns
-    fresh = field["has_previous"] == 0
-    newer = fresh | (sequences > field["previous_sequence"])
+    np.minimum(least_ns, values_ns, out=least_ns)
+    np.maximum(most_ns, values_ns, out=most_ns)
+    states["last_ns"] = values_ns
+    fresh = states["has_previous"] == 0
+    newer = fresh | (sequences > states["previous_sequence"])
     pair = newer & ~fresh
-    ipdv = np.where(pair, np.abs(values_ns - field["previous_ns"]), 0)
-    ipdv_sum += ipdv
-    field["pairs"] += pair
-    np.maximum(field["ipdv_max_ns"], ipdv, out=field["ipdv_max_ns"])
-    field["has_previous"][:] = 1
-    np.copyto(field["previous_sequence"], sequences, where=newer)
-    np.copyto(field["previous_ns"], values_ns, where=newer)
-    words[places] = states.T
+    ipdv = np.where(pair, np.abs(values_ns - states["previous_ns"]), 0)
+    states["ipdv_sum"] += ipdv
+    states["pairs"] += pair
+    np.maximum(states["ipdv_max_ns"], ipdv, out=states["ipdv_max_ns"])
+    states["has_previous"] = 1
+    np.copyto(states["previous_sequence"], sequences, where=newer)
+    np.copyto(states["previous_ns"], values_ns, where=newer)
 
 
 def losses_due(table: SessionTable, rows: Range) -> Int64:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from dataplane.arena import Arena
 from dataplane.clock import ClockStatus
 from dataplane.histogram import CENTRE, SUB_BUCKETS
 from dataplane.histogram_store import (
@@ -82,20 +83,19 @@ _SUMMARY = 8
 _CURRENT = 0
 _TOTAL = BLOCK["current"].itemsize // 8
 """Of a block, in words."""
-_HALF_BLOCK = np.arange(SUB_BUCKETS // 2)
-_WHOLE_BLOCK = np.arange(SUB_BUCKETS)
-_ENTRIES = np.arange(BLOCKS_MAX)
+assert 2 * BLOCKS_MAX % 8 == DIRECTORY_AT % 8 == 0
+_DIRECTORY_WORDS = 2 * BLOCKS_MAX // 8
 _BLOCK_WORDS = BLOCK.itemsize // 8
 
 
 def fit_to_close(table: SessionTable, rows: Rows, as_of_ns: int | Int64) -> Mask:
     """Which of these sessions `close_round` can be used for: one interval is over, and no
-    packet has been lost until then."""
+    packet that was lost in it is yet to be counted."""
     columns = table.columns
     end_ns = columns[END_NS][rows]
     fit: Mask = (end_ns <= as_of_ns) & (columns[STATEFUL][rows] == 0) & (columns[STATE][rows] != 0)
     fit &= as_of_ns - columns[LENGTH_NS][rows] < end_ns
-    fit &= losses_due(table, rows) > as_of_ns
+    fit &= losses_due(table, rows) > end_ns
     return fit
 
 
@@ -118,10 +118,10 @@ def close_round(table: SessionTable, rows: Rows, kind: Kind) -> None:
     closing, following = (
         state + _INTERVALS + parity * _INTERVAL_WORDS for parity in (1 - new, new)
     )
-    whole = words[closing[:, None] + np.arange(_INTERVAL_WORDS)]
+    whole = table.arena.pick(closing, _INTERVAL_WORDS)
     at = _OF_INTERVAL["delay"]
     delays = whole[:, at:].reshape(len(rows), DIRECTIONS, _DELAY_WORDS)
-    counters = words[(state + _COUNTERS)[:, None] + np.arange(_COUNTERS_WORDS)]
+    counters = table.arena.pick(state + _COUNTERS, _COUNTERS_WORDS)
     end_ns = columns[END_NS][rows]
     unix_ns = columns[UNIX_OFFSET_NS][rows] + end_ns
     width = _SUMMARY + len(kind.percentiles)
@@ -141,13 +141,12 @@ def close_round(table: SessionTable, rows: Rows, kind: Kind) -> None:
     summaries[:, kind.directions :, 0] = 0
     summaries[:, kind.directions :, 1:] = UNKNOWN_NS
     place = columns[INTERVALS][rows] + number % kind.slots * entry.shape[1]
-    words[place[:, None] + np.arange(entry.shape[1])] = entry
-    _add_to_totals(words, state + _TOTALS, new, delays[:, : kind.directions])
-    _begin(words, following, unix_ns, end_ns, columns[LENGTH_NS][rows], counters)
+    table.arena.put(place, entry)
+    _add_to_totals(table.arena, state + _TOTALS, new, delays[:, : kind.directions])
+    _begin(table.arena, following, unix_ns, end_ns, columns[LENGTH_NS][rows], counters)
     fresh = np.zeros((len(rows), kind.directions, _DELAY_WORDS), np.int64)
     fresh[:, :, _PREVIOUS] = delays[:, : kind.directions, _PREVIOUS]
-    count = kind.directions * _DELAY_WORDS
-    words[(following + at)[:, None] + np.arange(count)] = fresh.reshape(len(rows), count)
+    table.arena.put(following + at, fresh.reshape(len(rows), -1))
     columns[END_NS][rows] = end_ns + columns[LENGTH_NS][rows]
     words[state + _CLOSED] = number
     words[state + VERSION] = version + 1
@@ -168,15 +167,16 @@ def set_local_clock(table: SessionTable, rows: Rows, status: ClockStatus) -> Non
 
 
 def _begin(
-    words: Int64, at: Int64, unix_ns: Int64, start_ns: Int64, length_ns: Int64, counters: Int64
+    arena: Arena, at: Int64, unix_ns: Int64, start_ns: Int64, length_ns: Int64, counters: Int64
 ) -> None:
     """As `SessionStore.close_interval` begins the interval at each place."""
+    words = arena.words
     words[at + _OF_INTERVAL["start_ns"]] = unix_ns
     words[at + _OF_INTERVAL["start_monotonic_ns"]] = start_ns
     words[at + _OF_INTERVAL["end_monotonic_ns"]] = start_ns + length_ns
     for name in ("suspect", "carried", "forward_lost", "backward_lost"):
         words[at + _OF_INTERVAL[name]] = 0
-    words[(at + _OF_INTERVAL["at_start"])[:, None] + np.arange(_COUNTERS_WORDS)] = counters
+    arena.put(at + _OF_INTERVAL["at_start"], counters)
 
 
 def _summarize(delays: Int64, summaries: Int64) -> None:
@@ -204,17 +204,17 @@ def _take_histograms(
     """Put the percentiles of the closing intervals into `percentiles`, and close their
     histograms as `HistogramStore.close` does."""
     arena, at = table.arena, table.columns[HISTOGRAMS][rows]
-    directories = arena.halves[((at + DIRECTORY_AT) // 2)[:, None] + _ENTRIES]
+    directories = arena.pick((at + DIRECTORY_AT) // 8, _DIRECTORY_WORDS).view(np.uint16)
     owner, entry = directories.nonzero()
     number = directories[owner, entry].astype(np.int64) - 1
     blocks = (at[owner] + BLOCKS_AT) // 8 + number * _BLOCK_WORDS
     parity = new[owner]
     half, full = SUB_BUCKETS // 2, SUB_BUCKETS
-    packed = arena.words[(blocks + _CURRENT + (1 - parity) * half)[:, None] + _HALF_BLOCK]
+    packed = arena.pick(blocks + _CURRENT + (1 - parity) * half, half)
     counts = packed.view(np.uint32).astype(np.int64)
-    totals = arena.words[(blocks + _TOTAL + (1 - parity) * full)[:, None] + _WHOLE_BLOCK]
-    arena.words[(blocks + _TOTAL + parity * full)[:, None] + _WHOLE_BLOCK] = totals + counts
-    arena.words[(blocks + _CURRENT + parity * half)[:, None] + _HALF_BLOCK] = 0
+    totals = arena.pick(blocks + _TOTAL + (1 - parity) * full, full)
+    arena.put(blocks + _TOTAL + parity * full, totals + counts)
+    arena.put(blocks + _CURRENT + parity * half, np.zeros_like(packed))
     percentiles[:] = UNKNOWN_NS
     if not len(owner) or not kind.percentiles:
         return
@@ -230,12 +230,12 @@ def _take_histograms(
     least = delays[..., _OF_DELAY["min_ns"]].ravel()[known]
     most = delays[..., _OF_DELAY["max_ns"]].ravel()[known]
     found = percentiles.reshape(-1, len(kind.percentiles)).copy()
-    for index, percent in enumerate(kind.percentiles):
-        ranks = np.clip((-(-percent * total // 100)).astype(np.int64), 1, total)
-        where = cumulative[1:].searchsorted(first + ranks)
-        octave = where >> OCTAVE_BITS
-        buckets = (entry[octave] % OCTAVES << OCTAVE_BITS) + (where & full - 1)
-        found[known, index] = np.minimum(np.maximum(_middles(buckets), least), most)
+    wanted = -np.array(kind.percentiles)[:, None]
+    ranks = np.minimum(np.maximum((-(wanted * total // 100)).astype(np.int64), 1), total)
+    where = cumulative[1:].searchsorted(first + ranks)
+    octave = where >> OCTAVE_BITS
+    buckets = (entry[octave] % OCTAVES << OCTAVE_BITS) + (where & full - 1)
+    found[known] = np.minimum(np.maximum(_middles(buckets), least), most).T
     percentiles[:] = found.reshape(percentiles.shape)
 
 
@@ -256,12 +256,12 @@ def _floored(low: Int64, high: Int64) -> Int64:
     return middle
 
 
-def _add_to_totals(words: Int64, at: Int64, new: Int64, later: Int64) -> None:
+def _add_to_totals(arena: Arena, at: Int64, new: Int64, later: Int64) -> None:
     """As `DelayState.merge`: the totals of the other parity become those of parity `new`,
     with `later` added."""
     count, directions = later.shape[:2]
-    span = np.arange(directions * _DELAY_WORDS)
-    old = words[(at + (1 - new) * _TOTAL_WORDS)[:, None] + span].reshape(later.shape)
+    words = directions * _DELAY_WORDS
+    old = arena.pick(at + (1 - new) * _TOTAL_WORDS, words).reshape(later.shape)
     floats, theirs = old.view(np.float64), later.view(np.float64)
     field = {name: old[..., place] for name, place in _OF_DELAY.items()}
     other = {name: later[..., place] for name, place in _OF_DELAY.items()}
@@ -284,7 +284,7 @@ def _add_to_totals(words: Int64, at: Int64, new: Int64, later: Int64) -> None:
     for name in ("last_ns", "previous_sequence", "previous_ns", "has_previous"):
         np.copyto(field[name], other[name], where=both)
     np.copyto(old, later, where=((before == 0) & (added > 0))[..., None])
-    words[(at + new * _TOTAL_WORDS)[:, None] + span] = old.reshape(count, -1)
+    arena.put(at + new * _TOTAL_WORDS, old.reshape(count, words))
 
 
 _REAL = ("mean", "m2", "ipdv_sum")

@@ -147,6 +147,12 @@ class PacketFates:
     def _sent_ns(self) -> array[int] | memoryview:
         return self._window.times
 
+    def forget(self, sequence: int) -> None:
+        """Nothing about this packet is of use any more, but for what is in the window."""
+        self._refined.pop(sequence, None)
+        self._copies.pop(sequence, None)
+        self._apart = bool(self._refined or self._copies)
+
     def rest(self) -> None:
         """Nothing is expected of this session for a while: let go of what can be made anew."""
         self._intervals.rest()
@@ -206,12 +212,6 @@ class PacketFates:
     def _last_sent(self) -> int:
         """Sequence number of the newest packet when the reply being looked at arrived."""
         return self._next - 1
-
-    def settle(self) -> None:
-        """A round of replies has reached packets whose fate is known."""
-        self._begin_write()
-        self._settle()
-        self._end_write()
 
     def _settle(self) -> None:
         """Settle packets in order of sending, up to the first that is under way."""

@@ -49,6 +49,10 @@ class RunTaking(ReplyTaking):
         fates, sent_ns = self._as_arrays()
         return fates[slots] == UNDER_WAY, sent_ns[slots]
 
+    def refined_t1(self, sequence: int) -> tuple[int, int] | None:
+        """A better T1 for a packet, and the code of its method, where there is one."""
+        return self._refined.get(sequence)
+
     def refine_records(self, run: Run, records: npt.NDArray[Any]) -> None:
         """Put a better T1 into the `records` of a run, where there is one."""
         if not self._refined:

@@ -78,7 +78,7 @@ _T1_METHOD = 8 * _HEAD + SessionHead.t1_method.offset  # type: ignore[attr-defin
 def fit_to_send(table: SessionTable, rows: Rows, now_ns: int) -> npt.NDArray[np.bool_]:
     """Which of these sessions `send_round` can be used for."""
     columns = table.columns
-    fit: npt.NDArray[np.bool_] = (columns[APART][rows] == 0) & (now_ns < columns[END_NS][rows])
+    fit: npt.NDArray[np.bool_] = now_ns < columns[END_NS][rows]
     fit &= columns[NEXT][rows] - columns[SETTLED][rows] <= columns[MASK][rows]
     fit &= (columns[STATE][rows] != 0) & (columns[SEQUENCE][rows] == columns[NEXT][rows])
     return fit
@@ -97,6 +97,11 @@ def send_round(
     version = words[state + VERSION] | 1
     words[state + VERSION] = version
     sequence = columns[NEXT][rows]
+    apart = columns[APART][rows].nonzero()[0]
+    for row, oldest in zip(
+        rows[apart].tolist(), (sequence - columns[MASK][rows] - 1)[apart].tolist(), strict=True
+    ):
+        table.collectors[row].forget(oldest)
     place = sequence & columns[MASK][rows]
     arena.bytes[columns[FATES][rows] + place] = UNDER_WAY
     words[columns[TIMES][rows] + place] = now_ns

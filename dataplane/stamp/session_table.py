@@ -37,7 +37,7 @@ TIMEOUT_NS: Final = 8
 MASK: Final = 9
 """The window minus one."""
 APART: Final = 10
-"""Not 0: packets are to be handled one by one."""
+"""Not 0: something is known about single packets that is not in the window."""
 STATEFUL: Final = 11
 DELAYS: Final = 12
 """How many are evaluated."""

@@ -108,16 +108,33 @@ class Lab:
             timeout=30,
         )
 
+    def notify(self, line: str) -> None:
+        """Have the provider send notifications; see there."""
+        assert self.provider.stdin is not None
+        assert self.provider.stdout is not None
+        self.provider.stdin.write(f"{line}\n")
+        self.provider.stdin.flush()
+        assert self.provider.stdout.readline() == "sent\n", (
+            self.folder / "provider.log"
+        ).read_text()
+
+    def log(self) -> str:
+        """What the server has logged."""
+        return (self.folder / "netconfd.log").read_text()
+
+    def console_command(self, *arguments: str) -> list[str]:
+        """The command line of netconf-console2."""
+        return [
+            str(Path(sys.executable).parent / "netconf-console2"),
+            *("--host=127.0.0.1", f"--port={self.port}", "-u", "root"),
+            *("--ssh-config", str(self.folder / "ssh_config")),
+            *arguments,
+        ]
+
     def console(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run netconf-console2."""
-        program = Path(sys.executable).parent / "netconf-console2"
         return subprocess.run(
-            [
-                str(program),
-                *("--host=127.0.0.1", f"--port={self.port}", "-u", "root"),
-                *("--ssh-config", str(self.folder / "ssh_config")),
-                *arguments,
-            ],
+            self.console_command(*arguments),
             capture_output=True,
             text=True,
             timeout=60,

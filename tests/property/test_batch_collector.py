@@ -50,7 +50,8 @@ class Side:
         for collector in self.collectors.values():
             collector.start(0, UNIX_NS)
         self.batch = BatchCollector()
-        self.batch.serve(self.collectors.values())
+        for ssid, collector in self.collectors.items():
+            self.batch.serve(ssid, collector)
         self.runs = 0
 
     def single(self, arrival: Arrival) -> None:

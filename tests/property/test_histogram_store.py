@@ -37,8 +37,12 @@ def sparse(found: tuple[npt.NDArray[np.intp], Counts]) -> Counter[int]:
 def test_samples_are_found_again(taken: list[tuple[str, int, int, int]]) -> None:
     view = memoryview(bytearray(SIZE))
     reserved = [AT_FIRST]
-    store = HistogramStore(view, reserved.append)
-    reader = HistogramStore(view, reserved.append)
+
+    def reserve(end: int, before: int) -> None:
+        assert before <= max(reserved)
+        reserved.append(end)
+
+    store, reader = HistogramStore(view, reserve), HistogramStore(view, reserve)
     interval = [Counter[int]() for _ in range(3)]
     total = [Counter[int]() for _ in range(3)]
     parity = 0
@@ -60,13 +64,14 @@ def test_samples_are_found_again(taken: list[tuple[str, int, int, int]]) -> None
             assert sparse(reader.interval(parity)[each]) == interval[each]
             assert plain(reader.total(parity, each)) == total[each] + interval[each]
     octaves = {(d, b // SUB_BUCKETS) for what, d, b, _ in taken if what == "add"}
-    assert max(reserved) <= max(AT_FIRST, AT_FIRST - 6 * BLOCK.itemsize + len(octaves) * 384)
+    most = len(octaves)
+    assert max(reserved) <= max(AT_FIRST, AT_FIRST - 6 * BLOCK.itemsize + most * 384)
     # Nothing is written where no memory has been asked for.
     assert not any(view[max(reserved) :])
 
 
 def test_no_room_for_another_octave() -> None:
-    def refuse(end: int) -> None:
+    def refuse(end: int, _before: int) -> None:
         if end > AT_FIRST:
             raise StoreError("full")
 

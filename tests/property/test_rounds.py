@@ -15,10 +15,18 @@ from hypothesis import strategies as st
 from dataplane.arena import Arena
 from dataplane.config import DelayMode, ReflectorMode, SenderSession
 from dataplane.stamp.collector import Collector
-from dataplane.stamp.interval_rounds import close_over
+from dataplane.stamp.collector_rounds import next_expiries
+from dataplane.stamp.expiry_rounds import expire_over
 from dataplane.stamp.sender_rounds import PACKET, fit_to_send, send_round
 from dataplane.stamp.session_sender import SessionSender
-from dataplane.stamp.session_table import DUE_NS, NEVER, SessionTable
+from dataplane.stamp.session_table import (
+    DUE_NS,
+    END_NS,
+    LENGTH_NS,
+    NEVER,
+    STATEFUL,
+    SessionTable,
+)
 from dataplane.stamp.timestamp import ErrorEstimate, TimestampFormat
 from dataplane.store import SessionStore
 from tests.property.test_batch_collector import Arrival, Side, compare
@@ -83,7 +91,7 @@ def test_replies_taken_in_rounds(kinds: list[int], steps: Any) -> None:
                     for side in (one, many):
                         collector = side.collectors[ssid]
                         collector.sent(collector.next_sequence, UNIX_NS + now_ns, now_ns)
-                        if what == "refined" and ssid == odd:
+                        if what == "refined" and ssid % 2 == odd % 2:
                             collector.refine_t1(following[ssid], UNIX_NS + now_ns + 5)
                     sequence = following[ssid]
                     following[ssid] += 1
@@ -112,11 +120,25 @@ def test_replies_taken_in_rounds(kinds: list[int], steps: Any) -> None:
             for side in (one, many):
                 table = side.collectors[1].row.table
                 if table is not None:
-                    close_over(table, np.array(sorted(side.collectors)), now_ns)
+                    expire_together(table, side, now_ns)
                 for collector in side.collectors.values():
                     collector.expire(now_ns)
                     collector.rest()
             compare(one, many)
+            for ssid in range(1, SESSIONS + 1):
+                theirs, ours = one.collectors[ssid], many.collectors[ssid]
+                assert ours.refined_t1(following[ssid] - 1) == theirs.refined_t1(
+                    following[ssid] - 1
+                )
+
+
+def expire_together(table: SessionTable, side: Side, now_ns: int) -> None:
+    """Only stateful sessions, and what was idle for more than an interval, need more."""
+    rows = np.array(sorted(side.collectors))
+    once = table.columns[END_NS][rows] + table.columns[LENGTH_NS][rows] > now_ns
+    expire_over(table, rows, now_ns)
+    done = once & (table.columns[STATEFUL][rows] == 0)
+    assert (next_expiries(table, rows[done]) > now_ns).all()
 
 
 @settings(deadline=None, max_examples=80)
@@ -181,6 +203,20 @@ def one_by_one(collector: Collector, sender: SessionSender, now_ns: int, t1_ns: 
     if sender.skipped > skipped:
         collector.skipped(sender.skipped - skipped)
     return data
+
+
+def test_a_better_t1_of_a_packet_that_is_too_old_is_forgotten() -> None:
+    with sides(configured([0, 0])) as (_, many):
+        collector = many.collectors[1]
+        table = collector.row.table
+        assert table is not None
+        SessionSender(session(ssid=1), start_ns=0, row=collector.row)
+        rows, packet = np.array([1]), np.zeros(1, PACKET)
+        for sequence in range(collector.window + 1):
+            send_round(table, rows, packet, sequence, UNIX_NS + sequence)
+            assert collector.refine_t1(sequence, UNIX_NS + sequence)
+        assert collector.refined_t1(0) is None
+        assert collector.refined_t1(1) is not None
 
 
 def test_a_store_in_an_arena_is_read_like_any_other(tmp_path: Path) -> None:

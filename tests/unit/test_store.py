@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from dataplane.arena import PAGE
 from dataplane.config import SenderSession
 from dataplane.histogram import BUCKETS, SUB_BUCKETS
+from dataplane.mapped_file import MappedFile
 from dataplane.measurement import Record
 from dataplane.reflector_store import ReflectorStore
 from dataplane.session_state import SessionState
@@ -282,3 +284,18 @@ def test_memory_grows_with_the_range_of_the_delays(tmp_path: Path) -> None:
     assert int(reader.histograms.total(0, 0)[1].sum()) == BUCKETS // SUB_BUCKETS
     reader.close()
     store.close()
+
+
+def test_the_file_is_only_asked_for_memory_page_by_page(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    MappedFile.create(path, b"", 5 * PAGE, allocate=PAGE + 8)
+    assert path.stat().st_blocks * 512 == 2 * PAGE
+    file = MappedFile(path, writable=True)
+    file.reserve(2 * PAGE + 8, PAGE + 8)
+    assert path.stat().st_blocks * 512 == 3 * PAGE
+    assert path.stat().st_size == 5 * PAGE
+    path.unlink()
+    file.reserve(3 * PAGE, 2 * PAGE + 8)
+    with pytest.raises(StoreError, match="cannot grow"):
+        file.reserve(3 * PAGE + 1, 3 * PAGE)
+    file.close()

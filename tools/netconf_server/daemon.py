@@ -22,6 +22,7 @@ import sysrepo
 
 from tools.netconf_server.framing import DEFAULT_MAX_MESSAGE_BYTES
 from tools.netconf_server.native_errors import NativeError, SrCode
+from tools.netconf_server.notifications import DEFAULT_MAX_QUEUED
 from tools.netconf_server.server import NetconfServer, ServerSettings
 
 LOG = logging.getLogger(__name__)
@@ -62,6 +63,13 @@ def build_parser() -> argparse.ArgumentParser:
         type=_positive,
         default=DEFAULT_MAX_MESSAGE_BYTES,
         help="longest request (%(default)s)",
+    )
+    parser.add_argument(
+        "--max-queued-notifications",
+        type=_positive,
+        default=DEFAULT_MAX_QUEUED,
+        help="of one session, while its client reads slowly; further ones are dropped, and logged "
+        "(%(default)s)",
     )
     parser.add_argument(
         "--log-level",
@@ -114,7 +122,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stream=sys.stderr,
     )
     settings = ServerSettings(
-        max_sessions=options.max_sessions, max_message_bytes=options.max_message_bytes
+        max_sessions=options.max_sessions,
+        max_message_bytes=options.max_message_bytes,
+        max_queued_notifications=options.max_queued_notifications,
     )
     mode = 0o600 if options.group is None else 0o660
     try:

@@ -38,7 +38,7 @@ class BatchCollection:
         self._port = port
         self._batch = Batch(BATCH)
         self._collector = BatchCollector()
-        self._changed = True
+        self._changed = set(port.runs)
 
     @property
     def attachments(self) -> tuple[Attachment, ...]:
@@ -53,9 +53,9 @@ class BatchCollection:
         """See `BatchTransport`."""
         return self._transport.room
 
-    def changed(self) -> None:
-        """The sessions of the port, or their collectors, are no longer the same."""
-        self._changed = True
+    def changed(self, ssid: int) -> None:
+        """The session with this SSID has come or gone, or has another collector."""
+        self._changed.add(ssid)
 
     def serve(self, single: Callable[[Datagram], None]) -> bool:
         """Receive once; `single` takes in one packet. Whether there may be more."""
@@ -88,11 +88,10 @@ class BatchCollection:
 
     def _collect(self, batch: Batch, single: Callable[[int], None]) -> None:
         runs = self._port.runs
-        if self._changed:
-            self._changed = False
-            self._collector.serve(
-                run.collector for run in runs.values() if run.collector is not None
-            )
+        while self._changed:
+            ssid = self._changed.pop()
+            run = runs.get(ssid)
+            self._collector.serve(ssid, None if run is None else run.collector)
         rows = slice(0, batch.count)
         now_ns, received_ns = monotonic_ns(), batch.received_ns[rows]
         waited_ns = np.maximum(wall_ns() - received_ns, 0)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Mapping
 
 from dataplane.clock import REFRESH_NS, Clock
-from dataplane.config import Node, Sender
+from dataplane.config import Node
 from dataplane.engines.base import Capabilities, EngineContext, EngineError, Resume
 from dataplane.engines.common.collecting import Collecting, CollectingHere
 from dataplane.engines.common.loop import EASY_NS, Loop
@@ -15,9 +13,6 @@ from dataplane.engines.common.reflector import ReflectorRole
 from dataplane.engines.common.sender import SenderRole
 from dataplane.engines.common.transport import OpenTransport
 from dataplane.mapped_file import StoreError
-
-STAGE = 4
-"""Sessions that are made before packets are served again; each takes some 0.5 ms."""
 
 
 class LoopEngine:
@@ -44,7 +39,6 @@ class LoopEngine:
             *(name, self._loop, clock, context, open_transport), capabilities.address_families
         )
         self._timer = self._loop.timer(self._tick)
-        self._configured: Sender | None = None
         self._loop.start()
         self._loop.call(lambda: self._timer.at(0))
 
@@ -65,11 +59,7 @@ class LoopEngine:
             except StoreError as error:
                 raise EngineError(str(error)) from error
 
-        # Between the stages the loop serves packets: making the stores of a
-        # thousand sessions at once would hold them up for half a second.
-        for stage, changed in stages(self._configured, node.sender):
-            self._loop.call(functools.partial(self._sender.configure, stage, resume or {}, changed))
-            self._configured = stage
+        self._loop.work(self._sender.configure(node.sender, resume or {}))
         self._loop.call(reflect)
 
     def start(self, ssid: int, duration_s: int | None) -> None:
@@ -85,7 +75,7 @@ class LoopEngine:
         return self._loop.call(lambda: self._sender.announce(ssid, packets))
 
     def ping(self) -> None:
-        self._loop.call(self._sender.freshen)
+        self._loop.work(self._sender.freshen())
 
     def close(self) -> None:
         self._loop.call(self._let_go)
@@ -102,23 +92,3 @@ class LoopEngine:
         self._clock.refresh(now_ns)
         self._sender.tick(now_ns)
         self._reflector.tick()
-
-
-def stages(
-    old: Sender | None, new: Sender | None
-) -> Iterator[tuple[Sender | None, Collection[int] | None]]:
-    """From `old` to `new` in steps of at most `STAGE` sessions that are new or have changed.
-
-    With each step come the SSIDs of those sessions; None in the first, where anything
-    may differ. To go through all sessions each time would take ten thousand a minute.
-    """
-    if new is None:
-        yield None, None
-        return
-    before = {} if old is None else old.sessions
-    sessions = {ssid: before[ssid] for ssid in new.sessions if ssid in before}
-    changed = [ssid for ssid, session in new.sessions.items() if before.get(ssid) != session]
-    for start in range(0, len(changed) or 1, STAGE):
-        step = changed[start : start + STAGE]
-        sessions |= {ssid: new.sessions[ssid] for ssid in step}
-        yield dataclasses.replace(new, sessions=dict(sessions)), step if start else None

@@ -19,7 +19,7 @@ import os
 import select
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -33,6 +33,12 @@ SPIN_NS = 50_000
 EASY_NS = 10_000_000
 """Slack of what nobody waits for: it goes along with something else, and no clock is read
 in a loop for it."""
+
+SLICE_NS = 5_000_000
+"""How long work in steps goes on before others get their turn."""
+
+SLICE_MIN_NS = 500_000
+"""The same where a deadline has passed: what is always late does not stop all work."""
 
 CALL_TIMEOUT_S = 30.0
 """How long another thread waits for the loop to carry out a call."""
@@ -102,9 +108,13 @@ class Timer:
 
     def fire(self, deadline_ns: int, now_ns: int) -> None:
         """Called by the loop; an entry of the heap that was superseded does nothing."""
-        if deadline_ns == self._deadline_ns:
+        if self.is_due(deadline_ns):
             self._deadline_ns = None
             self._callback(now_ns)
+
+    def is_due(self, deadline_ns: int) -> bool:
+        """Whether that deadline still stands."""
+        return deadline_ns == self._deadline_ns
 
 
 Reader = Callable[[int], bool]
@@ -119,7 +129,8 @@ class LoopClosedError(RuntimeError):
 
 
 class Loop:
-    """Everything but `start`, `call`, `post` and `close` belongs to the loop's own thread."""
+    """Everything but `start`, `call`, `work`, `post` and `close` belongs to the loop's own
+    thread."""
 
     def __init__(self, name: str) -> None:
         self._epoll = select.epoll()
@@ -165,13 +176,43 @@ class Loop:
             except BaseException as error:
                 future.set_exception(error)
 
+        return self._await(future, carry_out, CALL_TIMEOUT_S)
+
+    def work(self, steps: Iterator[None]) -> None:
+        """Take all `steps` in the loop, and wait until that is done, however long it takes;
+        raises as `call`.
+
+        Between slices of them timers and sockets have their turn.
+        """
+        future: Future[None] = Future()
+
+        def all_steps() -> Iterator[None]:
+            try:
+                yield from steps
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(None)
+
+        self._await(future, lambda: self.begin(all_steps()), None)
+
+    def begin(self, steps: Iterator[None]) -> None:
+        """Within the loop: take a slice of `steps` now, and the others as `work` does."""
+        begun_ns = monotonic_ns()
+        for _ in steps:
+            spent_ns = monotonic_ns() - begun_ns
+            if spent_ns >= SLICE_NS or (spent_ns >= SLICE_MIN_NS and self.overdue()):
+                self.post(lambda: self.begin(steps))
+                return
+
+    def _await(self, future: Future[T], function: Callable[[], None], timeout_s: float | None) -> T:
         with self._posting:
             if self._closed:
                 raise LoopClosedError
             self._waiting.add(future)
-            self._enqueue(carry_out)
+            self._enqueue(function)
         try:
-            return future.result(CALL_TIMEOUT_S)
+            return future.result(timeout_s)
         finally:
             self._waiting.discard(future)
 
@@ -222,16 +263,17 @@ class Loop:
         return Timer(self, callback)
 
     def overdue(self) -> bool:
-        """Whether a reader should return for a deadline's sake."""
+        """Whether others should have their turn for a deadline's sake."""
         return bool(self._heap) and self._heap[0][0] <= monotonic_ns()
 
     def _run(self) -> None:
         pending: dict[int, int] = {}
         while not self._closing:
             self._serve_timers()
+            posted = False
             for fd, events in self._wait(block=not pending):
                 if fd == self._wakeup:
-                    self._serve_posted()
+                    posted = True
                 elif fd != self._timerfd.fd:
                     pending[fd] = pending.get(fd, 0) | events
             for fd, events in list(pending.items()):
@@ -240,10 +282,15 @@ class Loop:
                     del pending[fd]
                 if self.overdue():
                     self._serve_timers()
+            if posted:
+                self._serve_posted()
 
     def _wait(self, block: bool) -> list[tuple[int, int]]:
         if not block:
             return self._epoll.poll(0)
+        # Nobody wakes up for an entry that was superseded.
+        while self._heap and not self._heap[0][3].is_due(self._heap[0][2]):
+            heapq.heappop(self._heap)
         if not self._heap:
             self._timerfd.arm(0)
             return self._epoll.poll()
@@ -278,7 +325,7 @@ class Loop:
 
     def _serve_posted(self) -> None:
         os.eventfd_read(self._wakeup)
-        while self._posted:
+        for _ in range(len(self._posted)):
             try:
                 self._posted.popleft()()
             except Exception:

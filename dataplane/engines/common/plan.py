@@ -12,11 +12,11 @@ from dataplane.engines.common.schedule import Schedule
 if TYPE_CHECKING:
     from dataplane.engines.common.run import SenderRun
 
-SLACK = 100
+SLACK = 20
 """Where many sessions share a port, a packet may leave later than it is due by this part
 of its interval, so that others go along with it."""
 
-SLACK_MAX_NS = 10_000_000
+SLACK_MAX_NS = 50_000_000
 
 EXPIRY_SLACK = 20
 """A loss, or the end of an interval, may be told later by this part of the loss timeout.
@@ -28,13 +28,13 @@ _NS_PER_US = 1_000
 
 
 class Plan:
-    """Of one run; a session goes over to its port's schedule, or leaves it, when it is
-    planned the next time."""
+    """Of one run, which is handed in each time: the two know each other for as long as
+    something is planned, and need no garbage collection afterwards. A session goes over to
+    its port's schedule, or leaves it, when it is planned the next time."""
 
-    __slots__ = ("_loop", "_run", "_schedule", "_timers")
+    __slots__ = ("_loop", "_schedule", "_timers")
 
-    def __init__(self, run: SenderRun, loop: Loop) -> None:
-        self._run = run
+    def __init__(self, loop: Loop) -> None:
         self._loop = loop
         self._schedule: Schedule | None = None
         self._timers: tuple[Timer, Timer] | None = None
@@ -44,47 +44,47 @@ class Plan:
         """Whether others are planned with it."""
         return self._schedule is not None
 
-    def packet_at(self, due_ns: int | None) -> None:
+    def packet_at(self, run: SenderRun, due_ns: int | None) -> None:
         """None: none is to be sent."""
-        schedule, config = self._current(), self._run.config
+        schedule, config = self._current(run), run.config
         if schedule is None:
-            self._own()[0].at(due_ns)
+            self._own(run)[0].at(due_ns)
         else:
             slack_ns = min(config.interval_us * _NS_PER_US // SLACK, SLACK_MAX_NS)
             schedule.send_at(config.ssid, due_ns, slack_ns)
 
-    def expiry_at(self, due_ns: int | None) -> None:
-        schedule, config = self._current(), self._run.config
+    def expiry_at(self, run: SenderRun, due_ns: int | None) -> None:
+        schedule, config = self._current(run), run.config
         slack_ns = min(config.loss_timeout_ms * 1_000_000 // EXPIRY_SLACK, EXPIRY_SLACK_MAX_NS)
         if schedule is None:
             # One that fires early does no harm, and leaves the heap small.
-            self._own()[1].no_later_than(due_ns, slack_ns)
+            self._own(run)[1].no_later_than(due_ns, slack_ns)
         else:
             schedule.watch(config.ssid, due_ns, slack_ns)
 
-    def nothing(self) -> None:
+    def nothing(self, run: SenderRun) -> None:
         if self._timers is not None:
             for timer in self._timers:
                 timer.at(None)
             self._timers = None
         if self._schedule is not None:
-            self._schedule.forget(self._run.config.ssid)
+            self._schedule.forget(run.config.ssid)
             self._schedule = None
 
-    def _own(self) -> tuple[Timer, Timer]:
+    def _own(self, run: SenderRun) -> tuple[Timer, Timer]:
         if self._timers is None:
-            run, loop = self._run, self._loop
+            loop = self._loop
             sending = loop.timer(lambda _now_ns: run.port.enqueue(run))
             self._timers = sending, loop.timer(run.collect)
         return self._timers
 
-    def _current(self) -> Schedule | None:
-        collector = self._run.collector
+    def _current(self, run: SenderRun) -> Schedule | None:
+        collector = run.collector
         schedule = None
         if collector is not None and collector.row.table is not None:
-            schedule = self._run.port.schedule
+            schedule = run.port.schedule
         if schedule is not self._schedule:
-            self.nothing()
+            self.nothing(run)
             self._schedule = schedule
-            self._run.plan()
+            run.plan()
         return schedule

@@ -14,7 +14,7 @@ from ipaddress import IPv6Address
 
 from dataplane.addresses import endpoint
 from dataplane.clock import Clock, wall_ns
-from dataplane.config import IPAddress, SenderSession, SsidZeroAction
+from dataplane.config import IPAddress, ReflectorMode, SenderSession, SsidZeroAction
 from dataplane.engines.base import (
     EngineContext,
     EngineError,
@@ -87,7 +87,7 @@ class SenderRun:
         self._duration_s: int | None = None
         self._first_start_ns: int | None = None
         self._skipped = 0
-        self._plan = Plan(self, loop)
+        self._plan = Plan(loop)
 
     @property
     def wants_to_run(self) -> bool:
@@ -98,25 +98,29 @@ class SenderRun:
         """Not so where the session has failed after its timer had fired."""
         return self.status.oper_state is OperState.RUNNING
 
-    def create(self, enabled: bool, now_ns: int) -> None:
-        """Begin the life of a session that has just been configured, with an empty store."""
+    def create(self, enabled: bool, now_ns: int) -> bool:
+        """Begin the life of a session that has just been configured, with an empty store.
+
+        Whether it is to run: `start_by_itself` is to be called then.
+        """
+        state, reason, error = OperState.STOPPED, "configured", None
         try:
             self._open_store(None, now_ns)
-        except StoreError as error:
-            if not enabled:
-                state = OperState.DISABLED
-            elif self.config.autostart:
-                state = OperState.FAILED
-            else:
-                state = OperState.STOPPED
-            self._enter(state, str(error), str(error))
-            return
+        except StoreError as failure:
+            reason = error = str(failure)
         if not enabled:
-            self._enter(OperState.DISABLED, "the Session-Sender is disabled")
+            state = OperState.DISABLED
+            reason = error or "the Session-Sender is disabled"
         elif self.config.autostart:
-            self.begin(now_ns, self._phase_ns(now_ns), "configured")
-        else:
-            self._enter(OperState.STOPPED, "configured")
+            if error is None:
+                return True
+            state = OperState.FAILED
+        self._enter(state, reason, error)
+        return False
+
+    def start_by_itself(self, now_ns: int, reason: str = "configured") -> None:
+        """As sessions do that nobody starts: not all at the same moment."""
+        self.begin(now_ns, self._phase_ns(now_ns), reason)
 
     def resume(self, resume: Resume, now_ns: int) -> None:
         """Take up the life of a session whose host process died."""
@@ -155,13 +159,13 @@ class SenderRun:
     def enable(self, now_ns: int) -> None:
         """The role has been enabled."""
         if self.config.autostart:
-            self.begin(now_ns, self._phase_ns(now_ns), "the Session-Sender is enabled")
+            self.start_by_itself(now_ns, "the Session-Sender is enabled")
         else:
             self._enter(OperState.STOPPED, "the Session-Sender is enabled")
 
     def stop(self, now_ns: int, reason: str, state: OperState = OperState.STOPPED) -> None:
         """End the run, if there is one; packets under way become unresolved."""
-        self._plan.nothing()
+        self._plan.nothing(self)
         self._sender = None
         self._first_start_ns = None
         self._duration_s = None
@@ -175,6 +179,7 @@ class SenderRun:
             raise EngineError(f"session {self.config.ssid} has no store: {self.status.last_error}")
         self._collector.clear(now_ns)
         self._plan_collecting()
+        self.complete(now_ns)
 
     def announce(self, packets: int, now_ns: int) -> int:
         """See `Engine.announce`. Raises EngineError."""
@@ -194,7 +199,7 @@ class SenderRun:
 
     def close(self) -> None:
         """Let go of everything; the store stays on disk as it is."""
-        self._plan.nothing()
+        self._plan.nothing(self)
         self._sender = None
         if self._collector is not None:
             self._collector.close()
@@ -213,7 +218,7 @@ class SenderRun:
             except StoreError as error:
                 problem = str(error)
         if problem is not None:
-            self._plan.packet_at(None)
+            self._plan.packet_at(self, None)
             self._enter(OperState.FAILED, problem, problem)
             return
         if self.status.oper_state is OperState.RUNNING and self._sender is not None:
@@ -226,9 +231,8 @@ class SenderRun:
         assert self._sender is not None
         self._enter(OperState.RUNNING, reason)
         self.plan()
-        self._complete(now_ns)
-        if self._plan.shared:
-            collector.rest()
+        self.complete(now_ns)
+        self._rest()
 
     def receive(self, datagram: Datagram, source: IPAddress, now_ns: int, arrived_ns: int) -> None:
         """A reply that carries this session's SSID. `arrived_ns` is T4 by the
@@ -260,7 +264,10 @@ class SenderRun:
                 self.stop(now_ns, text)
                 self.note_error(text)
         elif self._sender is not None and self._sender.complete:
-            self._complete(now_ns)
+            self.port.ending(self)
+        if self.config.reflector_mode is ReflectorMode.STATELESS:
+            # Others are looked into with each reply.
+            self._rest()
 
     @property
     def collector(self) -> Collector | None:
@@ -276,11 +283,24 @@ class SenderRun:
         """Intervals have been closed together with others'."""
         if self._collector is not None:
             self._closed(self._collector.take_closed())
+            self._rest()
+
+    def _rest(self) -> None:
+        """Let go of what was made to look into the session by itself: for thousands it would
+        take more memory than all else of them."""
+        if self._plan.shared and self._collector is not None:
+            self._collector.rest()
 
     def freshen(self, now_ns: int) -> None:
         """Bring the store up to date."""
-        if self._collector is not None:
-            self._closed(self._collector.expire(now_ns))
+        collector = self._collector
+        if collector is None:
+            return
+        due_ns = collector.next_timer_ns()
+        if due_ns is not None and due_ns <= now_ns:
+            self.collect(now_ns)
+        else:
+            self._closed(collector.expire(now_ns))
 
     def discard(self, reason: DiscardReason) -> None:
         if self._collector is not None:
@@ -322,8 +342,9 @@ class SenderRun:
         self._store = store
         if table is not None:
             table.cells[LANE, self.config.ssid] = self.port.lane_of(self.config)
-        self.port.changed()
+        self.port.changed(self.config.ssid)
         self._closed(self._collector.expire(now_ns))
+        self._collector.rest()
 
     def _start_sender(self, start_ns: int, first_sequence: int, now_ns: int) -> None:
         collector = self._collector
@@ -368,12 +389,12 @@ class SenderRun:
         due_ns = None
         if self._sender is not None and self.running:
             due_ns = self._sender.next_send_ns()
-        self._plan.packet_at(due_ns)
+        self._plan.packet_at(self, due_ns)
         self._plan_collecting()
 
     def _plan_collecting(self) -> None:
         collector = self._collector
-        self._plan.expiry_at(None if collector is None else collector.next_timer_ns())
+        self._plan.expiry_at(self, None if collector is None else collector.next_timer_ns())
 
     @property
     def due_ns(self) -> int | None:
@@ -420,6 +441,7 @@ class SenderRun:
         if skipped > 0:
             collector.skipped(skipped)
         self.plan()
+        self._rest()
 
     def send_failed(self, failure: OSError) -> None:
         """The sequence number stays used up: what cannot be sent, because the
@@ -443,12 +465,11 @@ class SenderRun:
             self._know_clock()
             self._closed(closed)
         self._plan_collecting()
-        self._complete(now_ns)
-        if self._plan.shared and self._collector is not None:
-            self._collector.rest()
+        self.complete(now_ns)
+        self._rest()
 
-    def _complete(self, now_ns: int) -> None:
-        """A run is complete once the fate of its last packet is known."""
+    def complete(self, now_ns: int) -> None:
+        """End the run if the fate of its last packet is known."""
         sender, collector = self._sender, self._collector
         if sender is None or collector is None or not sender.complete or collector.in_flight:
             return

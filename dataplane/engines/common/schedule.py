@@ -20,9 +20,11 @@ from dataplane.engines.common.loop import SPIN_NS, Loop
 from dataplane.stamp.sender_rounds import Range, Rows
 from dataplane.stamp.session_table import (
     DUE_NS,
+    END_NS,
     EXPIRY_SLACK_NS,
     LATEST_NS,
     NEVER,
+    ROWS,
     SLACK_NS,
     TIMEOUT_NS,
     SessionTable,
@@ -33,8 +35,8 @@ FLIGHT = 128
 the way are short, and replies have their turn in between."""
 
 REST = 2
-LATENESS = 10
-LATENESS_MAX_NS = 10_000_000
+LATENESS = 2
+LATENESS_MAX_NS = 50_000_000
 
 SLICE = 16
 """Sessions that are looked after before packets get their turn: each may take 0.1 ms."""
@@ -48,19 +50,24 @@ class Schedule:
         loop: Loop,
         table: SessionTable,
         send: Callable[[], None],
-        close: Callable[[Rows, int], None],
+        expire_together: Callable[[Rows, int, int], int],
         expire: Callable[[int, int], None],
         next_timers: Callable[[Range, int], npt.NDArray[np.int64]],
     ) -> None:
-        """`send` is called where packets are `due`; `close` with sessions that have something
-        to expire, and the time, to do together what can be; `expire` for each, by SSID, that
-        still has. `next_timers` of their `Collecting` tells which have."""
+        """`send` is called where packets are `due`; `expire_together` with sessions that have
+        something to expire, when the last of that was due which cannot wait any longer, and the
+        time, to do what can be done together; it returns as of when. `expire` is called for
+        each, by SSID, that still has something then. `next_timers` of their `Collecting` tells
+        which have."""
         self._table = table
         self._send = send
-        self._close = close
+        self._expire_together = expire_together
         self._expire = expire
         self._next_timers = next_timers
-        self._rows: dict[int, None] = {}
+        self._rows: set[int] = set()
+        self._planned = np.zeros(ROWS, np.bool_)
+        """The same, to have them in order at once while thousands come and go."""
+
         self._range: Range | None = None
         self._send_timer = loop.timer(lambda _now_ns: send())
         self._expiry_timer = loop.timer(self._look)
@@ -84,7 +91,8 @@ class Schedule:
 
     def forget(self, ssid: int) -> None:
         if ssid in self._rows:
-            del self._rows[ssid]
+            self._rows.remove(ssid)
+            self._planned[ssid] = False
             self._range = None
             self._table.cells[[DUE_NS, LATEST_NS], ssid] = NEVER
 
@@ -93,33 +101,50 @@ class Schedule:
         self._expiry_timer.at(None)
 
     def due(self, now_ns: int) -> Rows:
-        """The sessions whose packets may leave now; of many, those that wait longest."""
-        rows = self._all()
-        due_ns = self._table.columns[DUE_NS][rows]
-        found = (due_ns <= now_ns).nonzero()[0]
+        """The sessions whose packets may leave now; of many, those that wait longest.
+
+        Those with an interval to close before wait until one of them cannot any longer: to
+        close few costs nearly as much as to close many.
+        """
+        columns = self._table.columns
+        due_ns = columns[DUE_NS]
+        found = self._picked(due_ns[self._all()] <= now_ns)
+        over = columns[END_NS][found] <= now_ns
+        if over.any() and columns[LATEST_NS][found[over]].min() > now_ns + SPIN_NS:
+            found = found[~over]
         if len(found) > FLIGHT:
             found = found[np.argpartition(due_ns[found], FLIGHT)[:FLIGHT]]
             found.sort()
-        return found + rows.start if isinstance(rows, slice) else rows[found]
+        return found
 
-    def first_due_ns(self, rows: Rows) -> int:
-        return int(self._table.columns[DUE_NS][rows].min())
+    @property
+    def slack_ns(self) -> int:
+        """The least of any session."""
+        return int(self._table.columns[SLACK_NS][self._all()].min()) if self._rows else 0
+
+    def overdue_ns(self, rows: Rows, now_ns: int) -> int:
+        """For how long the first of these has been late; negative where none is yet."""
+        return now_ns - int(self._table.columns[LATEST_NS][rows].min())
 
     def arm(self, flight_ns: int = 0) -> None:
         """To be called when what was due has been sent, which took `flight_ns`."""
         rows, columns = self._all(), self._table.columns
         if not self._rows:
             return
-        latest_ns = columns[LATEST_NS][rows]
+        due_ns, latest_ns = columns[DUE_NS][rows], columns[LATEST_NS][rows]
         first = int(latest_ns.argmin())
         first_ns = int(latest_ns[first])
         if first_ns == NEVER:
             return
-        slack_ns = first_ns - int(columns[DUE_NS][rows][first])
+        slack_ns = first_ns - int(due_ns[first])
         if flight_ns:
             most_ns = max(0, min(LATENESS * slack_ns, LATENESS_MAX_NS) - slack_ns)
             rested_ns = monotonic_ns() + REST * flight_ns
             first_ns = max(first_ns, min(rested_ns, first_ns + most_ns))
+        until_ns = due_ns[(due_ns < first_ns) & (due_ns < columns[END_NS][rows])]
+        if len(until_ns) > FLIGHT:
+            # More would not leave with it.
+            first_ns = int(np.partition(until_ns, FLIGHT - 1)[FLIGHT - 1])
         self._wake(first_ns, min(slack_ns, SPIN_NS))
 
     def _wake(self, latest_ns: int, early_ns: int) -> None:
@@ -128,37 +153,49 @@ class Schedule:
 
     def _keep(self, ssid: int) -> None:
         if ssid not in self._rows:
-            self._rows[ssid] = None
+            self._rows.add(ssid)
+            self._planned[ssid] = True
             self._range = None
 
     def _all(self) -> Range:
         if self._range is None:
-            rows = np.sort(np.fromiter(self._rows, np.intp, len(self._rows)))
+            rows = self._planned.nonzero()[0]
             whole = len(rows) and rows[-1] - rows[0] == len(rows) - 1
             self._range = slice(int(rows[0]), int(rows[-1]) + 1) if whole else rows
         return self._range
 
     def _look(self, now_ns: int) -> None:
-        expiring = self._expiring(now_ns)
-        if len(expiring):
-            self._close(expiring, now_ns)
-            expiring = self._expiring(now_ns)
-        for ssid in expiring[:SLICE].tolist():
-            self._expire(ssid, now_ns)
-        if len(expiring) > SLICE:
-            self._expiry_timer.at(now_ns)
-            return
         if not self._rows:
             return
+        due_ns, latest_ns = self._expiries(now_ns)
+        pressing = latest_ns - SPIN_NS <= now_ns
+        # Most intervals end when a packet is due, and are closed when that leaves.
+        if pressing.any():
+            expiring, last_ns = self._picked(due_ns <= now_ns), int(due_ns[pressing].max())
+            as_of_ns = self._expire_together(expiring, last_ns, now_ns)
+            if not self._rows:
+                return
+            expiring = self._picked(self._expiries(now_ns)[0] <= as_of_ns)
+            for ssid in expiring[:SLICE].tolist():
+                self._expire(ssid, now_ns)
+            if len(expiring) > SLICE:
+                self._expiry_timer.at(now_ns)
+                return
+            if not self._rows:
+                return
+            _, latest_ns = self._expiries(now_ns)
         rows, columns = self._all(), self._table.columns
-        slack_ns = columns[EXPIRY_SLACK_NS][rows]
-        due_ns = self._next_timers(rows, now_ns)
         # Packets that are yet to be sent cannot be lost before that.
-        next_ns = now_ns + int((columns[TIMEOUT_NS][rows] + slack_ns).min())
-        latest_ns = np.min(due_ns + slack_ns, where=due_ns != NEVER, initial=next_ns)
-        self._expiry_timer.at(int(latest_ns) - SPIN_NS, SPIN_NS)
+        next_ns = now_ns + int((columns[TIMEOUT_NS][rows] + columns[EXPIRY_SLACK_NS][rows]).min())
+        self._expiry_timer.at(min(next_ns, int(latest_ns.min())) - SPIN_NS, SPIN_NS)
 
-    def _expiring(self, now_ns: int) -> Rows:
+    def _expiries(self, now_ns: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """When each session has something to expire, and when that cannot wait any longer."""
         rows = self._all()
-        found = (self._next_timers(rows, now_ns) <= now_ns).nonzero()[0]
+        due_ns = self._next_timers(rows, now_ns)
+        slack_ns = self._table.columns[EXPIRY_SLACK_NS][rows]
+        return due_ns, np.where(due_ns == NEVER, NEVER, due_ns + slack_ns)
+
+    def _picked(self, which: npt.NDArray[np.bool_]) -> Rows:
+        rows, found = self._all(), which.nonzero()[0]
         return found + rows.start if isinstance(rows, slice) else rows[found]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -59,33 +59,37 @@ class SenderRole:
         self._discards: Counter[DiscardReason] = Counter()
         self._attachments: tuple[Attachment, ...] = ()
 
-    def configure(
-        self,
-        config: Sender | None,
-        resume: Mapping[int, Resume],
-        changed: Iterable[int] | None = None,
-    ) -> None:
-        """Run exactly `config`. `changed` names all sessions that differ from what
-        was configured before, where nothing else does; None: anything may."""
+    def configure(self, config: Sender | None, resume: Mapping[int, Resume]) -> Iterator[None]:
+        """Run exactly `config`, session by session: packets may be served between the steps.
+
+        New sessions begin once all of them are there, for what is slow is to make them;
+        one that changes is replaced at a stroke.
+        """
         config = config or Sender(enabled=False)
         old, self._config = self._config, config
         if config.interfaces != old.interfaces:
             self._filter = InterfaceFilter(config.interfaces)
             for port in self._ports.values():
                 port.filter = self._filter
-        now_ns = monotonic_ns()
-        for ssid in list(self._runs) if changed is None else changed:
-            run, session = self._runs.get(ssid), config.sessions.get(ssid)
-            if run is not None and (
-                session is None or not _same_but_autostart(run.config, session)
-            ):
-                self._remove(run, gone=session is None)
-        for ssid in config.sessions if changed is None else changed:
-            session, known = config.sessions[ssid], self._runs.get(ssid)
-            if known is None:
-                self._create(session, resume.get(ssid), now_ns)
+        for ssid in [ssid for ssid in self._runs if ssid not in config.sessions]:
+            self._remove(self._runs[ssid])
+            self._context.emit(SenderStatusReport(ssid, None, "not configured"))
+            yield
+        ready: list[SenderRun] = []
+        for ssid, session in config.sessions.items():
+            run = self._runs.get(ssid)
+            if run is None:
+                ready += self._create(session, resume.get(ssid))
+            elif _same_but_autostart(run.config, session):
+                self._adapt(run, session)
             else:
-                self._adapt(known, session, old.enabled, now_ns)
+                self._remove(run)
+                for run in self._create(session, None):
+                    run.start_by_itself(monotonic_ns())
+            yield
+        for run in ready:
+            run.start_by_itself(monotonic_ns())
+            yield
         self._close_idle_ports()
 
     def start(self, ssid: int, duration_s: int | None) -> None:
@@ -105,8 +109,8 @@ class SenderRole:
     def announce(self, ssid: int, packets: int) -> int:
         return self._run(ssid).announce(packets, monotonic_ns())
 
-    def freshen(self) -> None:
-        """Bring all stores up to date."""
+    def freshen(self) -> Iterator[None]:
+        """Bring all stores up to date, session by session."""
         now_ns = monotonic_ns()
         table = self._collecting.table
         together = {} if table is None else table.collectors
@@ -114,9 +118,11 @@ class SenderRole:
         if table is not None and together:
             rows = np.fromiter(together, np.intp, len(together))
             expiring.update(rows[self._collecting.stale(rows, now_ns)].tolist(), table.untold)
-        for ssid, run in self._runs.items():
-            if ssid not in together or ssid in expiring:
-                run.freshen(now_ns)
+        for run in [
+            run for ssid, run in self._runs.items() if ssid not in together or ssid in expiring
+        ]:
+            run.freshen(monotonic_ns())
+            yield
 
     def tick(self, now_ns: int) -> None:
         """Once a second: look after what may be missing, or may have come back."""
@@ -154,8 +160,9 @@ class SenderRole:
             raise EngineError(f"session {ssid} does not exist")
         return run
 
-    def _create(self, session: SenderSession, resume: Resume | None, now_ns: int) -> None:
-        key = session.source_address, session.sender_udp_port
+    def _create(self, session: SenderSession, resume: Resume | None) -> list[SenderRun]:
+        """The run that is still to be started; none where there is nothing left to do."""
+        key = _port_of(session)
         port = self._ports.get(key)
         if port is None:
             port = self._ports[key] = SenderPort(
@@ -168,23 +175,22 @@ class SenderRole:
         )
         self._runs[session.ssid] = run
         port.add(run)
-        if resume is not None:
-            # Results are kept while the role is disabled.
-            enabled = self._config.enabled
-            disabled = dataclasses.replace(resume, oper_state=OperState.DISABLED)
-            run.resume(resume if enabled else disabled, now_ns)
-        else:
-            run.create(self._config.enabled, now_ns)
+        enabled, now_ns = self._config.enabled, monotonic_ns()
+        if resume is None:
+            return [run] if run.create(enabled, now_ns) else []
+        # Results are kept while the role is disabled.
+        disabled = dataclasses.replace(resume, oper_state=OperState.DISABLED)
+        run.resume(resume if enabled else disabled, now_ns)
+        return []
 
-    def _adapt(
-        self, run: SenderRun, session: SenderSession, was_enabled: bool, now_ns: int
-    ) -> None:
+    def _adapt(self, run: SenderRun, session: SenderSession) -> None:
         """What may change without a new session: `autostart`, and whether the role is enabled."""
         before, run.config = run.config, session
+        disabled, now_ns = run.status.oper_state is OperState.DISABLED, monotonic_ns()
         if not self._config.enabled:
-            if was_enabled:
+            if not disabled:
                 run.stop(now_ns, "the Session-Sender is disabled", OperState.DISABLED)
-        elif not was_enabled:
+        elif disabled:
             run.enable(now_ns)
         elif session.autostart != before.autostart:
             if session.autostart and not run.wants_to_run:
@@ -192,15 +198,10 @@ class SenderRole:
             elif not session.autostart and run.wants_to_run:
                 run.stop(now_ns, "stopped by configuration")
 
-    def _remove(self, run: SenderRun, gone: bool) -> None:
-        ssid = run.config.ssid
+    def _remove(self, run: SenderRun) -> None:
         run.remove()
-        del self._runs[ssid]
-        for port in self._ports.values():
-            if port.runs.get(ssid) is run:
-                port.remove(run)
-        if gone:
-            self._context.emit(SenderStatusReport(ssid, None, "not configured"))
+        del self._runs[run.config.ssid]
+        self._ports[_port_of(run.config)].remove(run)
 
     def _close_idle_ports(self) -> None:
         for key, port in list(self._ports.items()):
@@ -208,6 +209,10 @@ class SenderRole:
                 port.close()
             if not port.runs:
                 del self._ports[key]
+
+
+def _port_of(session: SenderSession) -> tuple[IPAddress, int]:
+    return session.source_address, session.sender_udp_port
 
 
 def _same_but_autostart(old: SenderSession, new: SenderSession) -> bool:

@@ -10,6 +10,7 @@ import errno
 import logging
 import select
 from collections import Counter
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -36,16 +37,19 @@ from dataplane.engines.common.transport import (
 )
 from dataplane.measurement import TimestampMethod
 from dataplane.stamp.errors import DiscardReason
-from dataplane.stamp.interval_rounds import close_over, set_local_clock
+from dataplane.stamp.expiry_rounds import expire_over
+from dataplane.stamp.interval_rounds import set_local_clock
 from dataplane.stamp.packet import OPEN
-from dataplane.stamp.sender_rounds import Rows
-from dataplane.stamp.session_table import END_NS
+from dataplane.stamp.sender_rounds import Rows, all_sent
+from dataplane.stamp.session_table import SessionTable
 
 BATCH = 64
 """Replies that are taken in before others get their turn."""
 
 REST_NS = 15_000_000
-"""How long the replies of a crowded port may wait to be taken in together."""
+REST_SLACKS = 3
+"""How long the replies of a crowded port may wait to be taken in together; or so many times
+as long as the packets of each of its sessions may, if that is more."""
 
 GATHER = 512
 """Replies that may gather meanwhile, if they come as fast as before, and if twice as many
@@ -55,8 +59,8 @@ CROWD = 64
 """Sessions of a port from which on each gives up some punctuality for the others' sake."""
 
 LATE_NS = 10_000_000
-"""A send timer that fires so late says that this process was held up: the replies that
-wait are taken in before packets are given up."""
+"""Packets that leave so much later than they may say that this process was held up: the
+replies that have waited as long are taken in before packets are given up."""
 
 AWAITED_MAX = 4_096
 """Packets whose transmit timestamps are awaited; beyond, the oldest are given up."""
@@ -108,6 +112,7 @@ class SenderPort:
         self._problem_ns = 0
         self._awaited: dict[int, tuple[SenderRun, int, int]] = {}
         self._due: list[SenderRun] = []
+        self._ending: list[SenderRun] = []
         self._bursts = SenderBursts(address)
         self._lanes: dict[Lane, int] = {}
         self._schedule: Schedule | None = None
@@ -118,7 +123,7 @@ class SenderPort:
                 loop,
                 table,
                 self._flush_soon,
-                self._close_over,
+                self._expire_together,
                 self._expire,
                 self._collecting.next_timers,
             )
@@ -141,7 +146,7 @@ class SenderPort:
         self.runs[config.ssid] = run
         peer = config.reflector_address, config.reflector_udp_port
         self._by_peer.setdefault(peer, {})[config.ssid] = run
-        self.changed()
+        self.changed(config.ssid)
 
     def remove(self, run: SenderRun) -> None:
         config = run.config
@@ -150,13 +155,13 @@ class SenderPort:
         del self._by_peer[peer][config.ssid]
         if not self._by_peer[peer]:
             del self._by_peer[peer]
-        self.changed()
+        self.changed(config.ssid)
 
-    def changed(self) -> None:
+    def changed(self, ssid: int) -> None:
         """A session has come, gone or got another store."""
         self._limitation = None
         if self._batches is not None:
-            self._batches.changed()
+            self._batches.changed(ssid)
 
     @property
     def schedule(self) -> Schedule | None:
@@ -218,6 +223,19 @@ class SenderPort:
             self._loop.soon(self._flush)
         self._due.append(run)
 
+    def ending(self, run: SenderRun) -> None:
+        """Of thousands of runs that end together each takes a moment: packets have their
+        turn in between."""
+        if not self._ending:
+            self._loop.post(lambda: self._loop.begin(self._end()))
+        self._ending.append(run)
+
+    def _end(self) -> Iterator[None]:
+        ending, self._ending = self._ending, []
+        for run in ending:
+            run.complete(monotonic_ns())
+            yield
+
     def _flush(self) -> None:
         """Send the packets of sessions that have timers, and whose time has come."""
         due, self._due = self._due, []
@@ -247,27 +265,40 @@ class SenderPort:
         assert rounds is not None
         begun_ns = monotonic_ns()
         rows = schedule.due(begun_ns)
-        if len(rows) and begun_ns - schedule.first_due_ns(rows) > LATE_NS:
+        held_up = len(rows) and schedule.overdue_ns(rows, begun_ns) > LATE_NS
+        if held_up and begun_ns - self.emptied_ns > LATE_NS:
             self.drain()
+            rows = schedule.due(monotonic_ns())
+        elif self._resting and begun_ns >= self._rest_over_ns:
+            self.read()
             rows = schedule.due(monotonic_ns())
         if len(rows) < BURST_MIN or transport is None:
             for ssid in rows.tolist():
                 self.runs[ssid].send(monotonic_ns())
         else:
             rounds.send(transport, rows, self.runs)
-        if self._resting and begun_ns >= self._rest_over_ns:
-            self.read()
         schedule.arm(monotonic_ns() - begun_ns)
 
-    def _close_over(self, rows: Rows, now_ns: int) -> None:
-        """Close the intervals of these sessions that are over, as far as that goes together."""
+    def _expire_together(self, rows: Rows, pressing_ns: int, now_ns: int) -> int:
+        """Time out packets of these sessions, and close intervals, as far as that goes
+        together. What was due by `pressing_ns` cannot wait any longer.
+
+        Returns as of when that was done.
+        """
         table = self._collecting.table
         assert table is not None
-        end_ns = table.columns[END_NS][rows]
-        over = end_ns <= now_ns
-        if over.any() and self.emptied_ns < end_ns[over].max():
+        as_of_ns = self.emptied_ns
+        if as_of_ns < pressing_ns:
             self.drain()
-        close_over(table, rows, now_ns)
+            as_of_ns = now_ns
+        expire_over(table, rows, as_of_ns)
+        self._tell_closed(table)
+        for ssid in rows[all_sent(table, rows)].tolist():
+            if ssid in self.runs:
+                self.runs[ssid].received_run(now_ns)
+        return as_of_ns
+
+    def _tell_closed(self, table: SessionTable) -> None:
         untold = [ssid for ssid in table.untold if ssid in self.runs]
         set_local_clock(table, np.array(untold, np.intp), self._clock.status)
         for ssid in untold:
@@ -290,7 +321,7 @@ class SenderPort:
             more = self._batches.serve(self._hand_over)
             self._gathered += self._batches.latest_count
             if not more and self.schedule is not None:
-                self._rest(self._batches.room)
+                self._rest(self._batches.room, self.schedule.slack_ns)
             return more
         for _ in range(BATCH):
             if not self._receive_one():
@@ -299,15 +330,18 @@ class SenderPort:
                 break
         return True
 
-    def _rest(self, room: int) -> None:
+    def _rest(self, room: int, slack_ns: int) -> None:
         """Let replies gather, where so many sessions share the port that there will be more.
 
-        Their timestamps are the kernel's. There is `room` for so many.
+        Their timestamps are the kernel's. There is `room` for so many; packets of the
+        sessions may leave late by `slack_ns`.
         """
         now_ns = monotonic_ns()
         since_ns, self._read_ns = now_ns - self._read_ns, now_ns
         gather = min(GATHER, room // 2)
-        rest_ns = min(REST_NS, since_ns * gather // max(1, self._gathered))
+        rest_ns = min(
+            max(REST_NS, REST_SLACKS * slack_ns), since_ns * gather // max(1, self._gathered)
+        )
         self._gathered = 0
         self._rest_over_ns = now_ns + rest_ns // 2
         self._rest_timer.at(now_ns + rest_ns)

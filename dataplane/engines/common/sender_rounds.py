@@ -18,7 +18,7 @@ from dataplane.config import IPAddress
 from dataplane.engines.common.batch import BURST, BatchTransport
 from dataplane.engines.common.run import SenderRun, rthdr_of
 from dataplane.engines.common.sender_bursts import Lane
-from dataplane.stamp.interval_rounds import close_over
+from dataplane.stamp.expiry_rounds import expire_over
 from dataplane.stamp.packet import OPEN
 from dataplane.stamp.sender_rounds import PACKET, Rows, fit_to_send, send_round
 from dataplane.stamp.session_table import (
@@ -59,7 +59,7 @@ class SenderRounds:
         over = rows[table.columns[END_NS][rows] <= now_ns]
         if len(over):
             table.columns[UNIX_OFFSET_NS][over] = t1_ns - now_ns
-            close_over(table, over, now_ns)
+            expire_over(table, over, now_ns)
         fit = fit_to_send(table, rows, now_ns)
         if not fit.all():
             for ssid in rows[~fit].tolist():

@@ -36,8 +36,11 @@ class Transmitter(Protocol):
     def drain(self) -> None:
         """Take in all replies that have arrived."""
 
-    def changed(self) -> None:
-        """To be told that the session has another store."""
+    def ending(self, run: SenderRun) -> None:
+        """Have `run.complete` called soon, if not at once."""
+
+    def changed(self, ssid: int) -> None:
+        """To be told that a session has another store."""
 
     @property
     def schedule(self) -> Schedule | None:

@@ -55,12 +55,22 @@ class Wanted:
 
 @dataclass(slots=True)
 class _Link:
-    ifindex: int
+    interface: Interface
     fd: int
     program: int
-    attachment: Attachment
+    mode: AttachmentMode
+    note: str | None
+    """Why the mode is not a better one."""
+
     could_not: bool
     """Whether the driver has refused it."""
+
+    @property
+    def attachment(self) -> Attachment:
+        notes = [self.note] if self.note is not None else []
+        if self.interface.hides_vlans:
+            notes.append(_hides_vlans_text(self.interface))
+        return Attachment(self.interface.name, self.mode, "; ".join(notes) or None)
 
 
 class Attachments:
@@ -75,9 +85,7 @@ class Attachments:
     def generic(self) -> frozenset[str]:
         """Names of the interfaces that have their program in generic mode."""
         return frozenset(
-            name
-            for name, link in self._links.items()
-            if link.attachment.mode is AttachmentMode.GENERIC
+            name for name, link in self._links.items() if link.mode is AttachmentMode.GENERIC
         )
 
     @property
@@ -92,7 +100,7 @@ class Attachments:
 
     def index(self, name: str) -> int:
         """Of an interface that has a program."""
-        return self._links[name].ifindex
+        return self._links[name].interface.index
 
     def refresh(self, wanted: Iterable[Wanted]) -> dict[str, str]:
         """Have what is wanted and nothing else; what is in the way of that, by name of
@@ -102,6 +110,8 @@ class Attachments:
             place = places.get(name)
             if place is None or not _is_there(link, place) or not _switched(link, place):
                 self._detach(name)
+            else:
+                link.interface = place.interface
         problems = {}
         for name, place in sorted(places.items()):
             if name not in self._links:
@@ -130,9 +140,9 @@ class Attachments:
 def _is_there(link: _Link, place: Wanted) -> bool:
     """Whether it is the same interface still, nobody has forced the link off, and
     the mode is what it would be now."""
-    native = link.attachment.mode is AttachmentMode.NATIVE
+    native = link.mode is AttachmentMode.NATIVE
     return (
-        link.ifindex == place.interface.index
+        link.interface.index == place.interface.index
         and link_ifindex(link.fd) == place.interface.index
         and not (native and place.frames_lost)
         and (native or link.could_not or place.frames_lost)
@@ -164,7 +174,7 @@ def _attach(place: Wanted) -> _Link:
         if place.native_only:
             raise AttachError(note) from error
         return _attach_generic(place, note, could_not=True)
-    return _Link(index, fd, place.program, Attachment(name, AttachmentMode.NATIVE, None), False)
+    return _Link(place.interface, fd, place.program, AttachmentMode.NATIVE, None, could_not=False)
 
 
 def _attach_generic(place: Wanted, note: str, could_not: bool) -> _Link:
@@ -174,8 +184,14 @@ def _attach_generic(place: Wanted, note: str, could_not: bool) -> _Link:
     except OSError as error:
         text = os.strerror(error.errno or 0)
         raise AttachError(f"no XDP program can be attached to {name}: {text}") from error
-    attachment = Attachment(name, AttachmentMode.GENERIC, note)
-    return _Link(index, fd, place.program, attachment, could_not)
+    return _Link(place.interface, fd, place.program, AttachmentMode.GENERIC, note, could_not)
+
+
+def _hides_vlans_text(interface: Interface) -> str:
+    return (
+        f"VLAN tags may be taken off frames of {interface.name} before the program sees them: "
+        "what may have lost one is left to user space"
+    )
 
 
 def _occupied_text(interface: Interface) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pyroute2 import IPRoute, NetlinkError
+from pyroute2.ethtool.ioctl import EthtoolError, IoctlEthtool
 
 from dataplane.config import IPAddress
 from dataplane.engines.driver.layouts import VLAN_TAGS_MAX, LocalFlag
@@ -35,6 +36,9 @@ _SEG6_LOCAL = 7
 
 _END_DX4, _END_DT6 = 6, 7
 """enum in include/uapi/linux/seg6_local.h."""
+
+_TAKING_TAGS_OFF = ("rx-vlan-hw-parse", "rx-vlan-stag-hw-parse")
+"""Features of interfaces, as `ethtool -k` has them: for tags of 802.1Q and of 802.1ad."""
 
 
 class SourceValidation(enum.IntEnum):
@@ -67,6 +71,10 @@ class Interface:
     leaves_checksums: bool
     """Whether packets may arrive whose checksum was left to an interface: those of
     programs on this machine."""
+
+    hides_vlans: bool
+    """Whether frames of VLANs on it may have lost their tags by the time that a program
+    sees them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +118,8 @@ class Devices:
 
     interfaces: tuple[Interface, ...]
     devices: dict[Place, Device]
+    """Without places where frames of VLANs seem to arrive that have lost their tags: who
+    is to get a frame from there, the kernel alone knows."""
 
     missing: str | None
     """Which configured device is not there, for the operator."""
@@ -120,14 +130,18 @@ class Kernel:
 
     def __init__(self) -> None:
         self._route = IPRoute()
+        self._ethtool = IoctlEthtool()
 
     def close(self) -> None:
         self._route.close()
+        self._ethtool.close()
 
     def devices(self, names: tuple[str, ...]) -> Devices:
         """`names` are those of devices, VLANs on an interface included."""
         links = {link["index"]: link for link in self._route.get_links()}
         by_name = {link.get_attr("IFLA_IFNAME"): link for link in links.values()}
+        shared = _shared_places(links)
+        with_vlans = {place.ifindex for place in shared}
         interfaces: dict[int, Interface] = {}
         devices: dict[Place, Device] = {}
         missing = None
@@ -141,13 +155,15 @@ class Kernel:
                 missing = missing or f"interface {name} is beyond the reach of an XDP program"
                 continue
             base = stack[0]
-            interfaces[base["index"]] = self._interface(base)
+            interface = self._interface(base, base["index"] in with_vlans)
+            interfaces[base["index"]] = interface
             for place in _places(stack, links):
-                devices[place] = _device(link)
+                if not (interface.hides_vlans and place in shared):
+                    devices[place] = _device(link)
         ordered = sorted(interfaces.values(), key=lambda each: each.name)
         return Devices(tuple(ordered), devices, missing)
 
-    def _interface(self, link: Any) -> Interface:
+    def _interface(self, link: Any, has_vlans: bool) -> Interface:
         kind = _kind(link)
         return Interface(
             name=link.get_attr("IFLA_IFNAME"),
@@ -156,7 +172,22 @@ class Kernel:
             program_id=_program_id(link),
             drops_frames=kind == "veth" and not self._other_end_has_program(link),
             leaves_checksums=kind == "veth" or bool(link["flags"] & _LOOPBACK),
+            hides_vlans=has_vlans and self._takes_tags_off(link),
         )
+
+    def _takes_tags_off(self, link: Any) -> bool:
+        """Whether frames may arrive with their outermost VLAN tag beside them."""
+        # A virtual interface hands frames on as whoever sent them has left them. Of a veth,
+        # for one, the other end's setting counts, which may be out of reach.
+        if _kind(link):
+            return True
+        try:
+            self._ethtool.change_ifname(link.get_attr("IFLA_IFNAME"))
+            features = self._ethtool.get_features()
+        except (OSError, EthtoolError):
+            # It is gone, or does not say.
+            return True
+        return any(features.is_active(name) for name in _TAKING_TAGS_OFF)
 
     def _other_end_has_program(self, link: Any) -> bool:
         namespace = link.get_attr("IFLA_LINK_NETNSID")
@@ -234,6 +265,19 @@ def _places(stack: list[Any], links: dict[int, Any]) -> Iterator[Place]:
         for link in links.values()
     ):
         yield Place(base["index"], (_PRIORITY,))
+
+
+def _shared_places(links: dict[int, Any]) -> set[Place]:
+    """Where frames of VLANs seem to arrive once they have lost their outermost tag."""
+    shared = set()
+    for link in links.values():
+        base, *vlans = _stack(link, links) or [link]
+        if vlans:
+            shared.add(Place(base["index"], tuple(map(_vlan, vlans[1:]))))
+            # Untagged, or with a priority alone: the same device gets both.
+            if len(vlans) == 1:
+                shared.add(Place(base["index"], (_PRIORITY,)))
+    return shared
 
 
 def _vlan(link: Any) -> Vlan:

@@ -209,6 +209,24 @@ def test_footprint_of_sessions_that_are_answered() -> None:
     assert 0 < 3 * (one.store_bytes or 0) < (five.store_bytes or 0)
 
 
+def test_counters_of_sessions_that_the_driver_collects_are_as_they_stand(pair: Pair) -> None:
+    pair.reflect_any()
+    sending = pair.run(pair.sender, "xdp")
+    session = SenderSession(1, pair.reflector.address, pair.sender.address, interval_us=1_000)
+    sending.apply(Node(sender=Sender(engine="xdp", interfaces=(DEVICE,), sessions={1: session})))
+    sending.await_sessions(1)
+
+    def received() -> int:
+        return sending.counters([1])[1].received
+
+    sending.wait(lambda: received() > 0, "no reply comes", 10.0)
+    seen = []
+    for _ in range(10):
+        seen.append(received())
+        time.sleep(0.1)
+    assert seen == sorted(set(seen))
+
+
 def test_control_plane() -> None:
     settings = control_plane.Settings(sessions=(1, 3), tries=2)
     found = list(control_plane.measure(settings))

@@ -12,13 +12,19 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import itertools
 import os
 import socket
+import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from ipaddress import IPv6Address
+
+import pytest
+
+from dataplane.bpf.syscall import bpf, load_program
 
 SENDER = IPv6Address("fd00:a::1")
 REFLECTOR = IPv6Address("fd00:b::1")
@@ -27,6 +33,8 @@ BACK = IPv6Address("fc00:e::2")
 
 _CLONE_NEWNET = 0x40000000
 _ETH_P_ALL = 0x0003
+_LINK_CREATE, _SCHED_CLS, _TCX_EGRESS, _SKB_VLAN_PUSH = 28, 3, 47, 18
+_MOVE, _CALL, _EXIT = 0xB7, 0x85, 0x95
 _libc = ctypes.CDLL(None, use_errno=True)
 _count = itertools.count()
 
@@ -120,6 +128,39 @@ class Network:
 def sysctl(namespace: str, knob: str, value: int) -> None:
     with inside(namespace), open("/proc/sys/" + knob.replace(".", "/"), "w") as file:
         file.write(str(value))
+
+
+@contextlib.contextmanager
+def tagging(namespace: str, device: str, vlan: int) -> Iterator[None]:
+    """What leaves by a device has a VLAN tag, as from a VLAN on the device: beside the frame,
+    unless the device puts it in (`ethtool -K`: txvlan). Skips the test where the kernel has
+    no such hook (before Linux 6.6)."""
+    # skb_vlan_push(skb, htons(ETH_P_8021Q), vlan), then let it pass.
+    code = b"".join(
+        struct.pack("=BBhi", operation, register, 0, value)
+        for operation, register, value in (
+            (_MOVE, 2, socket.htons(0x8100)),
+            (_MOVE, 3, vlan),
+            (_CALL, 0, _SKB_VLAN_PUSH),
+            (_MOVE, 0, 0),
+            (_EXIT, 0, 0),
+        )
+    )
+    program = load_program(_SCHED_CLS, code, "tagging", "GPL")
+    try:
+        with inside(namespace):
+            index = socket.if_nametoindex(device)
+            link = bpf(_LINK_CREATE, struct.pack("=IIII32x", program, index, _TCX_EGRESS, 0))
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            pytest.skip("this kernel has no programs at tcx hooks")
+        raise
+    finally:
+        os.close(program)
+    try:
+        yield
+    finally:
+        os.close(link)
 
 
 class Capture:

@@ -30,7 +30,8 @@ from dataplane.engines.base import (
     reflector_store_path,
     session_store_path,
 )
-from dataplane.engines.driver.interfaces import Kernel
+from dataplane.engines.driver import interfaces
+from dataplane.engines.driver.interfaces import Kernel, Place
 from dataplane.engines.driver.layouts import LocalFlag
 from dataplane.engines.userspace import engine as userspace
 from dataplane.engines.xdp.engine import XdpEngine
@@ -48,6 +49,7 @@ from tests.integration.engines.network import (
     inside,
     ip,
     sysctl,
+    tagging,
 )
 from tests.integration.engines.other_end import counting_at
 
@@ -453,6 +455,38 @@ def test_too_many_addresses_for_a_while(
     ask(asking, 6, BASE)
     eventually(lambda: reflector.counted().reflected == 1, "the reply is counted")
     assert not any(reflector.counted().discards.values())
+
+
+def test_frames_that_may_have_lost_their_vlan_tag(
+    network: Network,
+    run: Callable[[], Running],
+    asking: socket.socket,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a VLAN on the interface, which not every kernel can have, the kernel alone
+    knows whose they are: a veth's program sees no tag that is beside the frame."""
+    with inside(network.reflector):
+        index = socket.if_nametoindex("vb")
+    reflector = run()
+    reflector.serve(SERVED)
+    before = reflector.becomes(OperState.RUNNING).attachments[0].note
+    monkeypatch.setattr(interfaces, "_shared_places", lambda _links: {Place(index)})
+    # Whatever is told of an interface has all of them looked at.
+    ip("-n", network.reflector, "link", "set", "vb", "alias", "has a VLAN")
+    note = (
+        f"{before}; VLAN tags may be taken off frames of vb before the program sees them: "
+        "what may have lost one is left to user space"
+    )
+    eventually(
+        lambda: (status := reflector.status) and status.attachments[0].note == note,
+        "the note says so",
+    )
+    ask(asking, 6, BASE)
+    asking.settimeout(0.5)
+    with tagging(network.router, "rb", 7), pytest.raises(TimeoutError):
+        ask(asking, 6, BASE)
+    eventually(lambda: reflector.counted().reflected == 1, "the reply is counted")
+    assert reflector.counted().driver_answered == 0
 
 
 def test_numbers_of_a_session_that_the_program_has_no_more(run: Callable[[], Running]) -> None:

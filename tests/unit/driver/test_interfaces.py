@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from dataplane.engines.driver.interfaces import Place, Vlan, _places, _stack
+from dataplane.engines.driver.interfaces import Kernel, Place, Vlan, _places, _stack
 from dataplane.frames import ETHERTYPE_SERVICE_VLAN
 
 UP = 1
@@ -88,3 +89,88 @@ def test_interface_in_another_namespace_is_out_of_reach() -> None:
 def test_interface_that_is_not_known() -> None:
     lonely = vlan(3, 2, 5)
     assert _stack(lonely, {3: lonely}) == []
+
+
+class Ethtool:
+    """An interface that takes tags of one kind off frames, or of none."""
+
+    def __init__(self, active: str | None) -> None:
+        self._active = active
+
+    def change_ifname(self, name: str) -> None:
+        assert name == "eth0"
+
+    def get_features(self) -> Ethtool:
+        return self
+
+    def is_active(self, name: str) -> bool:
+        return name == self._active
+
+    def close(self) -> None: ...
+
+
+class Silent(Ethtool):
+    def get_features(self) -> Ethtool:
+        raise OSError("no such interface")
+
+
+class Netlink:
+    def __init__(self, *links: Message) -> None:
+        self._links = links
+
+    def get_links(self) -> Iterator[Message]:
+        return iter(self._links)
+
+    def close(self) -> None: ...
+
+
+def named(link: Message, name: str) -> Message:
+    return Message(link, IFLA_IFNAME=name)
+
+
+ETH0, ETH0_5 = named(PHYSICAL, "eth0"), named(OUTER, "eth0.5")
+ETH0_6, ETH0_5_6 = named(vlan(4, 2, 6), "eth0.6"), named(vlan(5, 3, 6), "eth0.5.6")
+BRIDGE = named(link(2, IFLA_LINKINFO=Message(IFLA_INFO_KIND="bridge")), "eth0")
+
+
+def seen(ethtool: Ethtool, *links: Message) -> tuple[bool, set[tuple[Vlan, ...]]]:
+    """Whether eth0 hides VLANs, and the tags by which a program is to know its devices."""
+    kernel = Kernel()
+    kernel.close()
+    kernel._route, kernel._ethtool = Netlink(*links), ethtool
+    found = kernel.devices(tuple(link["IFLA_IFNAME"] for link in links))
+    return found.interfaces[0].hides_vlans, {place.vlans for place in found.devices}
+
+
+UNTAGGED = {(), (Vlan(0),)}
+
+
+@pytest.mark.parametrize("feature", ["rx-vlan-hw-parse", "rx-vlan-stag-hw-parse"])
+def test_what_may_have_lost_its_tag_is_not_for_programs(feature: str) -> None:
+    assert seen(Ethtool(feature), ETH0, ETH0_5) == (True, {(Vlan(5),)})
+
+
+def test_an_interface_that_leaves_tags_on_frames() -> None:
+    assert seen(Ethtool(None), ETH0, ETH0_5) == (False, {*UNTAGGED, (Vlan(5),)})
+
+
+def test_an_interface_without_vlans() -> None:
+    assert seen(Ethtool("rx-vlan-hw-parse"), ETH0) == (False, UNTAGGED)
+
+
+def test_one_of_two_tags_may_be_lost() -> None:
+    hidden = seen(Ethtool("rx-vlan-hw-parse"), ETH0, ETH0_5, ETH0_6, ETH0_5_6)
+    assert hidden == (True, {(Vlan(5),), (Vlan(5), Vlan(6))})
+
+
+def test_nobody_says_whether_tags_are_left() -> None:
+    assert seen(Silent(None), ETH0, ETH0_5) == (True, {(Vlan(5),)})
+    # A virtual interface is not asked: others have had the frame before.
+    assert seen(Ethtool(None), BRIDGE, ETH0_5) == (True, {(Vlan(5),)})
+
+
+def test_the_kernel_tells_features() -> None:
+    kernel = Kernel()
+    assert not kernel._takes_tags_off(named(link(1), "lo"))
+    assert kernel._takes_tags_off(named(link(1), "nosuch"))
+    kernel.close()

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from dataplane.clock import monotonic_ns
-from dataplane.engines.common.loop import Loop
+from dataplane.engines.common.loop import SLICE_MIN_NS, SLICE_NS, Loop
 
 MS = 1_000_000
 
@@ -146,6 +146,47 @@ def test_call_gives_back_what_happened(loop: Loop, caplog: pytest.LogCaptureFixt
     assert "a call into the event loop failed" in caplog.text
 
 
+def test_work_in_steps_leaves_others_their_turns(loop: Loop) -> None:
+    happened: list[str] = []
+    fd = os.eventfd(1, os.EFD_NONBLOCK)
+
+    def read(_events: int) -> bool:
+        os.eventfd_read(fd)
+        happened.append("packet")
+        return False
+
+    def steps() -> Iterator[None]:
+        timer = loop.timer(lambda _now_ns: happened.append("timer"))
+        timer.at(monotonic_ns() + SLICE_MIN_NS // 2)
+        for _ in range(3):
+            busy_until_ns = monotonic_ns() + SLICE_MIN_NS
+            while monotonic_ns() < busy_until_ns:
+                pass
+            happened.append("step")
+            yield
+        loop.register(fd, read)
+        busy_until_ns = monotonic_ns() + SLICE_NS
+        while monotonic_ns() < busy_until_ns:
+            pass
+        yield
+        happened.append("end")
+        loop.unregister(fd)
+
+    loop.work(steps())
+    assert happened == ["step", "timer", "step", "step", "packet", "end"]
+    os.close(fd)
+
+
+def test_what_a_step_raises_ends_the_work(loop: Loop) -> None:
+    def steps() -> Iterator[None]:
+        yield
+        raise KeyError("step")
+
+    with pytest.raises(KeyError, match="step"):
+        loop.work(steps())
+    loop.work(iter(()))
+
+
 def test_a_closed_loop_takes_nothing_any_more() -> None:
     """Threads that outlive it may post all the same: nothing is called, and no descriptor
     that somebody else has been given since is written to."""
@@ -196,3 +237,23 @@ def test_a_call_that_a_closed_loop_has_not_carried_out_fails(
     loop.close()
     caller.join(5.0)
     assert [str(error) for error in failed] == ["the event loop is closed"]
+
+
+def test_nobody_wakes_up_for_a_deadline_that_was_superseded(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = threading.Event()
+    turns = []
+    serve = loop._serve_timers
+    monkeypatch.setattr(loop, "_serve_timers", lambda: (turns.append(None), serve()))
+    now_ns = monotonic_ns()
+
+    def arm() -> None:
+        moved = loop.timer(lambda _: None)
+        for index in range(50):
+            moved.at(now_ns + (5 + index) * MS)
+        loop.timer(lambda _: done.set()).at(now_ns + 80 * MS)
+
+    loop.call(arm)
+    assert done.wait(10)
+    assert len(turns) < 10

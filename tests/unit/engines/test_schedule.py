@@ -13,6 +13,7 @@ from dataplane.clock import monotonic_ns
 from dataplane.engines.common import schedule as module
 from dataplane.engines.common.loop import SPIN_NS, Loop
 from dataplane.engines.common.schedule import FLIGHT, LATENESS_MAX_NS, REST, Schedule
+from dataplane.stamp.sender_rounds import Rows
 from dataplane.stamp.session_table import SessionTable
 
 MS = 1_000_000
@@ -39,12 +40,13 @@ def schedule_of(table: SessionTable, timers: Timers, sessions: int, due_ns: int)
         cast(Loop, timers),
         table,
         lambda: None,
-        lambda _rows, _now_ns: None,
+        lambda _rows, _pressing_ns, now_ns: now_ns,
         lambda _ssid, _now_ns: None,
         lambda rows, _now_ns: np.zeros(len(np.r_[rows]), np.int64),
     )
     for ssid in range(1, sessions + 1):
         table.row(ssid)
+        table.columns[module.END_NS][ssid] = module.NEVER
         found.send_at(ssid, due_ns + ssid, SLACK_NS)
     return found
 
@@ -70,7 +72,7 @@ def test_after_a_dear_flight_more_packets_are_waited_for(
     schedule = schedule_of(table, timers, 2, due_ns=now_ns)
     schedule.arm()
     assert timers.armed_ns[-1] == now_ns + 1 + SLACK_NS - SPIN_NS
-    flight_ns = MS // 4
+    flight_ns = 3 * SLACK_NS // 4
     schedule.arm(flight_ns)
     assert timers.armed_ns[-1] == now_ns + REST * flight_ns - SPIN_NS
 
@@ -82,3 +84,73 @@ def test_no_flight_makes_others_wait_for_longer_than_they_may(table: SessionTabl
     first_ns = int(table.columns[module.DUE_NS][1])
     assert timers.armed_ns[-1] == first_ns + module.LATENESS * SLACK_NS - SPIN_NS
     assert module.LATENESS * SLACK_NS <= LATENESS_MAX_NS
+
+
+def test_as_many_as_leave_in_one_go_are_not_kept_waiting_for_more(table: SessionTable) -> None:
+    timers, due_ns = Timers(), monotonic_ns() + 1_000 * MS
+    schedule = schedule_of(table, timers, 2 * FLIGHT, due_ns)
+    schedule.arm()
+    assert timers.armed_ns[-1] == due_ns + FLIGHT - SPIN_NS
+
+
+def test_packets_that_begin_an_interval_wait_for_each_other(table: SessionTable) -> None:
+    schedule = schedule_of(table, Timers(), 4, due_ns=0)
+    table.columns[module.END_NS][[2, 3]] = 2, 3
+    assert schedule.due(4).tolist() == [1, 4]
+    assert schedule.due(2 + SLACK_NS - SPIN_NS).tolist() == [1, 2, 3, 4]
+
+
+class Expiring:
+    """A schedule of sessions that have something to expire at some times."""
+
+    def __init__(self, table: SessionTable, due_ns: list[int]) -> None:
+        self.due_ns = np.array(due_ns)
+        self.emptied_ns = 0
+        self.together: list[tuple[list[int], int, int]] = []
+        self.singly: list[int] = []
+        self.armed_ns: list[int] = []
+        timer = SimpleNamespace(
+            at=lambda at_ns, _slack=0: self.armed_ns.append(at_ns),
+            no_later_than=lambda _at_ns, _slack: None,
+        )
+        self.schedule = Schedule(
+            cast(Loop, SimpleNamespace(timer=lambda _: timer)),
+            table,
+            lambda: None,
+            self._expire_together,
+            lambda ssid, _now_ns: self.singly.append(ssid),
+            lambda _rows, _now_ns: self.due_ns,
+        )
+        for ssid, each in enumerate(due_ns, 1):
+            table.row(ssid)
+            self.schedule.watch(ssid, each, SLACK_NS)
+
+    def _expire_together(self, rows: Rows, pressing_ns: int, now_ns: int) -> int:
+        self.together.append((rows.tolist(), pressing_ns, now_ns))
+        as_of_ns = self.emptied_ns if self.emptied_ns >= pressing_ns else now_ns
+        # Of those that are due, odd ones are for the sessions themselves.
+        done = (self.due_ns <= as_of_ns) & (np.arange(len(self.due_ns)) % 2 == 1)
+        self.due_ns[done] = 1_000 * MS
+        return as_of_ns
+
+
+def test_what_expires_waits_until_something_cannot(table: SessionTable) -> None:
+    expiring = Expiring(table, [10 * MS + MS, 10 * MS])
+    table.columns[module.TIMEOUT_NS][1:3] = 10_000 * MS
+    expiring.schedule._look(10 * MS)
+    assert not expiring.together
+    assert expiring.armed_ns == [10 * MS + SLACK_NS - SPIN_NS]
+    expiring.schedule._look(11 * MS)
+    assert expiring.together == [([1, 2], 10 * MS, 11 * MS)]
+    assert expiring.singly == [1]
+
+
+def test_only_what_cannot_wait_makes_replies_be_read(table: SessionTable) -> None:
+    expiring = Expiring(table, [11 * MS, 10 * MS])
+    table.columns[module.TIMEOUT_NS][1:3] = 10_000 * MS
+    expiring.emptied_ns = 10 * MS
+    expiring.schedule._look(11 * MS)
+    assert expiring.together == [([1, 2], 10 * MS, 11 * MS)]
+    # As of when everything had been read, the first one has nothing to expire.
+    assert expiring.singly == []
+    assert expiring.armed_ns == [11 * MS + SLACK_NS - SPIN_NS]

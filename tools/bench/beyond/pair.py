@@ -160,10 +160,15 @@ class HostEnd:
             time.sleep(POLL_S)
 
     def counters(self, ssids: Iterable[int]) -> dict[int, Counters]:
-        """Packet counters of sessions as they stand. Raises BenchError.
+        """Packet counters of sessions as they stand, for which the engine has to bring its
+        stores up to date. Raises BenchError.
 
         Each store is open for a moment only: there may be ten thousand.
         """
+        try:
+            self.host.freshen()
+        except EngineError as error:
+            raise BenchError(f"engine {self.engine}: {error}") from error
         return {ssid: self._look(ssid) for ssid in ssids}
 
     def _look(self, ssid: int) -> Counters:

@@ -1,0 +1,141 @@
+"""The Session-Sender role: what happens to sessions while others come, change and go."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import weakref
+from collections.abc import Iterator
+from ipaddress import IPv6Address
+from pathlib import Path
+
+import pytest
+
+from dataplane.clock import Clock, monotonic_ns
+from dataplane.config import IPAddress, Sender, SenderSession
+from dataplane.engines.base import EngineContext, OperState, Report, Role, SenderStatusReport
+from dataplane.engines.common.collecting import CollectingHere
+from dataplane.engines.common.loop import Loop
+from dataplane.engines.common.sender import SenderRole
+from dataplane.engines.common.sender_port import CROWD
+from dataplane.engines.common.transport import Transport
+from tests.unit.engines.test_sender_port import Queue
+
+US, PEER = IPv6Address("fd00::1"), IPv6Address("fd00::2")
+RUNNING, STOPPED, DISABLED = OperState.RUNNING, OperState.STOPPED, OperState.DISABLED
+
+
+class Silent(Queue):
+    """A transport whose packets nobody answers."""
+
+    def send(self, *_: object) -> int:
+        return 0
+
+    def dress(self, *_: object) -> None: ...
+
+
+class Node:
+    """A role, and what it has reported."""
+
+    def __init__(self, folder: Path) -> None:
+        self.loop = Loop("test")
+        self.reports: list[SenderStatusReport] = []
+        clock = Clock()
+        clock.refresh(monotonic_ns())
+        context = EngineContext(folder, self._take)
+        self.role = SenderRole(*("test", self.loop, clock, context, self._open), CollectingHere())
+
+    def _take(self, report: Report) -> None:
+        if isinstance(report, SenderStatusReport):
+            self.reports.append(report)
+
+    def _open(self, _role: Role, _address: IPAddress, _port: int) -> Transport:
+        return Silent()
+
+    def steps(self, sender: Sender) -> Iterator[list[tuple[int, OperState | None]]]:
+        """What each step has reported."""
+        for _ in self.role.configure(sender, {}):
+            yield self._reported()
+        yield self._reported()
+
+    def configure(self, sender: Sender) -> list[tuple[int, OperState | None]]:
+        return [report for step in self.steps(sender) for report in step]
+
+    def _reported(self) -> list[tuple[int, OperState | None]]:
+        found = [(each.ssid, each.status and each.status.oper_state) for each in self.reports]
+        self.reports.clear()
+        return found
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    node = Node(tmp_path)
+    yield node
+    node.role.close()
+
+
+@pytest.fixture(autouse=True)
+def local(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No descriptor is waited for."""
+    monkeypatch.setattr(Loop, "register", lambda *_: None)
+    monkeypatch.setattr(Loop, "unregister", lambda *_: None)
+
+
+def sender(*ssids: int, dscp: int = 0, autostart: bool = True, enabled: bool = True) -> Sender:
+    return Sender(
+        enabled=enabled,
+        sessions={s: SenderSession(s, PEER, US, dscp=dscp, autostart=autostart) for s in ssids},
+    )
+
+
+def test_new_sessions_begin_when_all_of_them_are_there(node: Node, tmp_path: Path) -> None:
+    began = []
+    for number, reported in enumerate(node.steps(sender(1, 2, 3))):
+        began += reported
+        assert len(list(tmp_path.iterdir())) == min(number + 1, 3)
+        assert len(reported) == (3 <= number < 6)
+    assert began == [(1, RUNNING), (2, RUNNING), (3, RUNNING)]
+
+
+def test_no_step_takes_more_than_one_session_and_what_stays_runs_on(node: Node) -> None:
+    stays = sender(1)
+    node.configure(stays)
+    node.configure(dataclasses.replace(stays, sessions=stays.sessions | sender(2, 3).sessions))
+    changed = stays.sessions | sender(3, 4, dscp=1).sessions
+    steps = list(node.steps(dataclasses.replace(stays, sessions=changed)))
+    # 2 goes, 1 stays, 3 is replaced at a stroke, 4 is made, and begins.
+    assert steps == [[(2, None)], [], [(3, RUNNING)], [], [(4, RUNNING)], []]
+
+
+def test_a_configuration_that_stopped_half_way_is_taken_back(node: Node) -> None:
+    old = sender(1, 2, 3)
+    node.configure(old)
+    half_way = node.role.configure(sender(2, 3, 4, 5, enabled=False), {})
+    for _ in range(4):
+        next(half_way)
+    half_way.close()
+    node.reports.clear()
+    assert node.configure(old) == [(4, None), (2, RUNNING), (3, RUNNING), (1, RUNNING)]
+
+
+def test_disabled_and_enabled(node: Node) -> None:
+    node.configure(sender(1, 2))
+    assert node.configure(sender(1, 2, enabled=False)) == [(1, DISABLED), (2, DISABLED)]
+    assert node.configure(sender(1, 2, enabled=False, autostart=False)) == []
+    assert node.configure(sender(1, 2, autostart=False)) == [(1, STOPPED), (2, STOPPED)]
+    assert node.configure(sender(1, 2)) == [(1, RUNNING), (2, RUNNING)]
+
+
+@pytest.mark.parametrize("count", [1, CROWD])
+def test_what_is_gone_leaves_nothing_to_collect(node: Node, count: int) -> None:
+    """The host keeps its garbage collector away from what lives long."""
+    node.configure(sender(*range(1, count + 2)))
+    runs = [weakref.ref(node.role._run(ssid)) for ssid in range(2, count + 2)]
+    collectors = [weakref.ref(node.role._run(ssid).collector) for ssid in range(2, count + 2)]
+    gc.disable()
+    try:
+        node.configure(sender(1))
+        node.loop._heap.clear()
+        assert [found for found in (*runs, *collectors) if found() is not None] == []
+    finally:
+        gc.enable()
