@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dataplane.clock import Clock, monotonic_ns
+from dataplane.clock import Clock, monotonic_ns, wall_ns
 from dataplane.config import IPAddress, Sender, SenderSession
 from dataplane.engines.base import EngineContext, OperState, Report, Role, SenderStatusReport
 from dataplane.engines.common.collecting import CollectingHere
@@ -19,7 +19,8 @@ from dataplane.engines.common.loop import Loop
 from dataplane.engines.common.sender import SenderRole
 from dataplane.engines.common.sender_port import CROWD
 from dataplane.engines.common.transport import Transport
-from tests.unit.engines.test_sender_port import Queue
+from dataplane.session_state import SessionState
+from tests.unit.engines.test_sender_port import Queue, reply
 
 US, PEER = IPv6Address("fd00::1"), IPv6Address("fd00::2")
 RUNNING, STOPPED, DISABLED = OperState.RUNNING, OperState.STOPPED, OperState.DISABLED
@@ -139,3 +140,22 @@ def test_what_is_gone_leaves_nothing_to_collect(node: Node, count: int) -> None:
         assert [found for found in (*runs, *collectors) if found() is not None] == []
     finally:
         gc.enable()
+
+
+def test_nothing_is_kept_that_looks_into_one_of_many_sessions(node: Node) -> None:
+    """For each of ten thousand it would be more than all else."""
+    node.configure(sender(*range(1, CROWD + 1)))
+    assert _overlays() == 0
+    (port,) = node.role._ports.values()
+    for ssid in range(1, CROWD + 1):
+        run = node.role._run(ssid)
+        run.send(monotonic_ns())
+        run.receive(reply(wall_ns(), ssid), PEER, monotonic_ns(), monotonic_ns())
+    assert _overlays() == 0
+    collector = port.runs[CROWD].collector
+    assert collector is not None
+    assert (collector.next_sequence, collector.in_flight) == (1, 0)
+
+
+def _overlays() -> int:
+    return sum(isinstance(each, SessionState) for each in gc.get_objects())
