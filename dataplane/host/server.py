@@ -44,7 +44,7 @@ from dataplane.host.messages import (
 REPORTS_MAX = 500
 """Reports in one message."""
 
-GATHER_S = 0.01
+GATHER_S = 0.03
 """How long reports wait for more of them: whenever the thread that writes them wakes up, it
 interrupts those that carry packets."""
 
