@@ -5,6 +5,9 @@ sysrepo asks every subscriber ("change"), and only when none refuses says
 refused is refused at "change", and nothing is touched before "done": so a
 refused edit leaves running sessions exactly as they were, and an abort has
 nothing to undo but the preparation.
+
+What is there at the start ("enabled") has been agreed to without us: of it everything runs
+that can, and the rest is shown as failed.
 """
 
 from __future__ import annotations
@@ -25,13 +28,17 @@ from sysrepo_plugin.configuration import (
     presentation_from_tree,
 )
 from sysrepo_plugin.datastore import Refused
+from sysrepo_plugin.fit import NO_REFUSALS, Refusals, fit_part
 
 LOG = logging.getLogger(__name__)
 
 RETRY_S = 1.0
 """Between two attempts to apply a configuration while there is no host process."""
 
-Prepared = tuple[Node, Presentation]
+LOGGED_MAX = 10
+"""Refused sessions at the start that have a line of their own in the log."""
+
+Prepared = tuple[Node, Presentation, Refusals]
 
 
 class Changes:
@@ -52,12 +59,15 @@ class Changes:
         self.presentation = Presentation({})
         """What belongs to `node` and concerns the operational state alone."""
 
+        self.refusals = NO_REFUSALS
+        """What is configured and cannot be run; only ever of the configuration at the start."""
+
     def close(self) -> None:
         """Stop trying to apply what could not be applied."""
         self._closed.set()
 
     def handle(self, event: str, tree: Mapping[str, Any] | None) -> None:
-        """Raises Refused for "change" and "enabled"."""
+        """Raises Refused for "change"."""
         match event:
             case "change":
                 try:
@@ -66,7 +76,7 @@ class Changes:
                     LOG.info("edit refused: %s", refusal)
                     raise
             case "enabled":
-                self._prepared = self._prepare(tree)
+                self._prepared = self._prepare_start(tree)
             case "done":
                 self._commit(self._prepared or self._prepare(tree))
                 self._prepared = None
@@ -79,12 +89,27 @@ class Changes:
             node = node_from_tree(tree)
             check(node, self._capabilities_of)
         except ConfigurationError as error:
-            raise Refused(str(error)) from error
-        return node, presentation_from_tree(tree)
+            raise Refused(str(error), error.path) from error
+        return node, presentation_from_tree(tree), NO_REFUSALS
+
+    def _prepare_start(self, tree: Mapping[str, Any] | None) -> Prepared:
+        try:
+            return self._prepare(tree)
+        except Refused as refusal:
+            node, refusals = fit_part(tree or {}, self._capabilities_of)
+            reasons = (*refusals.sender.values(), *refusals.reflector) or (str(refusal),)
+        for reason in reasons[:LOGGED_MAX]:
+            LOG.error("in running, and not run: %s", reason)
+        LOG.error(
+            "%d in all; until they are mended, as by sysrepocfg --edit=vi -d running -m srv6-stamp,"
+            " every other edit is refused",
+            len(reasons),
+        )
+        return node, presentation_from_tree(tree), refusals
 
     def _commit(self, prepared: Prepared) -> None:
         before = self.node
-        self.node, self.presentation = prepared
+        self.node, self.presentation, self.refusals = prepared
         node = self.node
         try:
             self._apply(node)

@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
+import _sysrepo
+import cffi  # type: ignore[import-untyped]
 import sysrepo
 from _sysrepo import ffi, lib
 from sysrepo.session import SysrepoSession
@@ -43,8 +45,33 @@ PRIORITY = 10
 KEY_PREDICATE = re.compile(r"\[([\w-]+)=(?:'([^']*)'|\"([^\"]*)\")\]")
 
 
+_ffi = cffi.FFI()
+_ffi.cdef("""
+    int sr_session_set_netconf_error2(void *session, const char *type, const char *tag,
+        const char *app_tag, const char *path, const char *message, uint32_t info_count,
+        const char **info_elements, const char **info_values);
+""")
+_error_format: Any = _ffi.dlopen(_sysrepo.__file__)
+"""What the binding lacks, in the very library that it is linked against."""
+
+
 class Refused(Exception):
     """Raised by a handler to refuse a change or an action; the text reaches the client."""
+
+    def __init__(self, text: str, path: str | None = None) -> None:
+        super().__init__(text)
+        self.path = path
+        """Of the node that would have to be another, for a change."""
+
+
+def explained(error: sysrepo.SysrepoError) -> str:
+    """What an error of sysrepo's means to an operator, where its own words do not say it."""
+    text = str(error)
+    if "subscription" in text and "already exists" in text:
+        return "another stampd serves this sysrepo repository"
+    if isinstance(error, sysrepo.SysrepoSysError | sysrepo.SysrepoUnauthorizedError):
+        return f"no access to sysrepo's repository: be its owner, as a rule root ({text})"
+    return text
 
 
 class Datastore:
@@ -76,30 +103,22 @@ class Datastore:
         self._connection.disconnect()
 
     def subscribe_changes(self, handler: ChangeHandler) -> None:
-        """Have `handler` told of the running configuration, now and when it changes.
-
-        Raises Refused where the handler refuses the configuration there is now.
-        """
-        refused: list[Refused] = []
+        """Have `handler` told of the running configuration, now and when it changes."""
 
         def callback(session: SysrepoSession, event: str, _request: int, _private: object) -> None:
             tree = None if event == "abort" else read_tree(session)
             try:
                 handler(event, tree)
             except Refused as refusal:
-                refused.append(refusal)
-                raise sysrepo.SysrepoValidationFailedError(str(refusal)) from None
-            refused.clear()
+                _set_refusal(session, refusal)
+                # With a text of its own this would put another error in its place.
+                raise sysrepo.SysrepoValidationFailedError("") from None
 
         session = self._session("running")
         # Without an explicit XPath the binding loses the text of a refusal.
-        try:
-            session.subscribe_module_change_unsafe(
-                MODULE, TOP, callback, enabled=True, priority=PRIORITY
-            )
-        except sysrepo.SysrepoError as error:
-            # sysrepo says no more than that the callback failed.
-            raise (refused[0] if refused else error) from None
+        session.subscribe_module_change_unsafe(
+            MODULE, TOP, callback, enabled=True, priority=PRIORITY
+        )
 
     def subscribe_operational(self, handler: OperationalHandler) -> None:
         """Have `handler` asked for the operational state, merged with the configuration."""
@@ -149,6 +168,16 @@ class Datastore:
         session = self._connection.start_session(datastore)
         self._sessions.append(session)
         return session
+
+
+def _set_refusal(session: SysrepoSession, refusal: Refused) -> None:
+    """What a NETCONF client is told (RFC 6241 appendix A): a value that is not acceptable."""
+    texts = ("application", "invalid-value", None, refusal.path, str(refusal))
+    strings = [_ffi.NULL if text is None else _ffi.new("char []", text.encode()) for text in texts]
+    address = _ffi.cast("void *", int(ffi.cast("uintptr_t", session.cdata)))
+    code = _error_format.sr_session_set_netconf_error2(address, *strings, 0, _ffi.NULL, _ffi.NULL)
+    if code != lib.SR_ERR_OK:
+        raise sysrepo.SysrepoError.new("cannot refuse", code)
 
 
 def read_tree(session: SysrepoSession) -> JsonTree | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 
 from dataplane.clock import read_clock_status
 from dataplane.engines.base import EngineError
@@ -21,6 +22,7 @@ from sysrepo_plugin.state import (
     driver_state,
     reflector_counters,
     reflector_state,
+    refused_state,
     sender_state,
     session_state,
 )
@@ -40,7 +42,8 @@ class Operational:
         request = parse_request(request_xpath)
         node = self._changes.node
         tree: Tree = {}
-        if node.sender is not None and request.sender:
+        refusals = self._changes.refusals
+        if request.sender and (node.sender is not None or refusals.sender):
             tree["session-sender"] = sender_state(
                 self._sender_sessions(request),
                 engine_restarts=self._host.restarts,
@@ -48,7 +51,7 @@ class Operational:
                 discards=self._host.sender_discards(),
                 driver=self._host.sender_driver(),
             )
-        if node.reflector is not None and request.reflector:
+        if request.reflector and (node.reflector is not None or refusals.reflector):
             tree |= self._reflector()
         return tree or None
 
@@ -60,6 +63,9 @@ class Operational:
                 depth = depths[ssid] if request.history else 0
                 snapshot = self._snapshot(ssid, depth)
                 yield session_state(ssid, status, snapshot, history=request.history)
+        for ssid, reason in self._changes.refusals.sender.items():
+            if request.ssid in (None, ssid):
+                yield refused_state(reason) | {"ssid": ssid}
 
     def _snapshot(self, ssid: int, records: int) -> SessionSnapshot | None:
         try:
@@ -69,9 +75,13 @@ class Operational:
             return None
 
     def _reflector(self) -> Tree:
+        refusals = self._changes.refusals.reflector
         status = self._host.reflector_status()
         if status is None:
-            return {}
+            return {"session-reflector": refused_state(refusals[0])} if refusals else {}
+        if refusals:
+            # It runs without these sessions, which have no error of their own.
+            status = replace(status, last_error=refusals[0])
         results = self._host.results.reflector()
         if results is None:
             return {"session-reflector": reflector_state(status, None, ())}

@@ -1,7 +1,7 @@
 """stampd: STAMP sessions as the running configuration of sysrepo says.
 
 Exit status: 0 stopped by SIGTERM or SIGINT; 1 sysrepo or the data plane cannot
-be used; 2 wrong arguments; 3 the running configuration is refused.
+be used; 2 wrong arguments.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataplane.engines.base import EngineError, Event
 from dataplane.host.client import EngineHost
 from sysrepo_plugin.actions import Actions
 from sysrepo_plugin.changes import Changes
-from sysrepo_plugin.datastore import Datastore, Refused
+from sysrepo_plugin.datastore import Datastore, explained
 from sysrepo_plugin.event_log import EventLog
 from sysrepo_plugin.notifications import Notifier
 from sysrepo_plugin.operational import Operational
@@ -28,7 +28,6 @@ from sysrepo_plugin.operational import Operational
 LOG = logging.getLogger("stampd")
 
 EXIT_UNUSABLE = 1
-EXIT_REFUSED = 3
 
 DEFAULT_STATE_DIR = Path("/run/srv6-stamp")
 
@@ -60,8 +59,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 def serve(state_dir: Path, ready_file: Path | None, stop: threading.Event) -> None:
     """Run until `stop` is set.
 
-    Raises Refused when the running configuration cannot be run, EngineError or
-    SysrepoError when the data plane or sysrepo cannot be used.
+    Raises EngineError or SysrepoError when the data plane or sysrepo cannot be used.
     """
     # The notifier exists before the host can emit, and sends only once sysrepo
     # is connected: the host process is forked before that.
@@ -78,10 +76,11 @@ def serve(state_dir: Path, ready_file: Path | None, stop: threading.Event) -> No
         with Datastore() as datastore:
             notifier.start(datastore.notifier())
             try:
-                datastore.subscribe_changes(changes.handle)
-                datastore.subscribe_operational(Operational(host, changes).tree)
+                # First, because of these there is one: a second daemon ends before it sends.
                 for xpath, handler in Actions(host).handlers().items():
                     datastore.subscribe_action(xpath, handler)
+                datastore.subscribe_changes(changes.handle)
+                datastore.subscribe_operational(Operational(host, changes).tree)
                 if ready_file is not None:
                     ready_file.touch()
                 LOG.info("serving")
@@ -108,10 +107,10 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(number, lambda *_: stop.set())
     try:
         serve(options.state_dir, options.ready_file, stop)
-    except Refused as refusal:
-        LOG.error("the running configuration is refused: %s", refusal)
-        return EXIT_REFUSED
-    except (EngineError, OSError, sysrepo.SysrepoError) as error:
+    except sysrepo.SysrepoError as error:
+        LOG.error("%s", explained(error))
+        return EXIT_UNUSABLE
+    except (EngineError, OSError) as error:
         LOG.error("%s", error)
         return EXIT_UNUSABLE
     LOG.info("stopped")

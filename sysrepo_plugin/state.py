@@ -11,7 +11,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from dataplane.clock import ClockStatus
-from dataplane.engines.base import Attachment, ReflectorStatus, SenderDriver, SessionStatus
+from dataplane.engines.base import (
+    Attachment,
+    OperState,
+    ReflectorStatus,
+    SenderDriver,
+    SessionStatus,
+)
 from dataplane.measurement import Record, TimestampMethod
 from dataplane.reflector_store import HandedUp
 from dataplane.session_state import IntervalSummary, SessionSnapshot
@@ -82,6 +88,11 @@ def session_state(
         if history:
             tree |= _history(snapshot)
     return tree
+
+
+def refused_state(reason: str) -> Tree:
+    """The state of a session or role that is configured and cannot be run."""
+    return {"oper-state": OperState.FAILED.value, "last-error": reason}
 
 
 def reflector_state(

@@ -10,10 +10,14 @@ VENV=${STAMP_VENV:-$ROOT/.venv}
 
 # Nobody who asks what this is wants the machine changed.
 case " $* " in
-    *" -h "* | *" --help "*) sed -n '2,5s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" ;;
-    *) "$ROOT/tools/setup.sh" ;;
+    *" -h "* | *" --help "*)
+        PYTHON=$VENV/bin/python
+        [ -x "$PYTHON" ] || PYTHON=python3
+        cd "$ROOT"
+        exec "$PYTHON" -m tools.demo.arguments --help
+        ;;
 esac
-[ -x "$VENV/bin/python" ] || { echo "tools/setup.sh first: the options are explained by a program"; exit 2; }
+"$ROOT/tools/setup.sh"
 # The lab starts programs by name: ours come first.
 export PATH="$VENV/bin:$PATH"
 # The working directory stays the caller's: --output and --json are relative to it.

@@ -78,7 +78,7 @@ def _plain(kind: type) -> Codec:
 def _address(kind: type) -> Codec:
     def decode(value: Json) -> Any:
         try:
-            return kind(value)
+            return _parsed(kind, value)
         except ValueError as error:
             raise CodecError(str(error)) from None
 
@@ -122,9 +122,16 @@ def _decode_address(value: Json) -> IPv4Address | IPv6Address:
     if not isinstance(value, str):
         raise CodecError(f"{value!r} is not an IP address")
     try:
-        return ipaddress.ip_address(value)
+        address: IPv4Address | IPv6Address = _parsed(ipaddress.ip_address, value)
     except ValueError as error:
         raise CodecError(str(error)) from None
+    return address
+
+
+@functools.lru_cache(maxsize=4096)
+def _parsed(parse: Convert, value: str) -> Any:
+    """Thousands of sessions have few addresses: most are the same object."""
+    return parse(value)
 
 
 def _tagged(kinds: tuple[type, ...]) -> Codec:

@@ -201,6 +201,7 @@ class Server:
                 # for garbage, which would hold up packets for milliseconds.
                 gc.collect()
                 gc.freeze()
+                ctypes.CDLL(None).malloc_trim(0)
             case Start():
                 self._engines.sender().start(message.ssid, message.duration_s)
             case Stop():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lxml import etree
 from ncclient import manager
+from ncclient.operations import RPCError
 
 STAMP = "urn:x-srv6-stamp:yang:srv6-stamp"
 NAMES = {"s": STAMP}
@@ -46,7 +47,10 @@ with manager.connect(
             if leaf in values
         )
         print(f"{name}: {', '.join(known) or 'not known yet'}")
-    reply = etree.fromstring(netconf.dispatch(etree.fromstring(FETCH)).xml.encode())
+    try:
+        reply = etree.fromstring(netconf.dispatch(etree.fromstring(FETCH)).xml.encode())
+    except RPCError as error:
+        sys.exit(f"session 1 of {sys.argv[1]} has no records to take: {error.message}")
     for result in reply.iterfind(".//s:result", NAMES):
         fields = {etree.QName(leaf).localname: leaf.text for leaf in result}
         print(

@@ -83,6 +83,16 @@ def running(
                     stream.close()
 
 
+def await_server(daemon: subprocess.Popen[str], log: Path) -> None:
+    """Wait until the server accepts connections; its socket is there a little before."""
+
+    def ready() -> bool:
+        return "listening on" in log.read_text() or daemon.poll() is not None
+
+    wait_until(ready, "server socket")
+    assert daemon.poll() is None, log.read_text()
+
+
 @dataclass
 class Lab:
     """What a test needs to reach its server."""
@@ -108,16 +118,33 @@ class Lab:
             timeout=30,
         )
 
+    def notify(self, line: str) -> None:
+        """Have the provider send notifications; see there."""
+        assert self.provider.stdin is not None
+        assert self.provider.stdout is not None
+        self.provider.stdin.write(f"{line}\n")
+        self.provider.stdin.flush()
+        assert self.provider.stdout.readline() == "sent\n", (
+            self.folder / "provider.log"
+        ).read_text()
+
+    def log(self) -> str:
+        """What the server has logged."""
+        return (self.folder / "netconfd.log").read_text()
+
+    def console_command(self, *arguments: str) -> list[str]:
+        """The command line of netconf-console2."""
+        return [
+            str(Path(sys.executable).parent / "netconf-console2"),
+            *("--host=127.0.0.1", f"--port={self.port}", "-u", "root"),
+            *("--ssh-config", str(self.folder / "ssh_config")),
+            *arguments,
+        ]
+
     def console(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run netconf-console2."""
-        program = Path(sys.executable).parent / "netconf-console2"
         return subprocess.run(
-            [
-                str(program),
-                *("--host=127.0.0.1", f"--port={self.port}", "-u", "root"),
-                *("--ssh-config", str(self.folder / "ssh_config")),
-                *arguments,
-            ],
+            self.console_command(*arguments),
             capture_output=True,
             text=True,
             timeout=60,
@@ -234,8 +261,7 @@ def _lab(folder: Path, env: dict[str, str], options: tuple[str, ...]) -> Iterato
                 log=folder / "netconfd.log",
             )
         )
-        wait_until(lambda: path.is_socket() or daemon.poll() is not None, "server socket")
-        assert daemon.poll() is None, (folder / "netconfd.log").read_text()
+        await_server(daemon, folder / "netconfd.log")
         stack.enter_context(running([sshd, "-D", "-e", "-f", str(config)], log=folder / "sshd.log"))
         wait_until(lambda: _can_connect(port), "sshd")
         yield Lab(folder, env, path, port, folder / "user_key", daemon, provider)

@@ -1,7 +1,9 @@
 """The program behind ``netconf-test``: a process of its own, as every sysrepo subscriber is.
 
 It accepts configuration except an MTU of 666, serves ``state`` below each item, ``echo`` and the
-action ``scale``. It prints "ready" and runs until its standard input closes.
+action ``scale``. It prints "ready", runs until its standard input closes, and sends notifications
+for each line there: ``alarm COUNT BYTES`` (numbered from 0, with a text that long), ``overload
+ITEM`` or ``secret``; then it prints "sent".
 """
 
 from __future__ import annotations
@@ -70,6 +72,19 @@ class Provider:
         return {"product": self.values[name] * params["factor"]}
 
 
+def notify(session: sysrepo.SysrepoSession, name: str, *arguments: str) -> None:
+    """Send notifications."""
+    if name == "alarm":
+        count, length = map(int, arguments)
+        for number in range(count):
+            alarm = {"number": number, "text": length * "x"}
+            session.notification_send(f"/{MODULE}:alarm", alarm, strict=True)
+    elif name == "overload":
+        session.notification_send(f"{TOP}/item[name='{arguments[0]}']/overload", {}, strict=True)
+    else:
+        session.notification_send(f"/{MODULE}:{name}", {}, strict=True)
+
+
 def main() -> None:
     """Subscribe and wait."""
     provider = Provider()
@@ -82,7 +97,9 @@ def main() -> None:
         session.subscribe_rpc_call(f"/{MODULE}:restart", provider.on_restart)
         session.subscribe_rpc_call(f"{TOP}/item/scale", provider.on_scale, strict=True)
         print("ready", flush=True)
-        sys.stdin.read()
+        for line in sys.stdin:
+            notify(session, *line.split())
+            print("sent", flush=True)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,8 @@ def test_hello_announces_what_works(lab: Lab) -> None:
         f"{capability}rollback-on-error:1.0",
         f"{capability}validate:1.1",
         f"{capability}xpath:1.0",
+        f"{capability}notification:1.0",
+        f"{capability}interleave:1.0",
         f"{capability}yang-library:1.1?revision=2019-01-04&content-id={content_id}",
         f"{capability}yang-library:1.0?revision=2019-01-04&module-set-id={content_id}",
     }

@@ -21,7 +21,7 @@ README = (ROOT / "README.md").read_text()
 def tour(records: Path) -> str:
     chapter = README.split("## A tour in five minutes")[1].split("\n## ")[0]
     blocks = re.findall(r"```sh\n(.*?)```", chapter, re.DOTALL)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     # Where no other run writes.
     blocks = [block.replace("/tmp/records.csv", str(records)) for block in blocks]
     # The reader's shell finds the programs in .venv, this one where pytest runs.
@@ -66,8 +66,12 @@ def test_the_tour(tmp_path: Path) -> None:
     assert 20 <= float(forward_ms[1]) < 40
     assert 8 <= float(backward_ms[1]) < 28
     assert done.stdout.count("packet ") == 5
-    assert re.search(r"^SSID +OPER STATE +DIRECTION .*P99 ms", done.stdout, re.MULTILINE)
-    assert len(re.findall(r"^1 +running +(?:forward|backward|round-trip) ", done.stdout, re.M)) == 3
+    closed = re.search(r"interval \d+ of session 1 is closed\nforward: (\d+) packets", done.stdout)
+    assert closed is not None
+    assert int(closed[1]) > 0
+    assert re.search(r"^SSID +PATH .* OPER STATE +DIRECTION .*P99 ms", done.stdout, re.MULTILINE)
+    rows = r"^1 +by-core2 +fd00:0:2::1 +running +(?:forward|backward|round-trip) "
+    assert len(re.findall(rows, done.stdout, re.MULTILINE)) == 3
     header, *records = (tmp_path / "records.csv").read_text().splitlines()
     assert header.startswith("sequence,reflector_sequence,t1,t2,t3,t4,")
     assert len(records) > 5

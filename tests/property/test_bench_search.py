@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from tests.unit.bench.simulated import SimulatedSystem
 from tools.bench.cell import Metric
-from tools.bench.search import NS_PER_S, SearchSettings, Trial, make_search, run_search
+from tools.bench.search import (
+    HELD_UP,
+    HELD_UP_MAX_IN_ALL,
+    NS_PER_S,
+    SearchSettings,
+    Trial,
+    make_search,
+    run_search,
+)
 
 settings = st.builds(
     SearchSettings,
@@ -66,13 +74,16 @@ def test_noise_and_stalls_cost_a_little_accuracy(
 
 @given(
     settings,
-    st.lists(st.tuples(st.floats(0, 1.2), st.floats(0, 1.1)), min_size=1, max_size=30),
+    st.lists(
+        st.tuples(st.floats(0, 1.2), st.floats(0, 1.1), st.booleans()), min_size=1, max_size=30
+    ),
     st.integers(1, 40),
 )
 def test_every_search_ends_with_an_outcome_that_its_trials_bear_out(
-    chosen: SearchSettings, behaviour: list[tuple[float, float]], max_trials: int
+    chosen: SearchSettings, behaviour: list[tuple[float, float, bool]], max_trials: int
 ) -> None:
-    """Any system at all: offered and delivered shares are arbitrary, trial by trial."""
+    """Any system at all: offered and delivered shares are arbitrary, trial by trial, and
+    so is whether the generator was held up."""
     bounded = SearchSettings(
         start_pps=chosen.start_pps,
         loss_ratio=chosen.loss_ratio,
@@ -85,12 +96,13 @@ def test_every_search_ends_with_an_outcome_that_its_trials_bear_out(
     while (rate := search.next_rate()) is not None:
         assert search.outcome is None
         assert bounded.floor_pps <= rate <= bounded.ceiling_pps
-        assert 1 <= search.remaining_trials <= max_trials - count
-        offered, delivered = behaviour[count % len(behaviour)]
+        assert 1 <= search.remaining_trials <= max_trials - max(0, count - HELD_UP_MAX_IN_ALL)
+        offered, delivered, held_up = behaviour[count % len(behaviour)]
         packets = round(rate * offered)
-        search.record(Trial(rate, packets, round(packets * delivered), NS_PER_S))
+        notes = (HELD_UP,) if held_up else ()
+        search.record(Trial(rate, packets, round(packets * delivered), NS_PER_S, notes))
         count += 1
-        assert count <= max_trials
+        assert count <= max_trials + HELD_UP_MAX_IN_ALL
     outcome = search.outcome
     assert outcome is not None
     assert len(outcome.trials) == count

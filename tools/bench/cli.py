@@ -9,6 +9,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -22,12 +23,19 @@ from tools.bench.beyond import plan
 from tools.bench.cell import CellKey, Metric, Role, parse_share
 from tools.bench.errors import BenchError
 from tools.bench.frames import Kind
-from tools.bench.grid import PLANS, ROLES, Plan, grid
+from tools.bench.grid import PLANS, ROLES, Plan, first_guess_s, grid
 from tools.bench.jsonform import to_json
 from tools.bench.measure import TrialSettings, frame_lengths
 from tools.bench.namespace import on_core
-from tools.bench.progress import Progress, bar
-from tools.bench.results import BenchSettings, ResultsError, ResultsFile, load
+from tools.bench.progress import Progress, bar, duration
+from tools.bench.results import (
+    BenchSettings,
+    Results,
+    ResultsError,
+    ResultsFile,
+    combine,
+    load,
+)
 from tools.bench.runner import Runner, RunnerSettings
 from tools.bench.search import SearchSettings
 from tools.bench.shape import Shape
@@ -46,6 +54,7 @@ examples:
   stamp-bench run -o r.json --role reflector --system userspace --share 0,1,100 --runs 5
   stamp-bench run -o r.json --listener 'other=/usr/local/bin/reflector' --share 100
   stamp-bench show quick.json --csv
+  stamp-bench run --plan figures -o figures.json     what the figures need, in half an hour
   stamp-bench report full.json -o report/            figures and tables beside the paper's
   stamp-bench compare before.json after.json         has anything become slower?
 
@@ -55,6 +64,10 @@ exit codes:
   2  the command line or a file is wrong; compare: nothing can be compared
   7  not root
 """
+
+
+_EXTRAS = {"quick": plan.QUICK_KINDS, "figures": (), "full": plan.KINDS}
+"""What is measured beyond the grid of each plan, if nothing else is asked for."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -118,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_names,
         metavar="NAMES",
         help=f"beyond the grid: {', '.join(plan.KINDS)}, or none (default: all; "
-        f"with --quick {', '.join(plan.QUICK_KINDS)})",
+        f"with --quick {', '.join(plan.QUICK_KINDS)}; with --plan figures none)",
     )
     run.add_argument("--no-grid", action="store_true", help="what is beyond the grid alone")
     _measuring(run)
@@ -129,13 +142,31 @@ def _parser() -> argparse.ArgumentParser:
 
     show = commands.add_parser("show", help="what is in a results file")
     show.set_defaults(run=_show)
-    show.add_argument("file", type=Path)
+    show.add_argument("files", type=Path, nargs="+", metavar="FILE")
     _form(show)
 
     rendering = commands.add_parser("report", help="figures and tables, beside the paper's")
     rendering.set_defaults(run=_report)
-    rendering.add_argument("file", type=Path)
-    rendering.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER")
+    rendering.add_argument(
+        "files",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="each cell is from the first that has it",
+    )
+    rendering.add_argument("-o", "--output", type=Path, metavar="FOLDER")
+    rendering.add_argument(
+        "--format",
+        type=_names,
+        default=list(report.FORMATS),
+        help=f"of the figures (default: {','.join(report.FORMATS)})",
+    )
+    rendering.add_argument(
+        "--readme",
+        type=Path,
+        metavar="FILE",
+        help="put the table of the ends of the scale between this file's marks",
+    )
 
     comparison = commands.add_parser("compare", help="has anything become slower?")
     comparison.set_defaults(run=_compare)
@@ -206,11 +237,16 @@ def _run(options: argparse.Namespace) -> int:
     file = ResultsFile.resume(options.output, header)
     progress = Progress(sys.stderr)
     if not options.no_grid:
+        left = len(file.missing(cells.pairs()))
+        least, most = (duration(int(1e9 * s)) for s in first_guess_s(left, options.duration))
+        progress.say(f"{left} runs are left, which take some {least} to {most}")
         with on_core(bed_settings.generator_core), Bed(bed_settings) as bed:
             progress.busy("the bed checks itself")
-            for line in selfcheck.check(bed, trial).lines():
+            found = selfcheck.check(bed, trial)
+            for line in found.lines():
                 file.add_note(line)
                 progress.say(line)
+            trial = replace(trial, capacity_pps=found.capacity_pps)
             make = catalogue(trial.shape, listeners)
             Runner(bed, file, make, RunnerSettings(search, trial), progress).run(cells.pairs())
     _measure_extras(extras, file, progress)
@@ -241,10 +277,11 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    results = load(options.file)
+    results = _load(options.files)
     match options.form:
         case "json":
-            print(json.dumps(to_json(results), indent=1))
+            document = {**to_json(results), "summary": report.summary(results)}
+            print(json.dumps(document, indent=1))
         case "csv":
             print(report.csv(results), end="")
         case _:
@@ -253,9 +290,21 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    for path in report.write_report(load(options.file), options.output):
-        print(path)
+    if options.output is None and options.readme is None:
+        raise ValueError("a report goes into a folder (-o), or its table into a file (--readme)")
+    results = _load(options.files)
+    if options.output is not None:
+        for path in report.write_report(results, options.output, options.format):
+            print(path)
+    if options.readme is not None:
+        text = options.readme.read_text(encoding="utf-8")
+        options.readme.write_text(report.with_table(text, results), encoding="utf-8")
+        print(options.readme)
     return 0
+
+
+def _load(files: Sequence[Path]) -> Results:
+    return combine([(file.name, load(file)) for file in files])
 
 
 def _compare(options: argparse.Namespace) -> int:
@@ -279,7 +328,7 @@ def _listener(text: str) -> tuple[str, str]:
 
 def _extras(options: argparse.Namespace) -> list[plan.Measurement]:
     quick = options.plan == "quick"
-    kinds = options.extras or (plan.QUICK_KINDS if quick else plan.KINDS)
+    kinds = options.extras or _EXTRAS[options.plan]
     engines = options.system or registry.ENGINES
     bed = _bed_settings(options)
     return plan.measurements([k for k in kinds if k != "none"], engines, bed, quick=quick)
@@ -300,9 +349,7 @@ def _plan(options: argparse.Namespace, listeners: dict[str, str]) -> Plan:
         CellKey(key.role, key.system, key.share, options.metric) for key in dict.fromkeys(cells)
     )
     systems = [*options.system, *listeners] if options.system else None
-    chosen = Plan(base.name, cells, base.runs).only(
-        roles=options.role, systems=systems, shares=shares
-    )
+    chosen = replace(base, cells=cells).only(roles=options.role, systems=systems, shares=shares)
     return chosen.with_runs(options.runs) if options.runs is not None else chosen
 
 

@@ -30,6 +30,12 @@ QUICK_SHARES = (Decimal(0), Decimal(1), Decimal(100))
 """The ends of the scale (Figs. 12-14), and where the paper's engines part."""
 
 
+FIGURE_SHARES = tuple(map(Decimal, ("0", "0.1", "1", "10", "50", "100")))
+"""Enough to see where each engine parts from the baseline."""
+ENDS = (Decimal(0), Decimal(100))
+"""Traffic of one kind only."""
+
+
 class Step(NamedTuple):
     """One measurement."""
 
@@ -52,10 +58,17 @@ class Plan:
     name: str
     cells: tuple[CellKey, ...]
     runs: int
+    fewer_between: int | None = None
+    """Runs of shares other than 0 and 100 %; None for as many."""
 
     def pairs(self) -> Iterator[tuple[CellKey, int]]:
         """Yield each cell and index of run, in order."""
-        return ((key, run) for run in range(self.runs) for key in self.cells)
+        return (
+            (key, run)
+            for run in range(self.runs)
+            for key in self.cells
+            if self.fewer_between is None or run < self.fewer_between or key.share in ENDS
+        )
 
     def steps(self) -> Iterator[Step]:
         """Yield all measurements in order."""
@@ -80,7 +93,7 @@ class Plan:
 
     def with_runs(self, runs: int) -> Plan:
         """Return the same cells with another number of runs."""
-        return replace(self, runs=runs)
+        return replace(self, runs=runs, fewer_between=None)
 
 
 def grid(
@@ -101,9 +114,11 @@ def grid(
 
 PLANS = {
     "quick": Plan("quick", grid(shares=QUICK_SHARES), runs=1),
+    "figures": Plan("figures", (*grid(shares=FIGURE_SHARES), *REFERENCES), runs=3, fewer_between=1),
     "full": Plan("full", (*grid(), *REFERENCES), runs=10),
 }
-"""By name: the essential cells in minutes, and the paper's grid with its ten runs."""
+"""By name: the essential cells in minutes, what the figures need in half an hour, and the
+paper's grid with its ten runs."""
 
 
 def interleave(pairs: Iterable[tuple[CellKey, int]]) -> Iterator[Step]:
@@ -112,6 +127,18 @@ def interleave(pairs: Iterable[tuple[CellKey, int]]) -> Iterator[Step]:
         if key != replace(BASELINE, metric=key.metric):
             yield Step(key, run, baseline=True)
         yield Step(key, run, baseline=False)
+
+
+RUN_S = (10, 20)
+"""What a run of a cell takes at least and at most, most of the time, besides offering packets."""
+TRIALS = 20
+"""Usual number of a run's trials, with those of its baseline."""
+
+
+def first_guess_s(runs: int, trial_s: float) -> tuple[float, float]:
+    """Return how long runs take, at least and at most, before anything was measured."""
+    least, most = RUN_S
+    return runs * (least + TRIALS * trial_s), runs * (most + TRIALS * trial_s)
 
 
 class Estimator:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -14,7 +14,7 @@ from tools.bench.cell import Role
 from tools.bench.errors import BenchError
 from tools.bench.frames import Frame, Kind, data_frame, reply_frame, request_frame
 from tools.bench.generator import SHARE_WHOLE, Load, Offered
-from tools.bench.search import BOUNDED_BY_BED, Trial
+from tools.bench.search import BOUNDED_BY_BED, HELD_UP, Trial
 from tools.bench.shape import Shape
 from tools.bench.sink import Counts
 from tools.bench.systems import System
@@ -28,17 +28,21 @@ SETTLE_MAX_S = 10.0
 """A system is left to work off its queues before the next trial, for at most this long."""
 
 DISTURBED_MAX = 6
-"""Trials at one rate that are thrown away, because the generator was held up, before
+"""Trials at one rate that are thrown away, because others had the system's core, before
 one is taken as it is."""
 
-OFFER_TOLERANCE = 0.01
-"""Offering this much less than asked for is no disturbance."""
-
 WAIT_TOLERANCE = 0.001
-"""Nor is it when others have had the system's core for this share of the time."""
+"""It is no disturbance when others have had the system's core for this share of the time."""
 
 WAIT_EXPLAINS = 4
 """A loss ratio beyond this many times that share has other reasons."""
+
+OFFER_TOLERANCE = 0.01
+"""A generator that offers this much less than asked for has not been held up."""
+
+FAR_BELOW = 0.5
+"""Up to this part of the most that the bed was seen to offer, it is able to offer what it
+is asked for, and was held up where it did not."""
 
 CHECK_PPS = 200
 CHECK_NS = 200_000_000
@@ -57,6 +61,9 @@ _NS_PER_S = 1_000_000_000
 class TrialSettings:
     duration_ns: int = _NS_PER_S
     shape: Shape = field(default_factory=Shape)
+    capacity_pps: Mapping[Role, float] = field(default_factory=dict)
+    """The most that the bed was seen to offer and to count, by what becomes of the packets;
+    of a role that is not there it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +108,9 @@ class Measurement:
     def trial(self, rate_pps: int) -> Observed:
         """Offer `rate_pps`, data and STAMP packets together.
 
-        A trial in which something else ran on one of the two cores, and packets were
-        lost, says nothing about the system: it is repeated, `DISTURBED_MAX` times at most.
+        A trial in which something else ran on the system's core, and packets were lost,
+        says nothing about the system: it is repeated, `DISTURBED_MAX` times at most. One
+        in which the generator was held up is noted as such: see `tools.bench.search`.
         """
         seen = self.observe(rate_pps)
         for _ in range(DISTURBED_MAX):
@@ -173,9 +181,15 @@ class Measurement:
         notes = []
         if lost_by_bed:
             notes.append(f"the sinks lost {lost_by_bed} packets")
-        if not offered.idle:
+        asked = rate_pps * offered.duration_ns / _NS_PER_S
+        short = offered.packets < asked * (1 - OFFER_TOLERANCE)
+        able = rate_pps <= FAR_BELOW * self._settings.capacity_pps.get(self._role, 0.0)
+        full = not offered.idle and not able
+        if full:
             notes.append(GENERATOR_FULL)
-        if lost_by_bed > offered.packets // 1000 or not offered.idle:
+        elif short:
+            notes.append(HELD_UP)
+        if lost_by_bed > offered.packets // 1000 or full:
             notes.append(BOUNDED_BY_BED)
         return Trial(
             asked_pps=rate_pps,
@@ -201,12 +215,8 @@ class Measurement:
 
 
 def _disturbed(seen: Observed) -> bool:
-    """Whether the generator had time to spare, and all the same did not get to it; or
-    packets were lost while others had the system's core."""
+    """Whether packets were lost while others had the system's core."""
     trial = seen.trial
-    short = trial.offered_pps < trial.asked_pps * (1 - OFFER_TOLERANCE)
-    if short and GENERATOR_FULL not in trial.notes:
-        return True
     waited = seen.counters["system-waited-ns"] / trial.duration_ns
     loss_ratio = trial.loss_ratio or 0
     return waited > WAIT_TOLERANCE and 0 < loss_ratio <= WAIT_EXPLAINS * waited

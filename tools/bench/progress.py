@@ -8,6 +8,7 @@ from typing import TextIO
 from tools.bench.cell import CellKey
 from tools.bench.results import Run
 from tools.bench.search import Trial
+from tools.bench.statistics import Bound
 
 BAR_WIDTH = 20
 
@@ -35,10 +36,16 @@ def kpps(pps: float) -> str:
 
 
 def outcome(run: Run) -> str:
-    """Return "431.2 kpps, 0.982 of the baseline", with a mark where the bed was the limit."""
-    least = ">= " if run.system.bounded_by_bed else ""
+    """Return "431.2 kpps, 0.982 of the baseline", with "at least" where the bed was the limit."""
+    least = f"{Bound.LOWER} " if run.system.bounded_by_bed else ""
     text = f"{least}{kpps(run.system.pps)}"
-    return text if run.ratio is None else f"{text}, {least}{run.ratio:.3f} of the baseline"
+    ratio = run.bounded_ratio
+    if ratio is None:
+        return text
+    if ratio.bound is Bound.BOTH:
+        return f"{text}; the ratio is not known: the bed was the limit of both"
+    at = "" if ratio.bound is Bound.NONE else f"{ratio.bound} "
+    return f"{text}, {at}{ratio.value:.3f} of the baseline"
 
 
 class Progress:

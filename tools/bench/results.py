@@ -8,10 +8,11 @@ strings for a share of STAMP packets ("0.001" percent), integers for nanoseconds
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tools.bench.cell import CellKey
 from tools.bench.extras import Extra, Extras
 from tools.bench.jsonform import JsonFormError, from_json, to_json
 from tools.bench.search import SearchOutcome, SearchSettings, Trial
+from tools.bench.statistics import Bounded
 
 SCHEMA = "srv6-stamp-bench"
 SCHEMA_VERSION = 1
@@ -74,7 +76,8 @@ class Side:
     pps: float
     """0 where no trial passed."""
     bounded_by_bed: bool
-    """`pps` is a lower bound."""
+    """`pps` is a lower bound. What that makes of a ratio depends on which side this is:
+    see `Run.bounded_ratio`."""
     reason: str
     """How the search ended."""
     trials: tuple[Trial, ...]
@@ -106,6 +109,21 @@ class Run:
         if self.baseline is None or not self.baseline.pps:
             return None
         return self.system.pps / self.baseline.pps
+
+    @property
+    def bounded_ratio(self) -> Bounded | None:
+        """The ratio, and what is known of the true one; None as `ratio` is.
+
+        A system that may carry more makes it a lower bound, a baseline that may carry more
+        an upper one, and nothing is known where both may.
+        """
+        if self.baseline is None or (ratio := self.ratio) is None:
+            return None
+        return Bounded(
+            ratio,
+            low=0.0 if self.baseline.bounded_by_bed else ratio,
+            high=math.inf if self.system.bounded_by_bed else ratio,
+        )
 
     @property
     def bounded_by_bed(self) -> bool:
@@ -182,6 +200,38 @@ class Results:
     def missing(self, plan: Iterable[tuple[CellKey, int]]) -> list[tuple[CellKey, int]]:
         """Return what is still to do of a plan's cells and run indexes, in its order."""
         return [(key, index) for key, index in plan if index >= len(self.runs(key))]
+
+
+def combine(parts: Sequence[tuple[str, Results]]) -> Results:
+    """Return several benches as one; each part has a name, such as that of its file.
+
+    The header is the first part's. A cell is taken from the first part that has it, and so
+    is each kind of what is beyond the grid: nothing is made of two benches' runs.
+    """
+    (_, whole), *others = parts
+    for name, other in others:
+        measured = {cell.key for cell in whole.cells}
+        cells = (*whole.cells, *(cell for cell in other.cells if cell.key not in measured))
+        measured |= {cell.key for cell in other.cells}
+        skipped = (*whole.skipped, *other.skipped)
+        kinds = [field.name for field in fields(Extras)]
+        extras = {
+            kind: getattr(whole.extras, kind) or getattr(other.extras, kind) for kind in kinds
+        }
+        origin = f"what the others have not is from {name}: {other.header.created}"
+        version = other.header.versions.get("srv6-stamp")
+        whole = replace(
+            whole,
+            cells=cells,
+            skipped=tuple(entry for entry in skipped if entry.key not in measured),
+            extras=Extras(**extras),
+            notes=(
+                *whole.notes,
+                f"{origin}, version {version or 'unknown'}, `{other.header.command}`",
+                *(f"{name}: {note}" for note in other.notes),
+            ),
+        )
+    return whole
 
 
 def encode(results: Results) -> str:

@@ -109,7 +109,7 @@ class Runner:
             system=side,
             baseline=baseline,
             counters=counters,
-            notes=_notes(side, counters),
+            notes=_notes(side, baseline, counters),
         )
 
     def _search(self, key: CellKey, system: System) -> tuple[Side, dict[str, int]]:
@@ -141,7 +141,7 @@ class Runner:
             self._known[replace(BASELINE, metric=key.metric)] = run.baseline.pps
 
 
-def _notes(side: Side, counters: Mapping[str, int]) -> tuple[str, ...]:
+def _notes(side: Side, baseline: Side | None, counters: Mapping[str, int]) -> tuple[str, ...]:
     """What would make a reader doubt the run."""
     notes = []
     unexpected = counters.get("sink-unexpected", 0)
@@ -149,4 +149,6 @@ def _notes(side: Side, counters: Mapping[str, int]) -> tuple[str, ...]:
         notes.append(f"{unexpected} packets at the sinks were neither data nor STAMP")
     if side.bounded_by_bed:
         notes.append("the system may carry more: the bed was the limit")
+    if baseline is not None and baseline.bounded_by_bed:
+        notes.append("the baseline may be higher, and the ratio lower: the bed was the limit")
     return tuple(notes)

@@ -24,6 +24,11 @@ The rules:
   which is not quite the one that was asked for. Where the generator cannot offer
   what it is asked to, or where the bed itself lost packets, the result is a
   lower bound, and marked as bounded by the bed.
+* A trial in which the generator was merely held up says nothing, unless it passes all
+  the same with as much as was asked for: up to `HELD_UP_MAX` at each rate, and
+  `HELD_UP_MAX_IN_ALL` in all, are set aside.
+  Where it is held up every time, what it did offer has passed, and the search goes on from
+  there; it ends, bounded by the bed, when that is no more than passed before.
 """
 
 from __future__ import annotations
@@ -38,6 +43,12 @@ from tools.bench.cell import Metric
 
 BOUNDED_BY_BED = "bounded by the bed"
 """Note on a trial in which not the system under test, but the bed was the limit."""
+HELD_UP = "the generator was held up"
+"""Note on a trial in which less was offered than the bed is known to be able to offer."""
+HELD_UP_MAX = 4
+"""Trials at one rate that are set aside because of that, before one is taken as it is."""
+HELD_UP_MAX_IN_ALL = 16
+"""The same of a whole search: a machine that is always busy is not waited for."""
 SUSPECT_PASSES = 3
 """By chance, a rate that rightly failed sees so many passes below it once in eight searches."""
 NS_PER_S = 1_000_000_000
@@ -56,7 +67,7 @@ class Trial:
     duration_ns: int
     """How long the packets were offered for."""
     notes: tuple[str, ...] = ()
-    """Remarks of the bed, `BOUNDED_BY_BED` among them where that is so."""
+    """Remarks of the bed, `BOUNDED_BY_BED` and `HELD_UP` among them where that is so."""
 
     def __post_init__(self) -> None:
         if self.asked_pps <= 0 or self.duration_ns <= 0 or min(self.offered, self.delivered) < 0:
@@ -113,7 +124,7 @@ class SearchSettings:
     tries: int = 2
     """Trials that must fail before a rate fails; for MRR the trials whose median is taken."""
     max_trials: int = 64
-    """The search ends after this many trials, with what it knows."""
+    """The search ends after this many trials that were not set aside, with what it knows."""
     offer_tolerance: float = 0.02
     """Offering this much less than asked for is not yet falling short."""
 
@@ -215,6 +226,10 @@ class DropRateSearch:
         self._trials: list[Trial] = []
         self._tries: list[Trial] = []
         """Of the present rate."""
+        self._held_up = 0
+        """Trials at the present rate that were set aside."""
+        self._counted = 0
+        """Trials at any rate that were not."""
         self._passed_pps = 0
         """Highest rate asked for that passed."""
         self._failures: list[_Failure] = []
@@ -246,11 +261,15 @@ class DropRateSearch:
         halvings = max(0, math.ceil(math.log2(gap / math.log1p(self._settings.resolution))))
         # Every second rate fails, and failing takes all tries.
         expected = math.ceil(halvings * (1 + self._settings.tries) / 2)
-        return max(1, min(expected, self._settings.max_trials - len(self._trials)))
+        return max(1, min(expected, self._settings.max_trials - self._counted))
 
     def record(self, trial: Trial) -> None:
         _check_rate(trial, self._rate)
         self._trials.append(trial)
+        if self._is_set_aside(trial):
+            self._held_up += 1
+            return
+        self._counted += 1
         self._tries.append(trial)
         failed, short = 0, 0
         for tried in self._tries:
@@ -259,14 +278,23 @@ class DropRateSearch:
             elif tried.fell_short(self._settings.offer_tolerance):
                 short += 1
             else:
-                self._pass()
+                self._pass(trial.asked_pps)
                 break
         else:
             self._judge(failed, short)
-        if self._outcome is None and len(self._trials) >= self._settings.max_trials:
+        if self._outcome is None and self._counted >= self._settings.max_trials:
             some = any(trial.passes(self._loss_ratio) for trial in self._trials)
-            reason = f"stopped after {len(self._trials)} trials"
+            reason = f"stopped after {self._counted} trials"
             self._finish(reason if some else f"{reason}, of which none passed", bounded=False)
+
+    def _is_set_aside(self, trial: Trial) -> bool:
+        """Whether a trial says nothing, because the generator was held up."""
+        in_all = len(self._trials) - self._counted
+        patient = self._held_up < HELD_UP_MAX and in_all <= HELD_UP_MAX_IN_ALL
+        if HELD_UP not in trial.notes or not patient:
+            return False
+        short = trial.fell_short(self._settings.offer_tolerance)
+        return short or not trial.passes(self._loss_ratio)
 
     def _judge(self, failed: int, short: int) -> None:
         """Decide on a rate that has not passed, unless it has to be tried again."""
@@ -275,17 +303,23 @@ class DropRateSearch:
         if failed >= needed:
             self._fail()
         elif short >= self._settings.tries:
-            self._finish("the bed could not offer more", bounded=True)
+            passed = [trial for trial in self._tries if trial.passes(self._loss_ratio)]
+            offered_pps = int(max(trial.offered_pps for trial in passed))
+            if any(HELD_UP not in trial.notes for trial in passed):
+                self._finish("the bed could not offer more", bounded=True)
+            elif offered_pps > self._passed_pps * (1 + self._settings.resolution):
+                self._pass(offered_pps)
+            else:
+                self._finish(HELD_UP, bounded=True)
 
-    def _pass(self) -> None:
-        assert self._rate is not None
-        self._passed_pps = self._rate
+    def _pass(self, pps: int) -> None:
+        self._passed_pps = pps
         self._passes_in_a_row += 1
-        if self._failures and self._failures[-1].asked_pps <= self._rate:
+        if self._failures and self._failures[-1].asked_pps <= pps:
             self._failures.pop()
             self._passes_in_a_row = 0
-        if self._rate >= self._settings.ceiling_pps:
-            self._finish(f"passed at the ceiling of {self._rate} pps", bounded=True)
+        if pps >= self._settings.ceiling_pps:
+            self._finish(f"passed at the ceiling of {pps} pps", bounded=True)
         else:
             self._go_on()
 
@@ -301,9 +335,12 @@ class DropRateSearch:
     def _go_on(self) -> None:
         """Choose the next rate, or finish."""
         self._tries.clear()
+        self._held_up = 0
+        assert self._rate is not None
         settings, low = self._settings, self._passed_pps
         if not self._failures:
-            self._rate = min(math.ceil(low * self._stride()), settings.ceiling_pps)
+            # From what was asked for: a generator that is held up offers a part of that.
+            self._rate = min(math.ceil(self._rate * self._stride()), settings.ceiling_pps)
             return
         high, by_bed = self._failures[-1].asked_pps, self._failures[-1].bounded_by_bed
         if not low:

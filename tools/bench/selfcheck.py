@@ -35,6 +35,15 @@ class SelfCheck:
     slipped_ns: int
     """By which the generator was held up at a moderate rate, in one trial."""
 
+    @property
+    def capacity_pps(self) -> dict[Role, float]:
+        """The most that the bed can offer and count, by what becomes of the packets."""
+        return {
+            Role.FORWARDER: self.bounce_pps,
+            Role.REFLECTOR: self.bounce_pps,
+            Role.COLLECTOR: self.generator_pps,
+        }
+
     def lines(self) -> list[str]:
         """What a reader should know, for the notes of a results file."""
         found = [

@@ -13,6 +13,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 CONFIDENCE = 0.95
 
@@ -56,6 +57,46 @@ class RatioEstimate:
         if self.low is None or self.high is None:
             return None
         return self.low <= 1.0 <= self.high
+
+
+class Bound(StrEnum):
+    """What a number says of the true one."""
+
+    NONE = "exact"
+    LOWER = "at least"
+    UPPER = "at most"
+    BOTH = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Bounded:
+    """A number that was measured, and between which two the true one lies."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def bound(self) -> Bound:
+        """How the true one stands to `value`."""
+        if self.low < self.value:
+            return Bound.UPPER if self.high == self.value else Bound.BOTH
+        return Bound.NONE if self.high == self.value else Bound.LOWER
+
+
+def median(values: Sequence[Bounded]) -> Bounded | None:
+    """Return the median; None without values.
+
+    It is a bound itself only where it would be another, were the values that are bounds
+    what they may be at the most: one above it that may be still higher says nothing of it.
+    """
+    if not values:
+        return None
+    return Bounded(
+        statistics.median(one.value for one in values),
+        statistics.median(one.low for one in values),
+        statistics.median(one.high for one in values),
+    )
 
 
 def summarize(values: Sequence[float]) -> Summary:

@@ -11,6 +11,15 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from tools.demo import measure, plot, records, table
+from tools.demo.arguments import (
+    EXIT_AGREES,
+    EXIT_DISAGREES,
+    EXIT_INTERRUPTED,
+    EXIT_LAB,
+    EXIT_MEASUREMENT,
+    INTERVAL_US,
+    build_parser,
+)
 from tools.demo.progress import Progress
 from tools.demo.truth import MeasuredPath, edge_names, line_counts, measured_paths
 from tools.demo.verdict import PathVerdict, judge
@@ -21,72 +30,6 @@ from tools.lab.lab import Lab
 from tools.lab.plan import plan_lab
 from tools.lab.topology import DEFAULT_TOPOLOGY, load_topology
 from tools.stamp_client import Record, StampClientError
-
-INTERVAL_US = 10_000
-DEFAULT_DURATION_S = 20
-DEFAULT_LAB_NAME = "demo"
-
-EXIT_AGREES = 0
-EXIT_DISAGREES = 1
-EXIT_LAB = 3
-EXIT_MEASUREMENT = 4
-EXIT_INTERRUPTED = 130
-
-EPILOG = f"""\
-exit status:
-  {EXIT_AGREES}    every mean delay and every loss agrees with what was injected
-  {EXIT_DISAGREES}    something does not agree; the table says what
-  2    the arguments are wrong
-  {EXIT_LAB}    the lab could not be made (topology, privileges, a lab of that name exists)
-  {EXIT_MEASUREMENT}    the network elements did not do what they were asked to
-  {EXIT_INTERRUPTED}  interrupted
-
-examples:
-  tools/demo.sh
-  tools/demo.sh --duration 60 --json table.json --output /tmp/results
-  tools/demo.sh --keep          # then look around with netconf-console2
-"""
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of the arguments."""
-    parser = argparse.ArgumentParser(
-        prog="tools/demo.sh",
-        description="Join two edges by SRv6 paths of known delay and loss, configure STAMP "
-        "sessions over NETCONF, and compare what they measure with the truth.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table for programs")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="DIR",
-        default=Path("demo-results"),
-        help="where records.json, records.csv and delay.png go (default: ./demo-results)",
-    )
-    parser.add_argument(
-        "--duration",
-        type=_duration,
-        metavar="SECONDS",
-        default=DEFAULT_DURATION_S,
-        help=f"length of the measurement (default: {DEFAULT_DURATION_S}); "
-        f"a packet every {INTERVAL_US // 1000} ms on each path",
-    )
-    parser.add_argument(
-        "--topology",
-        type=Path,
-        metavar="FILE",
-        default=DEFAULT_TOPOLOGY,
-        help=f"topology of the lab (default: {DEFAULT_TOPOLOGY.name})",
-    )
-    parser.add_argument(
-        "--name", default=DEFAULT_LAB_NAME, help=f"name of the lab (default: {DEFAULT_LAB_NAME})"
-    )
-    parser.add_argument(
-        "--keep", action="store_true", help="leave the lab running, and print how to connect to it"
-    )
-    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -107,13 +50,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def demonstrate(options: argparse.Namespace) -> int:
     """Make the lab, measure, compare, write files; return the exit status."""
-    topology = load_topology(options.topology)
+    topology_file = options.topology or DEFAULT_TOPOLOGY
+    topology = load_topology(topology_file)
     plan = plan_lab(topology, options.name)
     paths = measured_paths(topology, plan)
     options.output.mkdir(parents=True, exist_ok=True)
-    say(f"lab {options.name!r}: {options.topology.name}")
+    say(f"lab {options.name!r}: {topology_file.name}")
     with ExitStack() as stack:
-        lab = Lab.start(options.topology, name=options.name)
+        lab = Lab.start(topology_file, name=options.name)
         if options.keep:
             stack.callback(lambda: print(keep_text(lab, paths)))
         else:
@@ -219,11 +163,3 @@ def keep_text(lab: Lab, paths: Sequence[MeasuredPath]) -> str:
 def say(text: str) -> None:
     """Print a line of the demonstration's own."""
     print(f"demo: {text}", flush=True)
-
-
-def _duration(text: str) -> int:
-    seconds = int(text) if text.isdecimal() else 0
-    if not 1 <= seconds <= 10_000:
-        # result-depth of the model ends at a million records.
-        raise argparse.ArgumentTypeError("must be 1 to 10000 seconds")
-    return seconds

@@ -24,7 +24,7 @@ GRID_COLOUR = "#d9dde3"
 SCALE_PERCENTILES = (0.2, 99.8)
 """Delays beyond these are drawn at the edge, as triangles, so that the rest stays readable."""
 REACH = 0.3
-"""How far the scale reaches at least on both sides of the truth, in multiples of the tolerance."""
+"""How far the scale reaches at least above the truth, in multiples of the tolerance."""
 
 
 class Panel(NamedTuple):
@@ -58,7 +58,9 @@ def panel(records: Sequence[Record], direction: str, sent: int, interval_us: int
 
 def scale_ms(delay_ms: np.ndarray, injected_ms: float, tolerance_ms: float) -> tuple[float, float]:
     """Return the lower and upper end of the delay axis: around the bulk and the truth."""
-    low, high = injected_ms - REACH * tolerance_ms, injected_ms + REACH * tolerance_ms
+    # Nothing arrives before the lab lets it go: what is below the truth is of interest only
+    # where something was measured there.
+    low, high = injected_ms, injected_ms + REACH * tolerance_ms
     if delay_ms.size:
         bulk_low, bulk_high = np.percentile(delay_ms, SCALE_PERCENTILES)
         low, high = min(low, float(bulk_low)), max(high, float(bulk_high))

@@ -17,10 +17,11 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import libyang
 import sysrepo
 from lxml import etree
 
-from tools.netconf_server import edits, messages, monitoring, native, schemas
+from tools.netconf_server import edits, messages, monitoring, native, schemas, subscription
 from tools.netconf_server import native_refusals as refusals
 from tools.netconf_server.capabilities import (
     FEATURE_CAPABILITIES,
@@ -44,6 +45,7 @@ from tools.netconf_server.native_errors import (
     locking_session,
     to_rpc_error,
 )
+from tools.netconf_server.notifications import Outbox, SubscriptionRequest
 
 LOG = logging.getLogger(__name__)
 
@@ -102,12 +104,20 @@ class Backend:
             undo.callback(self._startup.stop)
             self._startup_guard = Lock()
             self._serve_monitoring()
+            self._notifications = libyang.Context()
+            undo.callback(self._notifications.destroy)
+            self._notifications.parse_module_str(subscription.MODULE)
             self._undo = undo.pop_all()
 
     @property
     def connection(self) -> Any:
         """The connection's C pointer."""
         return self._connection.cdata
+
+    @property
+    def notifications_context(self) -> Any:
+        """A libyang context (a C pointer) that knows ``<create-subscription>``."""
+        return self._notifications.cdata
 
     @property
     def capabilities(self) -> tuple[str, ...]:
@@ -242,6 +252,7 @@ class BackendSession:
         self._backend = backend
         self._session = backend.start_session()
         self._datastore = "running"
+        self._subscription: subscription.Subscription | None = None
         self.sysrepo_id = native.session_id(self._session.cdata)
         try:
             native.nacm_set_user(self._session.cdata, user)
@@ -255,8 +266,9 @@ class BackendSession:
         return self._backend.modules
 
     def close(self) -> None:
-        """Release the session and its locks."""
+        """Release the session, its locks and its subscription."""
         try:
+            self._unsubscribe()
             self._session.stop()
         finally:
             self._backend.forget_session(self)
@@ -267,8 +279,11 @@ class BackendSession:
             str(messages.namespace_of(operation)), messages.local_name(operation)
         )
         try:
-            with self._context() as context, self._operation(context, bare) as (_tree, node):
-                native.nacm_check_operation(self._session.cdata, node)
+            with self._context() as context:
+                if messages.namespace_of(operation) == messages.NOTIFICATION_NS:
+                    context = self._backend.notifications_context
+                with self._operation(context, bare) as (_tree, node):
+                    native.nacm_check_operation(self._session.cdata, node)
         except RpcError as failure:
             if failure.errors[0].tag is ErrorTag.ACCESS_DENIED:
                 raise
@@ -378,6 +393,19 @@ class BackendSession:
         with self._context():
             native.unlock(self._session.cdata)
         self._backend.locks.pop(datastore, None)
+
+    def subscribe(self, request: SubscriptionRequest, outbox: Outbox) -> None:
+        """Put notifications into the outbox (RFC 5277), instead of an earlier one."""
+        self._unsubscribe()
+        with self._context() as context:
+            self._subscription = subscription.Subscription(
+                self._backend.connection, self._session.cdata, context, request, outbox
+            )
+
+    def _unsubscribe(self) -> None:
+        if self._subscription is not None:
+            self._subscription.close()
+            self._subscription = None
 
     def get_schema(self, identifier: str, version: str | None, language: str) -> str:
         """Text of a YANG module."""

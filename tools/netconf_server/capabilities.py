@@ -8,7 +8,12 @@ from dataclasses import dataclass
 from tools.netconf_server.messages import BASE_1_0, BASE_1_1
 
 _CAPABILITY = "urn:ietf:params:netconf:capability:"
-BASE_CAPABILITIES = (BASE_1_0, BASE_1_1)
+BASE_CAPABILITIES = (
+    BASE_1_0,
+    BASE_1_1,
+    f"{_CAPABILITY}notification:1.0",
+    f"{_CAPABILITY}interleave:1.0",
+)
 FEATURE_CAPABILITIES = {
     "writable-running": f"{_CAPABILITY}writable-running:1.0",
     "rollback-on-error": f"{_CAPABILITY}rollback-on-error:1.0",

@@ -21,7 +21,8 @@ from pathlib import Path
 import sysrepo
 
 from tools.netconf_server.framing import DEFAULT_MAX_MESSAGE_BYTES
-from tools.netconf_server.native_errors import NativeError
+from tools.netconf_server.native_errors import NativeError, SrCode
+from tools.netconf_server.notifications import DEFAULT_MAX_QUEUED
 from tools.netconf_server.server import NetconfServer, ServerSettings
 
 LOG = logging.getLogger(__name__)
@@ -64,6 +65,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="longest request (%(default)s)",
     )
     parser.add_argument(
+        "--max-queued-notifications",
+        type=_positive,
+        default=DEFAULT_MAX_QUEUED,
+        help="of one session, while its client reads slowly; further ones are dropped, and logged "
+        "(%(default)s)",
+    )
+    parser.add_argument(
         "--log-level",
         choices=("debug", "info", "warning", "error"),
         default="info",
@@ -94,6 +102,17 @@ async def serve(
         LOG.info("stopped")
 
 
+def explained(error: Exception) -> str:
+    """What an error at the start means to an operator, where its own words do not say it."""
+    text = str(error)
+    if "subscription" in text and "already exists" in text:
+        return "another NETCONF server serves this sysrepo repository"
+    code = error.code if isinstance(error, NativeError) else getattr(error, "rc", None)
+    if code in (SrCode.SYS, SrCode.UNAUTHORIZED):
+        return f"no access to sysrepo's repository: be its owner, as a rule root ({text})"
+    return text
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     options = build_parser().parse_args(arguments)
@@ -103,13 +122,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stream=sys.stderr,
     )
     settings = ServerSettings(
-        max_sessions=options.max_sessions, max_message_bytes=options.max_message_bytes
+        max_sessions=options.max_sessions,
+        max_message_bytes=options.max_message_bytes,
+        max_queued_notifications=options.max_queued_notifications,
     )
     mode = 0o600 if options.group is None else 0o660
     try:
         asyncio.run(serve(options.socket, settings, mode=mode, group=options.group))
     except (OSError, sysrepo.SysrepoError, NativeError) as error:
-        print(f"stamp-netconfd: {error}", file=sys.stderr)
+        print(f"stamp-netconfd: {explained(error)}", file=sys.stderr)
         return 1
     return 0
 

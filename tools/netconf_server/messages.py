@@ -17,6 +17,7 @@ from tools.netconf_server.errors import ErrorTag, ErrorType, NetconfError, RpcEr
 
 BASE_NS = "urn:ietf:params:xml:ns:netconf:base:1.0"
 MONITORING_NS = "urn:ietf:params:xml:ns:yang:ietf-netconf-monitoring"
+NOTIFICATION_NS = "urn:ietf:params:xml:ns:netconf:notification:1.0"
 YANG_NS = "urn:ietf:params:xml:ns:yang:1"
 BASE_1_0 = "urn:ietf:params:netconf:base:1.0"
 BASE_1_1 = "urn:ietf:params:netconf:base:1.1"
@@ -217,6 +218,12 @@ def build_reply(
     else:
         etree.SubElement(reply, qname(BASE_NS, "ok"))
     return serialize(reply)
+
+
+def build_notification(event_time: str, content: bytes) -> bytes:
+    """A ``<notification>`` around a serialized event (RFC 5277 section 4)."""
+    head = f'<notification xmlns="{NOTIFICATION_NS}"><eventTime>{event_time}</eventTime>'
+    return _DECLARATION + head.encode() + content + b"</notification>"
 
 
 def build_error(error: NetconfError) -> etree._Element:

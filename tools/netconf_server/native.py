@@ -7,8 +7,10 @@ wrapper: C pointers in, Python values out. Blocking calls release the interprete
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from enum import Enum
 from typing import Any
 
 import _libyang
@@ -18,6 +20,8 @@ from libyang import util
 from libyang.log import temp_log_options
 
 from tools.netconf_server.native_errors import ErrorItem, NativeError
+
+LOG = logging.getLogger(__name__)
 
 _ffi = cffi.FFI()
 _ffi.cdef("""
@@ -36,6 +40,10 @@ _ffi.cdef("""
     void sr_nacm_destroy(void);
     int sr_nacm_set_user(void *session, const char *user);
     int sr_nacm_check_operation(void *session, const void *operation);
+    int srsn_stream_collect_mods(const char *stream, const char *xpath, const void *context,
+        void **modules);
+    int sr_get_module_replay_support(void *conn, const char *module, struct timespec *earliest,
+        int *enabled);
     const char *sr_get_repo_path(void);
     int sr_unsubscribe(void *subscription);
     void free(void *pointer);
@@ -436,3 +444,139 @@ def nacm_set_user(session: Any, user: str) -> None:
 def nacm_check_operation(session: Any, operation: Any) -> None:
     """:raises NativeError: the user of the session may not execute the operation."""
     _check(session, _lib.sr_nacm_check_operation(_address(session), _address(operation)))
+
+
+class NotificationEvent(Enum):
+    """What a subscription is told, in values of ``sr_ev_notif_type_t``."""
+
+    REALTIME = 0
+    REPLAY = 1
+    REPLAY_COMPLETE = 2
+    STOP_TIME = 7
+
+
+OnNotification = Callable[[NotificationEvent, int, bytes], None]
+"""Called with the event, its time in nanoseconds since 1970, and the notification as XML."""
+
+
+def notifying_modules(context: Any, xpath: str | None) -> list[str]:
+    """Modules that an XPath concerns; without one, those that have notifications.
+
+    :raises NativeError: the XPath is wrong.
+    """
+    found = _ffi.new("void **")
+    path = _ffi.NULL if xpath is None else _ffi.new("char []", xpath.encode())
+    code = _lib.srsn_stream_collect_mods(
+        _ffi.new("char []", b"NETCONF"), path, _address(context), found
+    )
+    if code == _sr.SR_ERR_LY:
+        _check_ly(context, code)
+    if code != SR_OK:
+        raise NativeError("sysrepo", code, [ErrorItem(code, _text(_sr.sr_strerror(code)) or "")])
+    modules = _ly_ffi.cast("struct ly_set *", found[0])
+    try:
+        return [
+            _text(_ly_ffi.cast("struct lys_module *", modules.objs[i]).name) or ""
+            for i in range(modules.count)
+        ]
+    finally:
+        _ly.ly_set_free(modules, _ly_ffi.NULL)
+
+
+def has_replay(connection: Any, module: str) -> bool:
+    """Whether sysrepo keeps the notifications of a module."""
+    enabled = _ffi.new("int *")
+    name = _ffi.new("char []", module.encode())
+    code = _lib.sr_get_module_replay_support(_address(connection), name, _ffi.NULL, enabled)
+    return bool(code == SR_OK and enabled[0])
+
+
+class NotificationSubscription:
+    """Notifications of some modules, by one thread of sysrepo.
+
+    The session's user decides which are seen (RFC 8341 section 3.4.6).
+    """
+
+    def __init__(
+        self,
+        session: Any,
+        modules: Sequence[str],
+        xpath: str | None,
+        start_ns: int | None,
+        stop_ns: int | None,
+        on_event: OnNotification,
+    ) -> None:
+        """:raises NativeError: the XPath selects no notification."""
+        self._subscription = _sr_ffi.new("sr_subscription_ctx_t **")
+        self._callback = _notification_callback(on_event)
+        path = _sr_ffi.NULL if xpath is None else _sr_ffi.new("char []", xpath.encode())
+        times = [_timespec(start_ns), _timespec(stop_ns)]
+        try:
+            for module in modules:
+                name = _sr_ffi.new("char []", module.encode())
+                code = _sr.sr_notif_subscribe_tree(
+                    *(session, name, path, *times),
+                    *(self._callback, _sr_ffi.NULL, 0, self._subscription),
+                )
+                _check(session, code)
+        except NativeError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the subscription and its thread; nothing is called afterwards."""
+        # A time-out means that an event is being delivered (sr_unsubscribe has to be repeated).
+        while self._subscription[0]:
+            code = _sr.sr_unsubscribe(self._subscription[0])
+            if code == _sr.SR_ERR_TIME_OUT:
+                continue
+            if code != SR_OK:
+                LOG.error("a subscription may be left: %s", _text(_sr.sr_strerror(code)))
+            self._subscription[0] = _sr_ffi.NULL
+
+
+def _timespec(time_ns: int | None) -> Any:
+    if time_ns is None:
+        return _sr_ffi.NULL
+    seconds, nanoseconds = divmod(time_ns, 1_000_000_000)
+    return _sr_ffi.new("struct timespec *", {"tv_sec": seconds, "tv_nsec": nanoseconds})
+
+
+def _notification_callback(on_event: OnNotification) -> Any:
+    known = {event.value: event for event in NotificationEvent}
+
+    @_sr_ffi.callback(  # type: ignore[untyped-decorator]
+        "void(sr_session_ctx_t *, uint32_t, const sr_ev_notif_type_t, const struct lyd_node *,"
+        " struct timespec *, void *)"
+    )
+    def callback(
+        _session: Any, _id: int, kind: int, notification: Any, time: Any, _private: Any
+    ) -> None:
+        # An exception must not cross into C.
+        try:
+            event = known.get(int(kind))
+            if event is None:
+                return
+            time_ns = time.tv_sec * 1_000_000_000 + time.tv_nsec if time else 0
+            on_event(event, time_ns, _print_notification(notification))
+        except Exception:
+            LOG.exception("a notification is lost")
+
+    return callback
+
+
+def _print_notification(notification: Any) -> bytes:
+    if not notification:
+        return b""
+    node = _ly_ffi.cast("struct lyd_node *", notification)
+    # One that belongs to a data node is sent within it (RFC 7950 section 7.16.2).
+    while node.parent:
+        node = _ly_ffi.cast("struct lyd_node *", node.parent)
+    buffer = _ly_ffi.new("char **")
+    code = _ly.lyd_print_mem(buffer, node, _ly.LYD_XML, _ly.LYD_PRINT_SHRINK)
+    if code != _ly.LY_SUCCESS:
+        raise NativeError("libyang", code, [ErrorItem(code, "a notification cannot be printed")])
+    try:
+        return bytes(_ly_ffi.string(buffer[0]))
+    finally:
+        _ly.free(buffer[0])

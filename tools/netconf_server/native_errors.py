@@ -89,6 +89,7 @@ _TEXTS: tuple[tuple[re.Pattern[str], ErrorTag, str | None, str | None], ...] = t
         (r"Must condition ", ErrorTag.OPERATION_FAILED, MUST_VIOLATION, None),
         (r"Invalid metadata|Unknown XML attribute", ErrorTag.BAD_ATTRIBUTE, None, None),
         (r"Text value .* inside an inner node", ErrorTag.BAD_ELEMENT, None, None),
+        (r"Data for both cases ", ErrorTag.BAD_ELEMENT, None, "bad-element"),
         (r"Duplicate instance", ErrorTag.BAD_ELEMENT, None, "bad-element"),
         (r"Node .* to be created already exists", ErrorTag.DATA_EXISTS, None, None),
         (r"Node .* does not exist", ErrorTag.DATA_MISSING, None, None),
@@ -103,6 +104,8 @@ _REFUSED_NODES: tuple[tuple[re.Pattern[str], str, bool], ...] = (
     (re.compile(r'Node "([^"]*)" to be deleted does not exist\.'), "delete", False),
     (re.compile(r'Node "([^"]*)" does not exist\.'), "none", False),
 )
+
+_BOTH_CASES = re.compile(r'Data for both cases "(?P<one>[^"]*)" and "(?P<other>[^"]*)" exist\.')
 
 _CODES: dict[int, ErrorTag] = {
     SrCode.INVAL_ARG: ErrorTag.INVALID_VALUE,
@@ -136,6 +139,25 @@ def refused_node(item: ErrorItem) -> RefusedNode | None:
         if match is not None:
             return RefusedNode(match[1], operation, exists)
     return None
+
+
+@dataclass(frozen=True)
+class BothCases:
+    """What libyang says of a choice with data of two cases; the entry of a list is not said."""
+
+    parent: str
+    """Schema path of the node that the choice is in."""
+    cases: frozenset[str]
+
+
+def both_cases(item: ErrorItem) -> BothCases | None:
+    """The choice with data of two cases; None for other errors."""
+    located = _PATH_SUFFIX.fullmatch(item.message)
+    match = _BOTH_CASES.fullmatch(located["text"]) if located is not None else None
+    if located is None or match is None or item.code == SrCode.CALLBACK_FAILED:
+        return None
+    parent = located["path"].rpartition("/")[0]
+    return BothCases(parent, frozenset((match["one"], match["other"])))
 
 
 def is_missing_action_parent(item: ErrorItem) -> bool:

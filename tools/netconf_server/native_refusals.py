@@ -12,9 +12,12 @@ from libyang.log import temp_log_options
 from libyang.util import c2str
 
 from tools.netconf_server import native
+from tools.netconf_server.filters import schema_path
 from tools.netconf_server.native_errors import (
+    BothCases,
     ErrorItem,
     NativeError,
+    both_cases,
     is_missing_action_parent,
     refused_node,
 )
@@ -57,6 +60,9 @@ def locate_edit(
     """
 
     def located(item: ErrorItem) -> ErrorItem:
+        choice = both_cases(item)
+        if choice is not None:
+            return replace(item, path=_parent_of(choice, nodes()))
         refused = refused_node(item)
         if refused is None:
             return item
@@ -72,6 +78,18 @@ def locate_edit(
     return replace_items(error, located)
 
 
+def _parent_of(choice: BothCases, nodes: Iterator[EditNode]) -> str | None:
+    """The first node that has both cases: a choice is no node of its own in a data path."""
+    found: dict[str, set[str]] = {}
+    for node in nodes:
+        if node.case is not None and schema_path(node.parent) == choice.parent:
+            cases = found.setdefault(node.parent, set())
+            cases.add(node.case)
+            if cases >= choice.cases:
+                return node.parent
+    return None
+
+
 @dataclass(frozen=True)
 class EditNode:
     """A node of an edit, at the time it was parsed."""
@@ -83,6 +101,10 @@ class EditNode:
     """Its own operation, or the one it inherits."""
     implied: bool
     """A container that exists without being created (RFC 7950 section 7.5.1)."""
+    parent: str = ""
+    """Path of the node above."""
+    case: str | None = None
+    """Name of the case it belongs to (RFC 7950 section 7.9)."""
 
 
 def edit_nodes(tree: Any, default_operation: str, modules: Mapping[str, str]) -> Iterator[EditNode]:
@@ -100,7 +122,8 @@ def _edit_nodes(
             operation = _operation_of(node) or inherited
             schema = node.schema
             implied = schema.nodetype == _ly.LYS_CONTAINER and not schema.flags & _ly.LYS_PRESENCE
-            yield EditNode(path, _text(schema.name) or "", operation, implied)
+            name = _text(schema.name) or ""
+            yield EditNode(path, name, operation, implied, parent, _case_of(schema))
             yield from _edit_nodes(_ly.lyd_child(node), path, operation, modules)
         else:
             # Its value does not fit, so it is there to be removed: libyang has no path for it.
@@ -110,6 +133,11 @@ def _edit_nodes(
             operation = _opaque_operation(opaque) or inherited
             yield EditNode(f"{parent}/{module}:{name}", name, operation, False)
         node = node.next
+
+
+def _case_of(schema: Any) -> str | None:
+    above = schema.parent
+    return _text(above.name) if above and above.nodetype == _ly.LYS_CASE else None
 
 
 def _operation_of(node: Any) -> str | None:

@@ -1,4 +1,4 @@
-"""The NETCONF operations (RFC 6241 section 7 and 8.6, RFC 6022 section 3.1).
+"""The NETCONF operations (RFC 6241 section 7 and 8.6, RFC 6022 section 3.1, RFC 5277 section 2.1).
 
 One function an operation: it checks the parameters and calls the :class:`Datastore`. To add one,
 write the function and register it with :func:`operation`; announce it in ``capabilities.py`` if it
@@ -7,6 +7,7 @@ belongs to a capability. What is not in the table is an RPC of some YANG module,
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -28,14 +29,23 @@ from tools.netconf_server.filters import filter_to_xpaths
 from tools.netconf_server.messages import (
     BASE_NS,
     MONITORING_NS,
+    NOTIFICATION_NS,
     YANG_NS,
     children,
     local_name,
     qname,
 )
+from tools.netconf_server.notifications import (
+    DEFAULT_STREAM,
+    Outbox,
+    SubscriptionRequest,
+    check_times,
+    parse_time,
+)
 
 CONFIGURATION_DATASTORES = ("running",)
 """Datastores that a client may name; the others need capabilities that are not announced."""
+CREATE_SUBSCRIPTION = qname(NOTIFICATION_NS, "create-subscription")
 _DATASTORE_NAMES = ("running", "candidate", "startup", "url")
 
 
@@ -89,9 +99,18 @@ class Datastore(Protocol):
     def action(self, tree: etree._Element) -> list[etree._Element]:
         """Call an action within its data tree; its output."""
 
+    def subscribe(self, request: SubscriptionRequest, outbox: Outbox) -> None:
+        """Put notifications into the outbox from now on, instead of an earlier one."""
+
 
 class SessionControl(Protocol):
     """What the operations need of the server."""
+
+    def outbox(self) -> Outbox:
+        """A new outbox for the session's notifications, sent after the reply.
+
+        :raises RpcError: the session has a subscription that is not over.
+        """
 
     def close(self) -> None:
         """End this session after its reply."""
@@ -170,11 +189,11 @@ def _choice(element: etree._Element, name: str, allowed: Sequence[str], default:
     return value
 
 
-def _only(element: etree._Element, *names: str) -> None:
-    """Refuse parameters that the operation does not have."""
+def _only(element: etree._Element, *names: str, also: etree._Element | None = None) -> None:
+    """Refuse parameters that the operation does not have; ``also`` is one of another namespace."""
     namespace = str(messages.namespace_of(element))
     for child in children(element):
-        if child.tag not in {qname(namespace, name) for name in names}:
+        if child is not also and child.tag not in {qname(namespace, name) for name in names}:
             raise unknown_element(local_name(child), local_name(element))
 
 
@@ -306,6 +325,28 @@ def get_schema(context: OperationContext, element: etree._Element) -> list[etree
     data = messages.new_element(MONITORING_NS, "data")
     data.text = context.datastore.get_schema(identifier, version, language)
     return [data]
+
+
+@operation(NOTIFICATION_NS, "create-subscription")
+def create_subscription(context: OperationContext, element: etree._Element) -> list[etree._Element]:
+    """RFC 5277 section 2.1.1."""
+    # ncclient puts the filter into the base namespace.
+    wanted = _child(element, "filter")
+    if wanted is None:
+        wanted = element.find(qname(BASE_NS, "filter"))
+    _only(element, "stream", "filter", "startTime", "stopTime", also=wanted)
+    start, stop = (_text(_child(element, name)) for name in ("startTime", "stopTime"))
+    if start is None and stop is not None:
+        raise missing_element("create-subscription", "startTime")
+    request = SubscriptionRequest(
+        _text(_child(element, "stream")) or DEFAULT_STREAM,
+        filter_to_xpaths(wanted, context.datastore.modules),
+        None if start is None else parse_time("startTime", start),
+        None if stop is None else parse_time("stopTime", stop),
+    )
+    check_times(request.start_ns, request.stop_ns, time.time_ns())
+    context.datastore.subscribe(request, context.control.outbox())
+    return []
 
 
 def failure_of(error: Exception) -> RpcError:

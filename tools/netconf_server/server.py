@@ -3,6 +3,8 @@
 The event loop moves bytes and owns the protocol state; a session's requests run one after the other
 in that session's thread, so replies keep their order and a slow request only holds up its own
 session. While one runs, the session's socket is not read: that bounds what a client can queue.
+Notifications come from sysrepo's threads into a session's outbox; the event loop writes them, one
+whole message at a time, as it writes replies, and waits for the client between them.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from tools.netconf_server.backend import Backend, BackendSession, Timeouts
 from tools.netconf_server.errors import ErrorTag, RpcError, application_error
 from tools.netconf_server.messages import Rpc, local_name
 from tools.netconf_server.monitoring import ServerStatistics, SessionRecord, sum_statistics
+from tools.netconf_server.notifications import DEFAULT_MAX_QUEUED, Outbox, format_time
 from tools.netconf_server.session import (
     HelloReceived,
     NetconfSession,
@@ -46,6 +49,8 @@ class ServerSettings:
     max_sessions: int = 32
     """Connections above it are closed at once and counted as rejected."""
     max_message_bytes: int = framing.DEFAULT_MAX_MESSAGE_BYTES
+    max_queued_notifications: int = DEFAULT_MAX_QUEUED
+    """Those of one session that wait for its client; further ones are dropped, and logged."""
     hello_timeout_s: float = 60.0
     """A session without a client's hello by then is dropped."""
     kill_timeout_s: float = 15.0
@@ -69,6 +74,12 @@ class _Entry:
     """The hello exchange is complete."""
     cancelled: bool = False
     """Ended by kill-session or with the server."""
+    outbox: Outbox | None = None
+    """Of the last subscription."""
+    notified: asyncio.Event = field(default_factory=asyncio.Event)
+    """The outbox is no longer empty."""
+    delivery: asyncio.Task[None] | None = None
+    """Empties the outbox while the subscription lasts."""
 
 
 class _Control:
@@ -80,6 +91,14 @@ class _Control:
 
     def close(self) -> None:
         self._entry.close_requested = True
+
+    def outbox(self) -> Outbox:
+        if self._entry.delivery is not None and not self._entry.delivery.done():
+            raise application_error(
+                ErrorTag.OPERATION_FAILED, "the session has a subscription already"
+            )
+        self._entry.outbox = self._server.new_outbox(self._entry)
+        return self._entry.outbox
 
     def kill(self, session_id: int) -> bool:
         future = asyncio.run_coroutine_threadsafe(self._server.kill(session_id), self._server.loop)
@@ -148,6 +167,14 @@ class NetconfServer:
             entry.cancelled = True
             entry.task.cancel()
 
+    def new_outbox(self, entry: _Entry) -> Outbox:
+        """An outbox that announces to the event loop what is put into it."""
+
+        def wake() -> None:
+            self.loop.call_soon_threadsafe(entry.notified.set)
+
+        return Outbox(entry.protocol.session_id, self.settings.max_queued_notifications, wake)
+
     def _records(self) -> list[SessionRecord]:
         return [
             SessionRecord(
@@ -195,13 +222,23 @@ class NetconfServer:
             LOG.exception("session %d failed", session_id)
         finally:
             entry.ending = True
-            writer.close()
+            if entry.delivery is not None:
+                entry.delivery.cancel()
+            # What is closed waits for the client to read the rest, which may be never.
+            if entry.cancelled:
+                writer.transport.abort()
+            else:
+                writer.close()
             await self.loop.run_in_executor(executor, _release, opening)
             executor.shutdown(wait=False)
             self._account(entry)
             del self._entries[session_id]
             entry.closed.set()
             LOG.info("session %d of %s closed: %s", session_id, user, reason)
+            if entry.outbox is not None and entry.outbox.dropped:
+                LOG.warning(
+                    "session %d: %d notifications were dropped", session_id, entry.outbox.dropped
+                )
 
     def _account(self, entry: _Entry) -> None:
         self.statistics.ended = sum_statistics([self.statistics.ended, entry.protocol.statistics])
@@ -228,6 +265,8 @@ class NetconfServer:
             if isinstance(event, RpcReceived):
                 outcome = await self.loop.run_in_executor(executor, _carry_out, context, event.rpc)
                 _answer(protocol, event.rpc, outcome)
+                if entry.outbox is not None and _has_subscribed(event.rpc, outcome):
+                    entry.delivery = asyncio.create_task(_deliver(entry, entry.outbox, writer))
                 if entry.close_requested:
                     protocol.end("close-session")
             writer.write(protocol.data_to_send())
@@ -240,6 +279,31 @@ class NetconfServer:
                 deadline = hello_deadline if in_hello else None
                 async with asyncio.timeout_at(deadline):
                     protocol.receive_data(await reader.read(READ_BYTES))
+
+
+async def _deliver(entry: _Entry, outbox: Outbox, writer: asyncio.StreamWriter) -> None:
+    """Send a session's notifications until its subscription is over."""
+    try:
+        while True:
+            await entry.notified.wait()
+            entry.notified.clear()
+            while (notification := outbox.take()) is not None:
+                entry.protocol.notify(format_time(notification.time_ns), notification.content)
+                writer.write(entry.protocol.data_to_send())
+                await writer.drain()
+                if notification.last:
+                    return
+                # drain() alone lets nobody else run as long as the client keeps up.
+                await asyncio.sleep(0)
+    except ConnectionError:
+        # Whoever reads from the client finds the same, and ends the session.
+        return
+    except Exception:
+        LOG.exception("session %d: no more notifications", entry.protocol.session_id)
+
+
+def _has_subscribed(rpc: Rpc, outcome: list[etree._Element] | RpcError) -> bool:
+    return rpc.operation.tag == operations.CREATE_SUBSCRIPTION and not isinstance(outcome, RpcError)
 
 
 def _release(opening: Future[BackendSession]) -> None:

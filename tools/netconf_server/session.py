@@ -137,6 +137,12 @@ class NetconfSession:
         self.statistics.out_rpc_errors += 1
         self._send(messages.build_error_reply(rpc.attributes, rpc.namespaces, failure))
 
+    def notify(self, event_time: str, content: bytes) -> None:
+        """Queue a notification (RFC 5277), unless the session has ended."""
+        if self.state is SessionState.OPEN:
+            self.statistics.out_notifications += 1
+            self._send(messages.build_notification(event_time, content))
+
     def _send(self, message: bytes) -> None:
         self._output += framing.encode(message, chunked=self._reader.chunked)
 

@@ -75,7 +75,7 @@ class LoopEngine:
         return self._loop.call(lambda: self._sender.announce(ssid, packets))
 
     def ping(self) -> None:
-        self._loop.call(self._sender.freshen)
+        self._loop.work(self._sender.freshen())
 
     def close(self) -> None:
         self._loop.call(self._let_go)

@@ -186,18 +186,24 @@ class Loop:
         """
         future: Future[None] = Future()
 
-        def go_on() -> None:
+        def all_steps() -> Iterator[None]:
             try:
-                more = self._advance(steps)
+                yield from steps
             except BaseException as error:
                 future.set_exception(error)
-                return
-            if more:
-                self._enqueue(go_on)
             else:
                 future.set_result(None)
 
-        self._await(future, go_on, None)
+        self._await(future, lambda: self.begin(all_steps()), None)
+
+    def begin(self, steps: Iterator[None]) -> None:
+        """Within the loop: take a slice of `steps` now, and the others as `work` does."""
+        begun_ns = monotonic_ns()
+        for _ in steps:
+            spent_ns = monotonic_ns() - begun_ns
+            if spent_ns >= SLICE_NS or (spent_ns >= SLICE_MIN_NS and self.overdue()):
+                self.post(lambda: self.begin(steps))
+                return
 
     def _await(self, future: Future[T], function: Callable[[], None], timeout_s: float | None) -> T:
         with self._posting:
@@ -209,15 +215,6 @@ class Loop:
             return future.result(timeout_s)
         finally:
             self._waiting.discard(future)
-
-    def _advance(self, steps: Iterator[None]) -> bool:
-        """One slice; whether there may be more."""
-        begun_ns = monotonic_ns()
-        for _ in steps:
-            spent_ns = monotonic_ns() - begun_ns
-            if spent_ns >= SLICE_NS or (spent_ns >= SLICE_MIN_NS and self.overdue()):
-                return True
-        return False
 
     def close(self) -> None:
         """End the thread, once and for all. What is registered stays open."""

@@ -14,7 +14,7 @@ from ipaddress import IPv6Address
 
 from dataplane.addresses import endpoint
 from dataplane.clock import Clock, wall_ns
-from dataplane.config import IPAddress, SenderSession, SsidZeroAction
+from dataplane.config import IPAddress, ReflectorMode, SenderSession, SsidZeroAction
 from dataplane.engines.base import (
     EngineContext,
     EngineError,
@@ -179,6 +179,7 @@ class SenderRun:
             raise EngineError(f"session {self.config.ssid} has no store: {self.status.last_error}")
         self._collector.clear(now_ns)
         self._plan_collecting()
+        self.complete(now_ns)
 
     def announce(self, packets: int, now_ns: int) -> int:
         """See `Engine.announce`. Raises EngineError."""
@@ -230,9 +231,8 @@ class SenderRun:
         assert self._sender is not None
         self._enter(OperState.RUNNING, reason)
         self.plan()
-        self._complete(now_ns)
-        if self._plan.shared:
-            collector.rest()
+        self.complete(now_ns)
+        self._rest()
 
     def receive(self, datagram: Datagram, source: IPAddress, now_ns: int, arrived_ns: int) -> None:
         """A reply that carries this session's SSID. `arrived_ns` is T4 by the
@@ -264,7 +264,10 @@ class SenderRun:
                 self.stop(now_ns, text)
                 self.note_error(text)
         elif self._sender is not None and self._sender.complete:
-            self._complete(now_ns)
+            self.port.ending(self)
+        if self.config.reflector_mode is ReflectorMode.STATELESS:
+            # Others are looked into with each reply.
+            self._rest()
 
     @property
     def collector(self) -> Collector | None:
@@ -280,11 +283,24 @@ class SenderRun:
         """Intervals have been closed together with others'."""
         if self._collector is not None:
             self._closed(self._collector.take_closed())
+            self._rest()
+
+    def _rest(self) -> None:
+        """Let go of what was made to look into the session by itself: for thousands it would
+        take more memory than all else of them."""
+        if self._plan.shared and self._collector is not None:
+            self._collector.rest()
 
     def freshen(self, now_ns: int) -> None:
         """Bring the store up to date."""
-        if self._collector is not None:
-            self._closed(self._collector.expire(now_ns))
+        collector = self._collector
+        if collector is None:
+            return
+        due_ns = collector.next_timer_ns()
+        if due_ns is not None and due_ns <= now_ns:
+            self.collect(now_ns)
+        else:
+            self._closed(collector.expire(now_ns))
 
     def discard(self, reason: DiscardReason) -> None:
         if self._collector is not None:
@@ -328,6 +344,7 @@ class SenderRun:
             table.cells[LANE, self.config.ssid] = self.port.lane_of(self.config)
         self.port.changed(self.config.ssid)
         self._closed(self._collector.expire(now_ns))
+        self._collector.rest()
 
     def _start_sender(self, start_ns: int, first_sequence: int, now_ns: int) -> None:
         collector = self._collector
@@ -424,6 +441,7 @@ class SenderRun:
         if skipped > 0:
             collector.skipped(skipped)
         self.plan()
+        self._rest()
 
     def send_failed(self, failure: OSError) -> None:
         """The sequence number stays used up: what cannot be sent, because the
@@ -447,12 +465,11 @@ class SenderRun:
             self._know_clock()
             self._closed(closed)
         self._plan_collecting()
-        self._complete(now_ns)
-        if self._plan.shared and self._collector is not None:
-            self._collector.rest()
+        self.complete(now_ns)
+        self._rest()
 
-    def _complete(self, now_ns: int) -> None:
-        """A run is complete once the fate of its last packet is known."""
+    def complete(self, now_ns: int) -> None:
+        """End the run if the fate of its last packet is known."""
         sender, collector = self._sender, self._collector
         if sender is None or collector is None or not sender.complete or collector.in_flight:
             return

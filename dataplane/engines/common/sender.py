@@ -109,8 +109,8 @@ class SenderRole:
     def announce(self, ssid: int, packets: int) -> int:
         return self._run(ssid).announce(packets, monotonic_ns())
 
-    def freshen(self) -> None:
-        """Bring all stores up to date."""
+    def freshen(self) -> Iterator[None]:
+        """Bring all stores up to date, session by session."""
         for port in self._ports.values():
             port.drain()
         now_ns = monotonic_ns()
@@ -120,9 +120,11 @@ class SenderRole:
         if table is not None and together:
             rows = np.fromiter(together, np.intp, len(together))
             expiring.update(rows[self._collecting.stale(rows, now_ns)].tolist(), table.untold)
-        for ssid, run in self._runs.items():
-            if ssid not in together or ssid in expiring:
-                run.freshen(now_ns)
+        for run in [
+            run for ssid, run in self._runs.items() if ssid not in together or ssid in expiring
+        ]:
+            run.freshen(monotonic_ns())
+            yield
 
     def tick(self, now_ns: int) -> None:
         """Once a second: look after what may be missing, or may have come back."""

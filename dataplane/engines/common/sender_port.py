@@ -10,6 +10,7 @@ import errno
 import logging
 import select
 from collections import Counter
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -111,6 +112,7 @@ class SenderPort:
         self._problem_ns = 0
         self._awaited: dict[int, tuple[SenderRun, int, int]] = {}
         self._due: list[SenderRun] = []
+        self._ending: list[SenderRun] = []
         self._bursts = SenderBursts(address)
         self._lanes: dict[Lane, int] = {}
         self._schedule: Schedule | None = None
@@ -220,6 +222,19 @@ class SenderPort:
         if not self._due:
             self._loop.soon(self._flush)
         self._due.append(run)
+
+    def ending(self, run: SenderRun) -> None:
+        """Of thousands of runs that end together each takes a moment: packets have their
+        turn in between."""
+        if not self._ending:
+            self._loop.post(lambda: self._loop.begin(self._end()))
+        self._ending.append(run)
+
+    def _end(self) -> Iterator[None]:
+        ending, self._ending = self._ending, []
+        for run in ending:
+            run.complete(monotonic_ns())
+            yield
 
     def _flush(self) -> None:
         """Send the packets of sessions that have timers, and whose time has come."""

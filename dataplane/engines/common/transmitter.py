@@ -36,6 +36,9 @@ class Transmitter(Protocol):
     def drain(self) -> None:
         """Take in all replies that have arrived."""
 
+    def ending(self, run: SenderRun) -> None:
+        """Have `run.complete` called soon, if not at once."""
+
     def changed(self, ssid: int) -> None:
         """To be told that a session has another store."""
 

@@ -1,9 +1,13 @@
 """Reception: an AsyncSniffer on a packet socket that hears more than Scapy's own.
 
-The socket is of type SOCK_DGRAM and of one protocol, ETH_P_IPV6 or ETH_P_IP, on all
-interfaces. That way each packet is seen once, at the place where the kernel's own input
-sees it: without its VLAN tag and on the VLAN's interface, not again on the interface
-beneath. Packets that leave this node are not seen at all.
+The socket is of one protocol, ETH_P_IPV6 or ETH_P_IP, on all interfaces. That way each
+packet is seen once, at the place where the kernel's own input sees it: without its VLAN
+tag and on the VLAN's interface, not again on the interface beneath. Packets that leave
+this node are not seen at all.
+
+It is of type SOCK_RAW, for to no other does the kernel say which packets are several
+datagrams yet (UDP_SEGMENT; PACKET_VNET_HDR; before Linux 6.2 these are lost). What is
+before the IP header is skipped, by the filter as well: each kind of interface has its own.
 """
 
 from __future__ import annotations
@@ -40,19 +44,41 @@ _SO_RCVBUFFORCE = 33
 _SO_TIMESTAMPNS = 35
 _PACKET_STATISTICS = 6
 _PACKET_AUXDATA = 8
+_PACKET_VNET_HDR = 15
 _TP_STATUS_CSUMNOTREADY = 1 << 3
 _TP_STATUS_CSUM_VALID = 1 << 7
 """if_packet.h."""
 
 _ANCILLARY = 256
 _TIMESPEC = struct.Struct("=qq")
-_AUXDATA_STATUS = struct.Struct("=I")
+_AUXDATA = struct.Struct("=I10xH")
+"""Of struct tpacket_auxdata: tp_status, and tp_net, where the IP header is."""
+
+_VNET_HDR = struct.Struct("=xBxxH4x")
+"""Of struct virtio_net_hdr: gso_type and gso_size."""
+
+_GSO_UDP_L4 = 5
+"""VIRTIO_NET_HDR_GSO_UDP_L4."""
+
+_FRAME_MAX = _VNET_HDR.size + 256 + MTU
+"""Bytes, with what may be before the IP header."""
+
+_SKF_NET_OFF = -0x100000
+_LOADS = {0x00, 0x01}
+"""BPF_LD, BPF_LDX; linux/filter.h."""
+
+_FROM_PACKET = {0x20, 0x40, 0xA0}
+"""BPF_ABS, BPF_IND, BPF_MSH."""
+
 _STATISTICS = struct.Struct("=II")
 
 log = logging.getLogger(__name__)
 
 
-_SAID = ("checksum_trusted", "interface", "kernel_stamped", "kind", "received_ns")
+_SAID = (
+    *("checksum_trusted", "interface", "kernel_stamped", "kind", "received_ns"),
+    "segment_length",
+)
 
 
 class _Said:
@@ -76,6 +102,9 @@ class _Said:
     checksum_trusted: bool
     """The kernel vouches for the UDP checksum: hardware has verified it, or the
     packet was made on this machine and its checksum is not filled in yet."""
+
+    segment_length: int
+    """Bytes of UDP payload after which another datagram begins; 0 where it is one."""
 
 
 class SniffedIPv6(_Said, IPv6):
@@ -114,7 +143,7 @@ class StampListenSocket(SuperSocket):
     def __init__(self, bpf_filter: str, layer: type[Sniffed] = SniffedIPv6) -> None:
         self._layer = layer
         protocol = socket.htons(PROTOCOLS[layer])
-        self.ins = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, protocol)
+        self.ins = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, protocol)
         self.outs = None
         self._lost = 0
         try:
@@ -123,42 +152,48 @@ class StampListenSocket(SuperSocket):
                 self.ins.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER)
             self.ins.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
             self.ins.setsockopt(SOL_PACKET, _PACKET_AUXDATA, 1)
+            self.ins.setsockopt(SOL_PACKET, _PACKET_VNET_HDR, 1)
         except OSError:
             self.close()
             raise
 
     def _attach(self, bpf_filter: str) -> None:
         program = compile_filter(bpf_filter, linktype=DLT_RAW)
+        for at in range(program.bf_len):
+            instruction = program.bf_insns[at]
+            if instruction.code & 0x07 in _LOADS and instruction.code & 0xE0 in _FROM_PACKET:
+                instruction.k += _SKF_NET_OFF
         code = sock_fprog(program.bf_len, program.bf_insns)
         try:
             self.ins.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, bytes(code))
         finally:
             free_filter(program)
 
-    def recv(self, x: int = MTU, **_kargs: Any) -> Sniffed | None:
+    def recv(self, x: int = _FRAME_MAX, **_kargs: Any) -> Sniffed | None:
         """The next packet; None for one that Scapy cannot make sense of."""
         try:
-            data, ancillary, _flags, address = self.ins.recvmsg(x, _ANCILLARY)
+            data, ancillary, _flags, address = self.ins.recvmsg(max(x, _FRAME_MAX), _ANCILLARY)
         except OSError as error:
             # An error that is pending on the socket does not end the sniffer.
             if error.errno in (errno.EBADF, errno.ENOTSOCK):
                 raise
             return None
-        packet = dissect(data, self._layer)
-        if packet is None:
-            return None
-        packet.interface, packet.kind = address[0], address[2]
-        packet.received_ns, packet.kernel_stamped, packet.checksum_trusted = 0, True, False
+        status = ip_at = received_ns = 0
         for level, kind, value in ancillary:
             if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS:
                 seconds, nanoseconds = _TIMESPEC.unpack_from(value)
-                packet.received_ns = seconds * NS_PER_S + nanoseconds
+                received_ns = seconds * NS_PER_S + nanoseconds
             elif level == SOL_PACKET and kind == _PACKET_AUXDATA:
-                (status,) = _AUXDATA_STATUS.unpack_from(value)
-                trusted = _TP_STATUS_CSUMNOTREADY | _TP_STATUS_CSUM_VALID
-                packet.checksum_trusted = bool(status & trusted)
-        if not packet.received_ns:
-            packet.received_ns, packet.kernel_stamped = wall_ns(), False
+                status, ip_at = _AUXDATA.unpack_from(value)
+        packet = dissect(data[_VNET_HDR.size + ip_at :], self._layer)
+        if packet is None:
+            return None
+        packet.interface, packet.kind = address[0], address[2]
+        packet.received_ns = received_ns or wall_ns()
+        packet.kernel_stamped = received_ns != 0
+        packet.checksum_trusted = bool(status & (_TP_STATUS_CSUMNOTREADY | _TP_STATUS_CSUM_VALID))
+        gso_type, gso_size = _VNET_HDR.unpack_from(data)
+        packet.segment_length = gso_size if gso_type == _GSO_UDP_L4 else 0
         packet.time = packet.received_ns / NS_PER_S
         return packet
 

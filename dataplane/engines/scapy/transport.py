@@ -142,26 +142,34 @@ class ScapyTransport:
         udp.add_payload(self._receives(delivered.payload))
         if log.isEnabledFor(logging.DEBUG):
             log.debug("received %r", packet)
-        if len(self._queue) >= BACKLOG:
-            self._overflown += 1
-            return
         index = socket.if_nametoindex(packet.interface)
         four = isinstance(ip, IP)
-        self._queue.append(
-            Datagram(
-                delivered.payload,
-                source=ip.src,
-                source_port=udp.sport,
-                scope_id=index if not four and address_of(ip.src).is_link_local else 0,
-                hop_limit=ip.ttl if four else ip.hlim,
-                traffic_class=ip.tos if four else ip.tc,
-                destination=delivered.destination,
-                interface=index,
-                received_ns=packet.received_ns,
-                kernel_stamped=packet.kernel_stamped,
+        for payload in _datagrams(delivered.payload, packet.segment_length):
+            if len(self._queue) >= BACKLOG:
+                self._overflown += 1
+                continue
+            self._queue.append(
+                Datagram(
+                    payload,
+                    source=ip.src,
+                    source_port=udp.sport,
+                    scope_id=index if not four and address_of(ip.src).is_link_local else 0,
+                    hop_limit=ip.ttl if four else ip.hlim,
+                    traffic_class=ip.tos if four else ip.tc,
+                    destination=delivered.destination,
+                    interface=index,
+                    received_ns=packet.received_ns,
+                    kernel_stamped=packet.kernel_stamped,
+                )
             )
-        )
         os.eventfd_write(self._eventfd, 1)
+
+
+def _datagrams(payload: bytes, length: int) -> list[bytes]:
+    """A burst of UDP_SEGMENT cut apart, where `length` says that it is one."""
+    if not length:
+        return [payload]
+    return [payload[at : at + length] for at in range(0, len(payload), length)]
 
 
 def _tests(role: Role) -> tuple[type[Packet], type[Packet]]:

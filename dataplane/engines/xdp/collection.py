@@ -73,8 +73,10 @@ class DriverCollector(Collector):
     ) -> None:
         window = window_of(config)
         head = store.state.head
+        parity = head.closed % 2
+        origins_ns = [delay.origin_ns for delay in store.state.interval[parity].delay]
         self._maps = SessionMaps(
-            *(module, config, window, head.next_sequence, head.closed % 2),
+            *(module, config, window, head.next_sequence, parity, origins_ns),
             None if table is None else table.arena,
         )
         self._reordered_seen = 0
@@ -417,21 +419,22 @@ class DriverCollector(Collector):
         return self._unobserved
 
     def _found(self, running: Running, parity: int | None) -> _Slots:
-        received = running.received
+        received, found = running.received, None
         if received - self._drained < ORDER_MAX // 2:
             found = self._found_by_order(received)
-        else:
+        if found is None:
             found = self._found_by_place(running)
         if parity is not None:
             found = found[(found["flags"] & SlotFlag.PARITY != 0) == bool(parity)]
         return found
 
-    def _found_by_order(self, received: int) -> _Slots:
-        """Records from the last one drained on, of which there are not many."""
+    def _found_by_order(self, received: int) -> _Slots | None:
+        """Records from the last one drained on, of which there are not many; None where so
+        many more have come meanwhile that their places in the order have others."""
         indices = np.arange(self._drained, received, dtype=np.uint64)
         low = self._maps.state["order"][indices & np.uint64(ORDER_MAX - 1)]
         found: _Slots = self._maps.slots[low & np.uint32(self._mask)]
-        return found
+        return found if np.array_equal(found["index"], indices) else None
 
     def _found_by_place(self, running: Running) -> _Slots:
         """The same, among all packets whose reply may have come since."""

@@ -255,5 +255,5 @@ class CollectorRole:
         """Raises OSError and NetlinkError."""
         tables.set_locals(self._kernel.locals())
         tables.set_interfaces(found.devices)
-        partial = any(interface.kind == "veth" for interface in found.interfaces)
+        partial = any(interface.leaves_checksums for interface in found.interfaces)
         tables.set_flags(CollectorFlag.PARTIAL if partial else CollectorFlag(0))

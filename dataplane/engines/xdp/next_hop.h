@@ -80,6 +80,7 @@ static __always_inline int ask_fib(struct xdp_md *ctx, const struct packet *pack
 				   const struct journey *journey, struct next_hop *hop)
 {
 	struct interface_key egress = {};
+	struct interface *out;
 	struct bpf_fib_lookup fib = {
 		.l4_protocol = NEXT_HEADER_UDP,
 		.tot_len = 1,
@@ -98,9 +99,11 @@ static __always_inline int ask_fib(struct xdp_md *ctx, const struct packet *pack
 	    fib.ifindex != hop->device.ifindex)
 		return -1;
 	egress.ifindex = fib.ifindex;
+	out = interfaces.lookup(&egress);
 	if (fib.ifindex == hop->device.ifindex)
 		hop->egress = packet->ifindex;
-	else if (!packet->tags && interfaces.lookup(&egress))
+	/* No frame leaves a driver for an interface whose own, or whose other end, takes none. */
+	else if (!packet->tags && out && !(out->flags & ~hop->device.flags & INTERFACE_GENERIC))
 		hop->egress = fib.ifindex;
 	else
 		return -1;

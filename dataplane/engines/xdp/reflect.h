@@ -180,6 +180,9 @@ static __always_inline __u32 read_request(const struct xdp_md *ctx, const struct
 	pseudo = sum_pseudo_header(ctx, packet, udp_length);
 	request->sum = pseudo + request->port + request->local_port + htons(udp_length) + trailer;
 	request->open = config->flags & REFLECTOR_PARTIAL && check == folded(pseudo);
+	/* It may be several requests yet, which the kernel cuts apart for a socket (GSO). */
+	if (request->open && request->length > BASE_LENGTH)
+		return UP_CHECKSUM;
 	/* Over IPv4 a request may have none (RFC 768); replies have. */
 	if (packet->version == 4 && !check)
 		return UP_REASONS;

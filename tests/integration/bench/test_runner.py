@@ -116,7 +116,8 @@ def test_the_command_line_measures_shows_and_reports(
     assert [cell["key"]["system"] for cell in document["cells"]] == ["userspace", "xdp-tx"]
     assert cli.main(["show", str(path), "--csv"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
-    assert cli.main(["report", str(path), "-o", str(tmp_path / "report")]) == 0
+    assert cli.main(["report", str(path), "-o", str(tmp_path / "report"), "--format", "svg"]) == 0
+    assert not list((tmp_path / "report").glob("*.png"))
     assert (tmp_path / "report" / "report.md").exists()
     assert cli.main(["compare", str(path), str(path)]) == 2
     assert "cannot tell" in capsys.readouterr().out
@@ -132,6 +133,7 @@ def test_the_command_line_measures_shows_and_reports(
         (["run", "-o", "x.json", "--share", "100", "--system", "a/b"], "a system's name is"),
         (["run", "-o", "x.json", "--extras", "magic"], "there is no measurement magic; there are"),
         (["show", "missing.json"], "missing.json: "),
+        (["report", "missing.json"], "a report goes into a folder (-o), or its table into a file"),
     ],
 )
 def test_wrong_command_lines(
@@ -155,6 +157,7 @@ def test_an_interrupted_bench_leaves_nothing(tmp_path: Path, number: signal.Sign
     ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
+    assert process.stderr.readline().startswith("260 runs are left, which take some ")
     # The bed stands once it has checked itself.
     assert process.stderr.readline().startswith("bed: ")
     namespaces = {name for name in existing_namespaces() if f"-{process.pid}-" in name}

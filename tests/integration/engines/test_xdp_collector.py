@@ -222,6 +222,25 @@ def test_collecting_needs_nobody_to_take_frames(
     eventually(lambda: attachments() == [("va", AttachmentMode.NATIVE)], "it is in the driver")
 
 
+def test_replies_of_this_machine_are_collected_on_its_loopback_interface(
+    running: Running,
+) -> None:
+    """Their checksums are left to an interface that there is not."""
+    session = SenderSession(5, SENDER, SENDER, interval_us=5_000, packet_count=50)
+    with tempfile.TemporaryDirectory(prefix="stamp-test-", dir="/dev/shm") as folder:
+        with inside(running.network.sender):
+            other = userspace.create(EngineContext(Path(folder), lambda _report: None))
+        try:
+            other.configure(Node(reflector=serving(ReflectorSession(5))))
+            sender = Sender(engine="xdp", interfaces=("lo",), sessions={5: session})
+            running.engine.configure(Node(sender=sender))
+            eventually(lambda: running.state() is OperState.COMPLETED, "the run is complete")
+            assert running.store().snapshot().received == 50
+            assert running.counts() == {"collected": 50}
+        finally:
+            other.close()
+
+
 def test_both_roles_on_one_interface(
     running: Running, reflector: Callable[[Reflector], None]
 ) -> None:

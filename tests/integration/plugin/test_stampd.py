@@ -408,25 +408,51 @@ def test_bad_packets_are_counted_by_reason(sender: Element, reflector: Element) 
     assert sender.session(1)["counters"]["duplicates"] == "0"
 
 
-def test_a_refused_configuration_at_start_is_explained(pair: tuple[Element, Element]) -> None:
-    sender, _ = pair
+def test_what_is_unfit_at_start_does_not_keep_the_rest_down(
+    pair: tuple[Element, Element],
+) -> None:
+    sender, reflector = pair
+    reason = (
+        "/srv6-stamp:stamp/session-sender/session[ssid='1']/reflector-address: "
+        "the reflector address ff02::1 is not a unicast address"
+    )
+    # Nobody is there to refuse it.
     sender.edit(
         {
             "session-sender": {
                 "source-address": SENDER_ADDRESS,
-                "session": [session(1, reflector_address="ff02::1")],
+                "session": [session(1, reflector_address="ff02::1"), session(2)],
             }
         }
     )
-    with pytest.raises(AssertionError):
-        sender.start()
-    assert sender.daemon is not None
-    assert sender.daemon.returncode == 3
-    assert (
-        "the running configuration is refused: /srv6-stamp:stamp/session-sender/"
-        "session[ssid='1']/reflector-address: "
-        "the reflector address ff02::1 is not a unicast address"
-    ) in sender.log.read_text()
+    served = [{"ssid": 2, "sender-address": address} for address in (SENDER_ADDRESS, "ff02::2")]
+    reflector.edit({"session-reflector": {"session": served}})
+    for element in (reflector, sender):
+        element.start()
+    sender.await_received(2, 5)
+    failed = sender.session(1)
+    assert (failed["oper-state"], failed["last-error"]) == ("failed", reason)
+    role = reflector.state("/srv6-stamp:stamp/session-reflector")["session-reflector"]
+    assert role["oper-state"] == "running"
+    assert "the sender address ff02::2 is not a unicast address" in role["last-error"]
+    assert f"ERROR: in running, and not run: {reason}" in sender.log.read_text()
+
+    with pytest.raises(ClientError, match="ff02::1"):
+        sender.edit(sessions(session(2, interval="20000")))
+    sender.edit(sessions(session(1)))
+    assert "last-error" not in sender.await_state(1, "running")
+
+
+def test_a_role_that_cannot_run_at_start_is_failed(pair: tuple[Element, Element]) -> None:
+    sender, _ = pair
+    sender.edit({"session-reflector": {"source-address": "ff02::1"}})
+    sender.start()
+    role = sender.state("/srv6-stamp:stamp/session-reflector")["session-reflector"]
+    assert role["oper-state"] == "failed"
+    assert role["last-error"] == (
+        "/srv6-stamp:stamp/session-reflector/source-address: "
+        "the source address ff02::1 is not a unicast address"
+    )
 
 
 def test_start_time_is_when_counting_began(sender: Element) -> None:

@@ -48,13 +48,19 @@ def side(pps: float, *, bounded: bool = False) -> Side:
     return Side(pps, bounded, reason, (Trial(rate, rate, rate if pps else 0, NS_PER_S),))
 
 
-def run(pps: float, baseline_pps: float | None = BASELINE_PPS, *, bounded: bool = False) -> Run:
+def run(
+    pps: float,
+    baseline_pps: float | None = BASELINE_PPS,
+    *,
+    bounded: bool = False,
+    baseline_bounded: bool = False,
+) -> Run:
     """Return one run."""
     return Run(
         started="2026-01-02T03:04:05Z",
         duration_ns=8 * NS_PER_S,
         system=side(pps, bounded=bounded),
-        baseline=None if baseline_pps is None else side(baseline_pps),
+        baseline=None if baseline_pps is None else side(baseline_pps, bounded=baseline_bounded),
         counters={"generator.offered": 10, "sink.delivered": 10},
     )
 

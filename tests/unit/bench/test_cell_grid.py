@@ -9,7 +9,7 @@ import pytest
 from tests.unit.bench.samples import HEADER, run
 from tools.bench.cell import BASELINE, CellKey, Metric, Role, format_share, parse_share
 from tools.bench.extras import Quantile, TimestampError, quantile_ns, quantiles_of
-from tools.bench.grid import PLANS, Estimator, Plan, Step, grid, interleave
+from tools.bench.grid import ENDS, PLANS, Estimator, Plan, Step, first_guess_s, grid, interleave
 from tools.bench.paper import TABLES
 from tools.bench.results import Results
 
@@ -60,6 +60,20 @@ def test_the_full_grid_is_that_of_the_paper() -> None:
         assert len(paper) == len(table.values)
     assert len(set(full.cells)) == len(full.cells) == 2 * 3 * 13 + 2
     assert set(PLANS["quick"].cells) <= set(full.cells)
+
+
+def test_what_the_figures_need_takes_half_an_hour_at_most() -> None:
+    figures = PLANS["figures"]
+    pairs = list(figures.pairs())
+    assert set(figures.cells) <= set(PLANS["full"].cells)
+    assert {run for key, run in pairs if key.share in ENDS} == {0, 1, 2}
+    assert {run for key, run in pairs if key.share not in ENDS} == {0}
+    # Stopped at any time, there is as much of every cell.
+    assert [run for _, run in pairs] == sorted(run for _, run in pairs)
+    least, most = first_guess_s(len(pairs), trial_s=0.25)
+    assert (least, most) == (len(pairs) * 15, len(pairs) * 25)
+    assert most <= 28 * 60
+    assert len(list(figures.with_runs(2).pairs())) == 2 * len(figures.cells)
 
 
 def test_all_first_runs_come_before_the_second_and_each_follows_its_baseline() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv as csv_module
 import io
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,9 +24,9 @@ from tools.bench.cell import BASELINE, CellKey, Metric, Role
 from tools.bench.extras import DataTraffic, Extras
 from tools.bench.grid import PLANS
 from tools.bench.paper import SHARES
-from tools.bench.report import csv, table, tables, write_report
+from tools.bench.report import csv, summary, table, tables, with_table, write_report
 from tools.bench.report.bars import data_traffic, stamp_traffic
-from tools.bench.report.distributions import footprints, timestamp_errors
+from tools.bench.report.distributions import footprints, schedule_errors, timestamp_errors
 from tools.bench.report.lines import by_share
 from tools.bench.report.markdown import render
 from tools.bench.report.series import (
@@ -35,7 +36,10 @@ from tools.bench.report.series import (
     shares_of,
     systems_of,
 )
-from tools.bench.results import Results
+from tools.bench.report.style import COLOURS
+from tools.bench.results import Results, combine, load
+
+ROOT = Path(__file__).resolve().parent.parent.parent.parent
 
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")
 
@@ -183,6 +187,7 @@ def test_lines_show_every_share(full: Results) -> None:
     positions = figure.axes[1].get_xticks()
     assert list(positions) == sorted(positions)
     assert positions[1] == -3
+    assert "Dotted" not in footnote(figure)
 
 
 def test_lines_do_not_lead_over_what_is_missing() -> None:
@@ -190,6 +195,10 @@ def test_lines_do_not_lead_over_what_is_missing() -> None:
     figure = by_share(results, Role.REFLECTOR, "title")
     for line in solid_lines(figure):
         assert list(np.flatnonzero(np.isfinite(line))) == [0, 7, 12]
+    # A hint from each to the next, which is no line.
+    hints = [line for line in figure.axes[1].get_lines() if line.get_linestyle() == ":"]
+    assert [len(np.asarray(line.get_xdata())) for line in hints] == [2, 3, 3, 3]
+    assert "Dotted: from one share to the next that was measured." in footnote(figure)
     assert "reflector xdp at 0.001, 0.005, 0.01" in footnote(figure)
 
 
@@ -211,18 +220,23 @@ def test_the_report_is_written_and_written_again(full: Results, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    "results",
+    ("results", "figures"),
     [
-        Results(HEADER),
-        make_results(runs=1),
-        make_results(USERSPACE, ratio=lambda _: 0.0),
-        make_results([LISTENER]),
-        Results(HEADER).with_run(BASELINE, run(5e5, None)),
+        (Results(HEADER), []),
+        (make_results(runs=1), ["12", "13", "14", "15", "16"]),
+        (make_results(USERSPACE, ratio=lambda _: 0.0), ["12", "13", "14", "15", "16"]),
+        (make_results([LISTENER]), ["14", "16"]),
+        (make_results([replace(STAMP_ONLY, share=Decimal(0))]), ["13", "16"]),
+        (make_results([replace(STAMP_ONLY, metric=Metric.NDR)], ratio=lambda _: 1.0), []),
+        (Results(HEADER).with_run(BASELINE, run(5e5, None)), []),
     ],
 )
-def test_whatever_was_measured_there_is_a_report(results: Results, tmp_path: Path) -> None:
-    files = write_report(results, tmp_path, ["png"])
-    assert len(files) == 6
+def test_whatever_was_measured_there_is_a_report_of(
+    results: Results, figures: list[str], tmp_path: Path
+) -> None:
+    report, *files = write_report(results, tmp_path, ["png"])
+    assert [file.name for file in files] == [f"fig{number}.png" for number in figures]
+    assert re.findall(r"\]\(fig(\d+)\.png\)", report.read_text()) == figures
     assert table(results)
     assert csv(results)
 
@@ -268,6 +282,64 @@ def test_the_table_for_people(userspace: Results) -> None:
     assert "† bounded by the bed" in table(make_results([STAMP_ONLY], bounded={STAMP_ONLY}))
 
 
+def test_what_is_bounded_is_marked_where_it_is() -> None:
+    results = Results(HEADER)
+    for pps in (5e5, 6e5, 9e5):
+        results = results.with_run(STAMP_ONLY, run(pps, 5e5, bounded=pps == 9e5))
+        results = results.with_run(LISTENER, run(pps, 5e5, baseline_bounded=pps == 9e5))
+    _, *lines = table(results).splitlines()[:3]
+    cells = [re.split(r"  +", line) for line in lines]
+    # The third run is the highest, whatever it really is: the median is what it is.
+    assert [row[2] for row in cells] == ["666.67†", "666.67"]
+    assert [row[5] for row in cells] == ["500.00", "500.00†"]
+    assert [row[6] for row in cells] == ["1.200", "at most 1.200"]
+    assert all(row[7].endswith("†") for row in cells)
+    results = results.with_run(STAMP_ONLY, run(1e6, 5e5, bounded=True))
+    assert " at least 1.500 " in table(results)
+    both = Results(HEADER).with_run(LISTENER, run(5e5, 5e5, bounded=True, baseline_bounded=True))
+    assert " not known " in table(both)
+
+
+def test_medians_are_the_same_for_people_and_programs() -> None:
+    results = Results(HEADER)
+    for pps in (5e5, 6e5, 9e5):
+        results = results.with_run(STAMP_ONLY, run(pps, 5e5, bounded=pps < 9e5))
+    assert " at least 1.200 " in table(results)
+    rows = list(csv_module.DictReader(io.StringIO(csv(results))))
+    assert [row["ratio_bound"] for row in rows] == ["at least", "at least", "exact"]
+    assert {(row["median_ratio"], row["median_ratio_bound"]) for row in rows} == {
+        ("1.2", "at least")
+    }
+    (cell,) = summary(results)
+    assert (cell["median_ratio"], cell["median_ratio_bound"]) == (1.2, "at least")
+    assert cell["key"]["system"] == "xdp"
+    assert "| reflector `xdp` |  | at least 1.20 (2.1) | 3 |" in tables.costs(results)
+
+
+def test_a_table_takes_its_place_in_a_document() -> None:
+    text = "before\n\n<!-- stamp-bench report -->\nold\n<!-- end -->\n\nafter\n"
+    results = Results(HEADER).with_run(STAMP_ONLY, run(6e5, 5e5))
+    made = with_table(text, results)
+    assert "| reflector `xdp` |  | 1.20 (2.1) | 1 |\n\n<!-- end -->\n\nafter\n" in made
+    assert made.startswith("before\n\n<!-- stamp-bench report -->\n\n|  | data only | STAMP only |")
+    assert "old" not in made
+    assert with_table(made, results) == made
+
+
+@pytest.mark.parametrize("text", ["", "<!-- end -->\n<!-- stamp-bench report -->\n"])
+def test_a_document_without_a_place_for_the_table_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^no place for the table: <!-- stamp-bench report -->"):
+        with_table(text, Results(HEADER))
+
+
+def test_the_readme_says_what_its_results_files_say() -> None:
+    readme = (ROOT / "README.md").read_text()
+    (command,) = re.findall(r"^stamp-bench report .*--readme README\.md$", readme, re.MULTILINE)
+    files = [ROOT / word for word in command.split() if word.endswith(".json")]
+    results = combine([(file.name, load(file)) for file in files])
+    assert with_table(readme, results) == readme
+
+
 def test_csv_has_a_line_for_each_run(userspace: Results) -> None:
     rows = list(csv_module.DictReader(io.StringIO(csv(userspace))))
     assert len(rows) == 5 * len(USERSPACE)
@@ -289,6 +361,22 @@ def test_distributions_have_a_line_for_each(full: Results) -> None:
         list(line.get_ydata()) == sorted(line.get_ydata())  # type: ignore[arg-type]
         for line in body.get_lines()[:3]
     )
+
+
+def test_engines_are_told_by_colour_and_cases_by_the_style_of_the_line() -> None:
+    found = make_extras().timestamp_error
+    found += tuple(replace(e, label=e.label.replace("T2", "T3")) for e in found)
+    drawn = timestamp_errors(found).axes[1].get_lines()
+    seen = [(line.get_color(), line.get_linestyle()) for line in drawn]
+    assert seen == [
+        (COLOURS[engine], style)
+        for engine in ("scapy", "userspace", "xdp")
+        for style in ("-", "--")
+    ]
+    cases = make_extras().schedule_error
+    cases += tuple(replace(e, sessions=1) for e in cases)
+    drawn = schedule_errors(cases).axes[1].get_lines()
+    assert len({(line.get_color(), line.get_linestyle()) for line in drawn}) == len(cases)
 
 
 def test_a_footprint_that_is_not_known_has_no_line() -> None:

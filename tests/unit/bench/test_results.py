@@ -14,13 +14,14 @@ import pytest
 from tests.unit.bench.samples import HEADER, make_extras, make_results, run, side
 from tools.bench import results as results_module
 from tools.bench.cell import BASELINE, CellKey, Role
-from tools.bench.extras import ControlPlane
+from tools.bench.extras import ControlPlane, Extras
 from tools.bench.grid import PLANS
 from tools.bench.results import (
     Results,
     ResultsError,
     ResultsFile,
     Side,
+    combine,
     decode,
     encode,
     load,
@@ -55,6 +56,27 @@ def test_the_document_is_what_other_programs_expect() -> None:
     }
     assert cell["runs"][0]["system"]["pps"] == 500.5
     assert cell["runs"][0]["baseline"]["pps"] == 1000.0
+
+
+def test_benches_are_combined_but_their_runs_are_not() -> None:
+    extras = make_extras()
+    later = replace(HEADER, created="2027-01-01T00:00:00Z", command="stamp-bench run")
+    first = Results(HEADER).with_run(KEY, run(1e5)).with_skipped(OTHER, "broken")
+    first = replace(first, extras=Extras(footprint=extras.footprint[:1]))
+    other = Results(later).with_run(KEY, run(2e5)).with_run(OTHER, run(3e5))
+    other = replace(other, extras=extras, notes=("noisy",))
+    found = combine([("a.json", first), ("b.json", other)])
+    assert found.header == HEADER
+    assert [r.system.pps for key in (KEY, OTHER) for r in found.runs(key)] == [1e5, 3e5]
+    assert not found.skipped
+    assert found.extras == replace(extras, footprint=extras.footprint[:1])
+    assert found.notes == (
+        "what the others have not is from b.json: 2027-01-01T00:00:00Z, version 0.1.0, "
+        "`stamp-bench run`",
+        "b.json: noisy",
+    )
+    assert combine([("a.json", first)]) == first
+    assert combine([("a.json", Results(later)), ("b.json", first)]).why_skipped(OTHER) == "broken"
 
 
 def test_each_run_is_one_line() -> None:

@@ -10,6 +10,8 @@ from tests.unit.bench.simulated import SimulatedSystem
 from tools.bench.cell import Metric
 from tools.bench.search import (
     BOUNDED_BY_BED,
+    HELD_UP,
+    HELD_UP_MAX,
     NS_PER_S,
     DropRateSearch,
     SearchOutcome,
@@ -141,6 +143,84 @@ def test_one_hiccup_of_the_generator_is_tried_again() -> None:
     assert search.next_rate() == 10_000
     search.record(lossless(10_000))
     assert search.next_rate() == 20_000
+
+
+def held_up(rate: int, delivered: float = 1.0) -> Trial:
+    offered = round(0.97 * rate)
+    return Trial(rate, offered, round(delivered * offered), NS_PER_S, (HELD_UP,))
+
+
+@pytest.mark.parametrize("delivered", [1.0, 0.9])
+def test_a_generator_that_was_merely_held_up_does_not_end_a_search(delivered: float) -> None:
+    search = DropRateSearch(Metric.PDR, SETTINGS)
+    for _ in range(HELD_UP_MAX):
+        search.record(held_up(10_000, delivered))
+        assert search.next_rate() == 10_000
+    search.record(lossless(10_000))
+    assert search.next_rate() == 20_000
+
+
+def test_a_generator_that_is_always_held_up_gets_as_far_as_it_can() -> None:
+    def trial(rate: int) -> Trial:
+        return held_up(rate, 1.0 if rate < 100_000 else 0.5)
+
+    outcome = run_search(make_search(Metric.PDR, SETTINGS), trial)
+    assert outcome.reason == HELD_UP
+    assert outcome.bounded_by_bed
+    # Half way to what failed it offers no more than has passed, and the resolution.
+    assert (0.97 / 1.01) ** 2 * 100_000 < outcome.pps < 100_000
+    rates = [trial.asked_pps for trial in outcome.trials]
+    assert rates.count(10_000) == HELD_UP_MAX + SETTINGS.tries
+
+
+def test_a_generator_that_is_held_up_at_any_rate_offers_what_it_can() -> None:
+    def trial(rate: int) -> Trial:
+        offered = min(rate, 50_000)
+        return Trial(rate, offered, offered, NS_PER_S, (HELD_UP,) if rate > offered else ())
+
+    outcome = run_search(make_search(Metric.PDR, SETTINGS), trial)
+    assert (outcome.pps, outcome.reason) == (50_000, HELD_UP)
+
+
+def test_a_generator_that_has_half_of_the_time_still_climbs() -> None:
+    def trial(rate: int) -> Trial:
+        offered = rate // 2
+        return Trial(rate, offered, min(offered, 300_000), NS_PER_S, (HELD_UP,))
+
+    outcome = run_search(make_search(Metric.PDR, SETTINGS), trial)
+    assert 100_000 < outcome.pps <= 300_000 / 0.995
+    assert outcome.bounded_by_bed
+
+
+def test_a_generator_that_offers_nothing_ends_a_search() -> None:
+    def trial(rate: int) -> Trial:
+        return Trial(rate, 1, 1, 10 * NS_PER_S, (HELD_UP,))
+
+    outcome = run_search(make_search(Metric.PDR, SETTINGS), trial)
+    assert (outcome.pps, outcome.reason) == (0.1, HELD_UP)
+
+
+def test_loss_while_the_generator_is_held_up_for_good_fails_a_rate() -> None:
+    def trial(rate: int) -> Trial:
+        return held_up(rate, 0.5) if rate > 10_000 else lossless(rate)
+
+    outcome = run_search(make_search(Metric.PDR, replace(SETTINGS, resolution=0.5)), trial)
+    assert outcome.reason == "found"
+    assert outcome.pps == 10_000
+
+
+def test_one_that_passes_with_nearly_all_of_the_rate_decides() -> None:
+    search = DropRateSearch(Metric.PDR, SETTINGS)
+    search.record(Trial(10_000, 9_850, 9_850, NS_PER_S, (HELD_UP,)))
+    assert search.next_rate() == 20_000
+
+
+def test_trials_that_are_set_aside_do_not_use_up_the_search() -> None:
+    search = DropRateSearch(Metric.PDR, replace(SETTINGS, max_trials=2))
+    for _ in range(HELD_UP_MAX):
+        search.record(held_up(10_000))
+    search.record(lossless(10_000))
+    assert search.outcome is None
 
 
 def test_loss_in_the_bed_is_no_fault_of_the_system() -> None:

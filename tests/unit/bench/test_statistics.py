@@ -8,9 +8,12 @@ import pytest
 
 from tools.bench import statistics
 from tools.bench.statistics import (
+    Bound,
+    Bounded,
     RatioEstimate,
     Summary,
     mean_ratio,
+    median,
     paired_ratio,
     summarize,
     t_cdf,
@@ -52,6 +55,45 @@ def test_no_quantile_beyond_certainty() -> None:
         t_quantile(1.0, 4)
     with pytest.raises(ValueError, match="0 degrees of freedom"):
         t_cdf(1.0, 0)
+
+
+def exact(value: float) -> Bounded:
+    return Bounded(value, value, value)
+
+
+def at_least(value: float) -> Bounded:
+    return Bounded(value, value, math.inf)
+
+
+def at_most(value: float) -> Bounded:
+    return Bounded(value, 0.0, value)
+
+
+@pytest.mark.parametrize(
+    ("values", "value", "bound"),
+    [
+        ([exact(1), exact(2), exact(9)], 2, Bound.NONE),
+        ([exact(1), exact(2), at_least(9)], 2, Bound.NONE),
+        ([exact(1), at_least(2), exact(9)], 2, Bound.LOWER),
+        ([at_least(1), exact(2), exact(9)], 2, Bound.LOWER),
+        ([at_most(1), exact(2), exact(9)], 2, Bound.NONE),
+        ([exact(1), exact(2), at_most(9)], 2, Bound.UPPER),
+        ([at_least(1), exact(2), at_most(9)], 2, Bound.BOTH),
+        ([Bounded(3, 0.0, math.inf)], 3, Bound.BOTH),
+        ([exact(1), exact(3)], 2, Bound.NONE),
+        ([exact(1), at_least(3)], 2, Bound.LOWER),
+    ],
+)
+def test_a_median_is_a_bound_where_it_would_be_another(
+    values: list[Bounded], value: float, bound: Bound
+) -> None:
+    found = median(values)
+    assert found is not None
+    assert (found.value, found.bound) == (value, bound)
+
+
+def test_there_is_no_median_of_nothing() -> None:
+    assert median([]) is None
 
 
 def test_five_runs_by_hand() -> None:

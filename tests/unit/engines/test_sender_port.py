@@ -5,7 +5,7 @@ from __future__ import annotations
 import select
 import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import IPv6Address
 from types import SimpleNamespace
 from typing import Any, cast
@@ -213,6 +213,31 @@ def test_an_error_queue_is_read_though_nothing_is_awaited(
     queue.transmitted = lambda: iter([left.pop()] if left else [])  # type: ignore[method-assign]
     assert not sender.read(select.EPOLLERR)
     assert not left
+
+
+def test_of_runs_that_end_together_one_ends_at_each_step() -> None:
+    posted: list[Callable[[], None]] = []
+    begun: list[Iterator[None]] = []
+    loop = SimpleNamespace(timer=lambda _: None, post=posted.append, begin=begun.append)
+    port = SenderPort(US, 49_862, cast(Loop, loop), Clock(), cast(Any, None), Counter())
+    ended: list[int] = []
+
+    def run(ssid: int) -> SenderRun:
+        return cast(SenderRun, SimpleNamespace(complete=lambda _now_ns: ended.append(ssid)))
+
+    for ssid in (1, 2):
+        port.ending(run(ssid))
+    assert ended == []
+    posted.pop()()
+    next(begun[0])
+    assert ended == [1]
+    port.ending(run(3))
+    assert list(begun[0]) == [None]
+    assert ended == [1, 2]
+    posted.pop()()
+    assert list(begun[1]) == [None]
+    assert ended == [1, 2, 3]
+    assert not posted
 
 
 def test_a_process_that_was_held_up_reads_once_what_has_waited() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Callable, Iterator
 from ipaddress import IPv6Address
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from dataplane.engines.common.loop import Loop
 from dataplane.engines.common.run import SenderRun
 from dataplane.measurement import TimestampMethod
 
+MS = 1_000_000
 US, PEER = IPv6Address("fd00::1"), IPv6Address("fd00::2")
 
 
@@ -29,6 +31,7 @@ class Port:
     def __init__(self) -> None:
         self.missing: str | None = None
         self.sent: list[int] = []
+        self.drained = 0
 
     def problem(self) -> str | None:
         return self.missing
@@ -42,7 +45,10 @@ class Port:
         self.sent.append(sequence)
         return None
 
-    def drain(self) -> None: ...
+    def drain(self) -> None:
+        self.drained += 1
+
+    def ending(self, run: SenderRun) -> None: ...
 
     def changed(self, ssid: int) -> None: ...
 
@@ -86,3 +92,33 @@ def test_a_session_that_has_failed_sends_nothing_though_its_packet_was_due(
     collector = run.collector
     assert collector is not None
     assert collector.next_sequence == 2
+
+
+@pytest.mark.parametrize("what", [SenderRun.freshen, SenderRun.clear])
+def test_a_run_is_complete_whoever_notices_its_last_loss(
+    run_of_port: tuple[SenderRun, Port], what: Callable[[SenderRun, int], None]
+) -> None:
+    run, _ = run_of_port
+    run.config = dataclasses.replace(run.config, packet_count=1)
+    now_ns = monotonic_ns()
+    assert run.create(True, now_ns)
+    run.start_by_itself(now_ns)
+    run.send(now_ns)
+    run.freshen(now_ns)
+    assert run.status.oper_state is OperState.RUNNING
+    what(run, now_ns + run.config.loss_timeout_ms * MS + 1)
+    assert run.status.oper_state is OperState.COMPLETED
+
+
+def test_no_packet_is_lost_before_what_has_arrived_was_read(
+    run_of_port: tuple[SenderRun, Port],
+) -> None:
+    run, port = run_of_port
+    now_ns = monotonic_ns()
+    assert run.create(True, now_ns)
+    run.start_by_itself(now_ns)
+    run.send(now_ns)
+    run.freshen(now_ns + 1)
+    assert port.drained == 0
+    run.freshen(now_ns + run.config.loss_timeout_ms * MS + 1)
+    assert port.drained == 1

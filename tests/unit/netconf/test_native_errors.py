@@ -10,10 +10,12 @@ from tools.netconf_server.edits import OPERATION, complete_replacement, without_
 from tools.netconf_server.errors import ErrorTag, ErrorType, NetconfError
 from tools.netconf_server.messages import BASE_NS
 from tools.netconf_server.native_errors import (
+    BothCases,
     ErrorItem,
     NativeError,
     RefusedNode,
     SrCode,
+    both_cases,
     locking_session,
     refused_node,
     to_rpc_error,
@@ -79,9 +81,25 @@ def test_what_the_words_of_sysrepo_tell() -> None:
     assert locking_session(ErrorItem(9, 'Module "m" is DS-locked by session 29.')) is None
 
 
+def test_two_cases_of_a_choice() -> None:
+    text = 'Data for both cases "a" and "b" exist.'
+    item = ErrorItem(SrCode.VALIDATION_FAILED, f'{text} (path "/mod-a:t/l/c")')
+    assert both_cases(item) == BothCases("/mod-a:t/l", frozenset({"a", "b"}))
+    assert both_cases(ErrorItem(SrCode.VALIDATION_FAILED, text)) is None
+    assert both_cases(ErrorItem(SrCode.CALLBACK_FAILED, item.message)) is None
+
+
 @pytest.mark.parametrize(
     ("origin", "code", "message", "tag", "info"),
     [
+        # RFC 7950 section 8.3.1.
+        (
+            "sysrepo",
+            SrCode.VALIDATION_FAILED,
+            'Data for both cases "a" and "b" exist.',
+            ErrorTag.BAD_ELEMENT,
+            (("bad-element", "a"),),
+        ),
         (
             "libyang",
             7,

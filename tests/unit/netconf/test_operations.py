@@ -9,7 +9,8 @@ import pytest
 from lxml import etree
 
 from tools.netconf_server.errors import ErrorTag, RpcError, application_error
-from tools.netconf_server.messages import BASE_NS, YANG_NS
+from tools.netconf_server.messages import BASE_NS, NOTIFICATION_NS, YANG_NS
+from tools.netconf_server.notifications import Outbox, SubscriptionRequest
 from tools.netconf_server.operations import OperationContext, execute
 
 
@@ -63,6 +64,12 @@ class Recorder:
         self.calls.append(("action", tree.tag))
         return []
 
+    def subscribe(self, request: SubscriptionRequest, outbox: Outbox) -> None:
+        self.calls.append(("subscribe", request))
+
+    def outbox(self) -> Outbox:
+        return Outbox(4, 1, lambda: None)
+
     def close(self) -> None:
         self.calls.append(("close",))
 
@@ -77,6 +84,7 @@ def run(recorder: Recorder, operation: str) -> list[etree._Element]:
 
 
 MONITORING = "urn:ietf:params:xml:ns:yang:ietf-netconf-monitoring"
+SUBSCRIBE = f'<create-subscription xmlns="{NOTIFICATION_NS}">{{}}</create-subscription>'
 CALLS = [
     ("<get/>", ("get", ["/*"])),
     ('<get><filter><t xmlns="urn:a"/></filter></get>', ("get", ["/mod-a:t"])),
@@ -105,6 +113,21 @@ CALLS = [
         f'<get-schema xmlns="{MONITORING}" xmlns:m="{MONITORING}"><identifier>a</identifier>'
         "<version>2020-01-01</version><format>m:yin</format></get-schema>",
         ("get_schema", "a", "2020-01-01", "yin"),
+    ),
+    (SUBSCRIBE.format(""), ("subscribe", SubscriptionRequest("NETCONF", ["/*"]))),
+    (
+        # As ncclient writes it.
+        SUBSCRIBE.format(
+            f'<filter xmlns="{BASE_NS}"><t xmlns="urn:a"/></filter><stream>mod-a</stream>'
+        ),
+        ("subscribe", SubscriptionRequest("mod-a", ["/mod-a:t"])),
+    ),
+    (
+        SUBSCRIBE.format(
+            "<startTime>1970-01-01T01:00:01+01:00</startTime>"
+            "<stopTime>1970-01-01T00:00:01.0000000019Z</stopTime>"
+        ),
+        ("subscribe", SubscriptionRequest("NETCONF", ["/*"], 1_000_000_000, 1_000_000_001)),
     ),
     ('<call xmlns="urn:a"/>', ("rpc", "{urn:a}call")),
     (f'<action xmlns="{YANG_NS}"><t xmlns="urn:a"/></action>', ("action", "{urn:a}t")),
@@ -168,6 +191,29 @@ EDIT = "<edit-config><target><running/></target>{}<config/></edit-config>"
             "<kill-session><session-id>-1</session-id></kill-session>",
             "invalid-value",
             "bad session-id '-1'",
+        ),
+        (
+            SUBSCRIBE.format("<stopTime>2036-01-01T00:00:00Z</stopTime>"),
+            "missing-element",
+            "<create-subscription> lacks <startTime>",
+        ),
+        (
+            SUBSCRIBE.format("<startTime>2020-02-30T00:00:00Z</startTime>"),
+            "bad-element",
+            "startTime '2020-02-30T00:00:00Z' is not a date and time of RFC 3339",
+        ),
+        (
+            SUBSCRIBE.format("<startTime>9999-01-01T00:00:00Z</startTime>"),
+            "bad-element",
+            "startTime is in the future",
+        ),
+        (
+            SUBSCRIBE.format(
+                "<startTime>2020-01-01T00:00:00Z</startTime>"
+                "<stopTime>2020-01-01T00:00:00Z</stopTime>"
+            ),
+            "bad-element",
+            "stopTime is not later than startTime",
         ),
         ("<commit/>", "operation-not-supported", "<commit> is not supported"),
         (

@@ -190,3 +190,23 @@ def test_errors_carry_everything() -> None:
     assert root.findtext("nc:error-info/nc:bad-element", None, NC) == "b"
     with pytest.raises(ValueError, match="at least one"):
         RpcError()
+
+
+def test_notifications() -> None:
+    session = opened(BASE_1_1)
+    session.notify("2026-01-01T00:00:00.000000001Z", b'<e xmlns="urn:e"><n>1</n></e>')
+    (notification,) = sent(session)
+    assert notification.tag == qname(messages.NOTIFICATION_NS, "notification")
+    assert [(child.tag, child.text) for child in notification] == [
+        (qname(messages.NOTIFICATION_NS, "eventTime"), "2026-01-01T00:00:00.000000001Z"),
+        ("{urn:e}e", None),
+    ]
+    assert session.statistics.out_notifications == 1
+
+
+def test_no_notification_follows_the_end() -> None:
+    session = opened(BASE_1_1)
+    session.end("close-session")
+    session.notify("2026-01-01T00:00:00Z", b"<e/>")
+    assert session.data_to_send() == b""
+    assert session.statistics.out_notifications == 0

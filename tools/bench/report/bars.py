@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from tools.bench.cell import NO_SYSTEM, Metric, Role
 from tools.bench.report.series import (
     DAGGER,
-    DAGGER_MEANS,
+    DAGGER_OF_RATIO_MEANS,
     PAPER_NAMES,
     Point,
     mean_baseline_kpps,
@@ -203,7 +203,9 @@ def _legend(shown: Sequence[Point]) -> list[Patch]:
         Patch(facecolor="white", edgecolor=QUIET_COLOUR, hatch="////", label="paper"),
     ]
     if any(cell.bounded for cell in shown):
-        handles.append(Patch(facecolor="white", edgecolor=QUIET_COLOUR, label=DAGGER_MEANS))
+        handles.append(
+            Patch(facecolor="white", edgecolor=QUIET_COLOUR, label=DAGGER_OF_RATIO_MEANS)
+        )
     return handles
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
@@ -22,13 +22,17 @@ from tools.bench.report.style import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+LINE_STYLES = ("-", "--", ":", "-.")
 LINEAR_NS = 100
 """Errors below this are drawn linearly, around zero; above, logarithmically."""
 
 
 def timestamp_errors(found: Sequence[TimestampError]) -> Figure:
     """Draw the distribution of each timestamp's error."""
-    lines = [(f"{e.label} ({e.count} packets)", e.quantiles) for e in found]
+    lines = []
+    for e in found:
+        engine, _, stamp = e.label.partition(" ")
+        lines.append(_Line(engine, stamp, f"{e.label} ({e.count} packets)", e.quantiles))
     figure = _distribution("Error of timestamps against a capture", "engine minus capture", lines)
     methods = dict.fromkeys(e.method for e in found)
     footnote(
@@ -44,25 +48,42 @@ def timestamp_errors(found: Sequence[TimestampError]) -> Figure:
 def schedule_errors(found: Sequence[ScheduleError]) -> Figure:
     """Draw how late the Session-Sender was."""
     lines = [
-        (f"{e.engine}, {e.sessions} sessions, {e.rate_pps:g} pps, {e.skipped} skipped", e.quantiles)
+        _Line(
+            e.engine,
+            str(e.sessions),
+            f"{e.engine}, {e.sessions} sessions, {e.rate_pps:g} pps, {e.skipped} skipped",
+            e.quantiles,
+        )
         for e in found
     ]
     return _distribution("How late the Session-Sender sends", "departure minus schedule", lines)
 
 
-def _distribution(title: str, what: str, lines: Sequence[tuple[str, Quantiles]]) -> Figure:
+class _Line(NamedTuple):
+    """One distribution: its engine has a colour, and its case a style of line."""
+
+    engine: str
+    case: str
+    label: str
+    quantiles: Quantiles
+
+
+def _distribution(title: str, what: str, lines: Sequence[_Line]) -> Figure:
     """Draw cumulative distributions; the tail is drawn by its complement, beside them."""
     figure = new_figure(12.0, 5.6)
     body, tail = figure.subplots(1, 2)
-    palette = _palette([label for label, _ in lines])
-    for label, quantiles in lines:
+    colour_of = colours(list(dict.fromkeys(line.engine for line in lines)))
+    cases = sorted({line.case for line in lines})
+    lines = sorted(lines, key=lambda line: (list(colour_of).index(line.engine), line.case))
+    for engine, case, label, quantiles in lines:
+        style = LINE_STYLES[cases.index(case) % len(LINE_STYLES)]
         ns = [q.ns for q in quantiles]
         probability = [q.probability for q in quantiles]
         median = quantile_ns(quantiles, 0.5)
         text = label if median is None else f"{label}: median {show_ns(median)}"
-        body.plot(ns, probability, color=palette[label], linewidth=2.0, label=text)
         beyond = [(q.ns, 1 - q.probability) for q in quantiles if q.probability < 1]
-        tail.plot(*zip(*beyond, strict=True), color=palette[label], linewidth=2.0)
+        for axes, points in ((body, (ns, probability)), (tail, zip(*beyond, strict=True))):
+            axes.plot(*points, color=colour_of[engine], linestyle=style, linewidth=2.0, label=text)
     for axes in (body, tail):
         axes.set_xscale("symlog", linthresh=LINEAR_NS)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda ns, _: show_ns(round(ns))))
@@ -84,7 +105,7 @@ def footprints(found: Sequence[Footprint]) -> Figure:
     figure = new_figure(12.0, 5.0)
     memory, cpu = figure.subplots(1, 2)
     engines = list(dict.fromkeys(entry.engine for entry in found))
-    palette = _palette(engines)
+    colour_of = colours(engines)
     for engine in engines:
         mine = sorted(
             (entry for entry in found if entry.engine == engine), key=lambda e: e.sessions
@@ -94,7 +115,7 @@ def footprints(found: Sequence[Footprint]) -> Figure:
             (memory, lambda e: _mebibytes(e.store_bytes), "--", f"{engine}: store"),
             (cpu, lambda e: e.cpu_percent, "-", engine),
         ):
-            _draw_against_sessions(axes, mine, value, style, label, palette[engine])
+            _draw_against_sessions(axes, mine, value, style, label, colour_of[engine])
     memory.set_ylabel("memory (MiB)")
     cpu.set_ylabel("CPU (% of one core)")
     for axes in (memory, cpu):
@@ -132,16 +153,3 @@ def _draw_against_sessions(
 
 def _mebibytes(count: int | None) -> float | None:
     return None if count is None else count / 2**20
-
-
-def _palette(labels: Sequence[str]) -> dict[str, str]:
-    """Return a colour for each label: that of the engine that it begins with, while unused."""
-    base = colours([])
-    found: dict[str, str] = {}
-    others = iter(colours([label for label in labels if label not in base]).items())
-    spare = [colour for system, colour in others if system not in base]
-    for index, label in enumerate(labels):
-        engine = base.get(label.split()[0].rstrip(","))
-        free = engine is not None and engine not in found.values()
-        found[label] = engine if free and engine else spare[index % len(spare)] if spare else "k"
-    return found

@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from tools.bench.cell import Metric, Role, format_share
 from tools.bench.report.series import (
     DAGGER,
-    DAGGER_MEANS,
+    DAGGER_OF_RATIO_MEANS,
     PAPER_NAMES,
     Point,
     mean_baseline_kpps,
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 ZERO_GAP = 0.6
 """How far, in decades, a share of 0 is drawn left of the smallest other one."""
 LINEAR_TOP = 1.25
+HINT = ":"
+"""Style of the lines that lead over shares that were not measured."""
 
 
 def by_share(results: Results, role: Role, title: str) -> Figure:
@@ -70,7 +72,7 @@ def by_share(results: Results, role: Role, title: str) -> Figure:
     _add_kpps_axis(linear, mean_baseline_kpps(everything))
     _add_kpps_axis(logarithmic, mean_baseline_kpps(everything))
     linear.set_title(
-        f"linear, up to {LINEAR_TOP}; all of it is below",
+        f"linear, cut off at {LINEAR_TOP}; the whole range is in the lower plot",
         loc="left",
         fontsize=10,
         color=QUIET_COLOUR,
@@ -78,7 +80,11 @@ def by_share(results: Results, role: Role, title: str) -> Figure:
     logarithmic.set_title("logarithmic", loc="left", fontsize=10, color=QUIET_COLOUR)
     handles = _legend(rows, colour_of)
     headline(figure, title, handles, columns=math.ceil(len(handles) / 2))
-    footnote(figure, [f"Not measured: {note}." for note in missing_notes(everything)])
+    notes = [f"Not measured: {note}." for note in missing_notes(everything)]
+    # The first line is that of the baseline.
+    if any(line.get_linestyle() == HINT for line in linear.get_lines()[1:]):
+        notes.insert(0, "Dotted: from one share to the next that was measured.")
+    footnote(figure, notes)
     return figure
 
 
@@ -94,7 +100,12 @@ def _draw_ours(axes: Axes, row: Sequence[Point], shares: Sequence[Decimal], colo
     position = _positions(shares)
     # A rate of 0 has no place on a logarithmic scale, and no line leads there or over a gap.
     ratios = [cell.ratio.ratio if cell.ratio and cell.ratio.ratio else math.nan for cell in row]
-    axes.plot([position[share] for share in shares], ratios, color=colour, linewidth=2.0, zorder=3)
+    places = [position[share] for share in shares]
+    axes.plot(places, ratios, color=colour, linewidth=2.0, zorder=3)
+    known = [(x, ratio) for x, ratio in zip(places, ratios, strict=True) if math.isfinite(ratio)]
+    if 1 < len(known) < len(ratios):
+        # Where shares between were not measured, a thin line shows only what belongs together.
+        axes.plot(*zip(*known, strict=True), color=colour, linestyle=HINT, linewidth=1.0, zorder=2)
     for cell in row:
         if cell.ratio is None or not cell.ratio.ratio:
             continue
@@ -200,7 +211,7 @@ def _legend(rows: dict[str, list[Point]], colour_of: dict[str, str]) -> list[Lin
                 marker="o",
                 markerfacecolor="white",
                 linestyle="none",
-                label=DAGGER_MEANS.removeprefix(DAGGER).strip(),
+                label=DAGGER_OF_RATIO_MEANS.removeprefix(DAGGER).strip(),
             )
         )
     return handles

@@ -11,11 +11,19 @@ from tools.bench.cell import NO_SYSTEM, CellKey, Metric, Role, format_share
 from tools.bench.grid import ENGINES
 from tools.bench.paper import SHARES, TABLES, Reference, reference
 from tools.bench.results import Results
-from tools.bench.statistics import RatioEstimate, Summary, mean_ratio, summarize
+from tools.bench.statistics import (
+    Bounded,
+    RatioEstimate,
+    Summary,
+    mean_ratio,
+    median,
+    summarize,
+)
 
 NOT_IN_BENCH = "not part of this bench"
 DAGGER = "†"
 DAGGER_MEANS = f"{DAGGER} bounded by the bed"
+DAGGER_OF_RATIO_MEANS = f"{DAGGER_MEANS}: the rate, or its baseline's"
 PAPER_NAMES = {"scapy": "basic", "userspace": "optimised", "xdp": "eBPF"}
 """What the paper calls an implementation of the same kind."""
 
@@ -31,13 +39,21 @@ class Point:
     """Of the baselines beside the runs."""
     ratio: RatioEstimate | None
     """To the baseline, pair by pair; None without any."""
-    bounded: bool
-    """The bed was the limit in at least one run: of the system, whose rate is then a lower
-    bound, or of its baseline."""
+    median_ratio: Bounded | None
+    """Of the runs' ratios, and what is known of the true one."""
+    rate_bounded: bool
+    """In at least one run the bed was the limit of the system: its rate is a lower bound."""
+    baseline_bounded: bool
+    """The same of the baseline."""
     missing: str | None
     """Why there are no runs; None where there are."""
     paper: Reference | None
     """Of the paper, PDR only."""
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the ratio is not the system's: the bed was the limit of either rate."""
+        return self.rate_bounded or self.baseline_bounded
 
 
 def ratio_label(results: Results) -> str:
@@ -56,7 +72,9 @@ def point(results: Results, key: CellKey) -> Point:
         kpps=summarize([run.system.pps / 1e3 for run in runs]),
         baseline_kpps=summarize([baseline.pps / 1e3 for baseline in baselines]),
         ratio=mean_ratio(ratios),
-        bounded=any(run.bounded_by_bed for run in runs),
+        median_ratio=median([found for run in runs if (found := run.bounded_ratio) is not None]),
+        rate_bounded=any(run.system.bounded_by_bed for run in runs),
+        baseline_bounded=any(baseline.bounded_by_bed for baseline in baselines),
         missing=None if runs else results.why_skipped(key) or NOT_IN_BENCH,
         paper=reference(key.role, key.system, key.share) if key.metric is Metric.PDR else None,
     )

@@ -55,6 +55,8 @@ def headline(figure: Figure, title: str, handles: Sequence[Artist], columns: int
         frameon=False,
         fontsize=9,
         columnspacing=1.6,
+        # Long enough for a style of line to be seen.
+        handlelength=2.8,
     )
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
+from typing import Any
 
 from tools.bench.cell import CellKey, Role, format_share
 from tools.bench.extras import Extras, Quantiles, quantile_ns
+from tools.bench.jsonform import to_json
 from tools.bench.paper import SHARES, Table, Value
 from tools.bench.report.series import DAGGER, DAGGER_MEANS, Point, point, systems_of
 from tools.bench.results import Results
-from tools.bench.statistics import RatioEstimate, Summary, mean_ratio, summarize
+from tools.bench.statistics import Bound, Bounded, RatioEstimate, Summary, mean_ratio, summarize
 from tools.bench.text import aligned, exact, markdown, to_csv
 from tools.lab.units import format_ns
 
 UNKNOWN = "-"
+DATA, STAMP = Decimal(0), Decimal(100)
+"""Shares at the ends of the scale: traffic of one kind only."""
+BARE_PROGRAMS = {"xdp-tx": "bare `XDP_TX`", "xdp-drop": "bare `XDP_DROP`"}
 QUANTILES = (0.01, 0.5, 0.99, 0.999)
 
 
@@ -23,13 +28,16 @@ def table(results: Results) -> str:
     shown = [point(results, cell.key) for cell in results.cells]
     rows = [_row(cell) for cell in shown]
     rows += [
-        (str(skipped.key), "0", *[UNKNOWN] * 6, f"not measured: {skipped.reason}")
+        (str(skipped.key), "0", *[UNKNOWN] * 7, f"not measured: {skipped.reason}")
         for skipped in results.skipped
     ]
-    header = ("CELL", "RUNS", "KPPS", "SD", "CV", "BASELINE", "RATIO", "95 % CI", "PAPER'S RATIO")
-    lines = [aligned(header, rows, "lrrrrrrrl")]
+    header = (
+        *("CELL", "RUNS", "KPPS", "SD", "CV", "BASELINE"),
+        *("MEDIAN RATIO", "MEAN RATIO", "95 % CI", "PAPER'S RATIO"),
+    )
+    lines = [aligned(header, rows, "lrrrrrrrrl")]
     if any(cell.bounded for cell in shown):
-        lines += ["", DAGGER_MEANS]
+        lines += ["", f"{DAGGER_MEANS} in at least one run; medians say what that makes of them"]
     lines += [f"note: {note}" for note in results.notes]
     return "\n".join(lines)
 
@@ -39,28 +47,51 @@ def _row(cell: Point) -> tuple[str, ...]:
     return (
         str(cell.key),
         str(cell.kpps.runs),
-        kpps(cell.kpps.mean) + (DAGGER if cell.bounded else ""),
+        kpps(cell.kpps.mean) + (DAGGER if cell.rate_bounded else ""),
         kpps(cell.kpps.sd),
         percent(cell.kpps.cv),
-        kpps(cell.baseline_kpps.mean),
-        UNKNOWN if cell.ratio is None else _ratio(cell.ratio.ratio),
+        kpps(cell.baseline_kpps.mean) + (DAGGER if cell.baseline_bounded else ""),
+        median_ratio(cell.median_ratio, _ratio),
+        _mean_ratio(cell),
         interval(cell.ratio),
         paper,
     )
+
+
+def _mean_ratio(cell: Point) -> str:
+    if cell.ratio is None:
+        return UNKNOWN
+    return _ratio(cell.ratio.ratio) + (DAGGER if cell.bounded else "")
+
+
+def median_ratio(median: Bounded | None, form: Callable[[float], str]) -> str:
+    """Return a median in a form, with what is known of the true one."""
+    if median is None:
+        return UNKNOWN
+    match median.bound:
+        case Bound.NONE:
+            return form(median.value)
+        case Bound.BOTH:
+            return "not known"
+        case bound:
+            return f"{bound} {form(median.value)}"
 
 
 def csv(results: Results) -> str:
     """Return a line for each run of each cell; rates in packets per second."""
     header = (
         *("role", "system", "share", "metric", "run", "started", "pps", "baseline_pps", "ratio"),
+        *("ratio_bound", "median_ratio", "median_ratio_bound"),
         *("bounded_by_bed", "reason", "trials"),
     )
+    medians = {cell.key: point(results, cell.key).median_ratio for cell in results.cells}
     rows = [
         (
             *(str(cell.key.role), cell.key.system, format_share(cell.key.share)),
             *(str(cell.key.metric), str(index), run.started, exact(run.system.pps)),
             exact(None if run.baseline is None else run.baseline.pps),
-            exact(run.ratio),
+            *_with_bound(run.bounded_ratio),
+            *_with_bound(medians[cell.key]),
             "true" if run.bounded_by_bed else "false",
             run.system.reason,
             str(len(run.system.trials)),
@@ -69,6 +100,54 @@ def csv(results: Results) -> str:
         for index, run in enumerate(cell.runs)
     ]
     return to_csv(header, rows)
+
+
+def _with_bound(ratio: Bounded | None) -> tuple[str, str]:
+    return ("", "") if ratio is None else (exact(ratio.value), str(ratio.bound))
+
+
+def summary(results: Results) -> list[dict[str, Any]]:
+    """Return for programs what `table` returns for people: an object for each cell."""
+    return [_summary_of(point(results, cell.key)) for cell in results.cells]
+
+
+def _summary_of(cell: Point) -> dict[str, Any]:
+    ratio, median = cell.ratio, cell.median_ratio
+    return {
+        "key": to_json(cell.key),
+        "kpps": to_json(cell.kpps),
+        "baseline_kpps": to_json(cell.baseline_kpps),
+        "median_ratio": None if median is None else median.value,
+        "median_ratio_bound": None if median is None else str(median.bound),
+        "mean_ratio": None if ratio is None else to_json(ratio),
+        "rate_bounded": cell.rate_bounded,
+        "baseline_bounded": cell.baseline_bounded,
+    }
+
+
+def costs(results: Results) -> str:
+    """Return the README's table: medians at the ends of the scale, the paper's in brackets."""
+    rows = []
+    for role in (Role.REFLECTOR, Role.COLLECTOR):
+        for system in systems_of(results, role):
+            ends = [point(results, CellKey(role, system, share)) for share in (DATA, STAMP)]
+            if all(cell.missing for cell in ends):
+                continue
+            runs = dict.fromkeys(str(cell.kpps.runs) for cell in ends if not cell.missing)
+            name = BARE_PROGRAMS.get(system) or f"`{system}`"
+            rows.append((f"{role} {name}", *map(_cost, ends), ", ".join(runs)))
+    return markdown(("", "data only", "STAMP only", "runs"), rows, "lrrr")
+
+
+def _cost(cell: Point) -> str:
+    if cell.median_ratio is None:
+        return ""
+    paper = "" if cell.paper is None else f" ({_brief(cell.paper.ratio)})"
+    return median_ratio(cell.median_ratio, _brief) + paper
+
+
+def _brief(ratio: float) -> str:
+    return f"{ratio:.2f}" if 0.1 <= ratio < 2 else f"{ratio:.2g}"
 
 
 def in_short(results: Results) -> str:
@@ -81,8 +160,8 @@ def in_short(results: Results) -> str:
         (
             str(role),
             system,
-            *_short_cells(point(results, CellKey(role, system, Decimal(0)))),
-            *_short_cells(point(results, CellKey(role, system, Decimal(100)))),
+            *_short_cells(point(results, CellKey(role, system, DATA))),
+            *_short_cells(point(results, CellKey(role, system, STAMP))),
         )
         for role in (Role.COLLECTOR, Role.REFLECTOR)
         for system in systems_of(results, role)
@@ -93,7 +172,7 @@ def in_short(results: Results) -> str:
 def _short_cells(cell: Point) -> tuple[str, str, str]:
     ours = "not measured" if cell.missing else UNKNOWN
     if cell.ratio is not None:
-        ours = f"**{_ratio(cell.ratio.ratio)}**" + (DAGGER if cell.bounded else "")
+        ours = f"**{_mean_ratio(cell)}**"
     paper = UNKNOWN if cell.paper is None else _ratio(cell.paper.ratio)
     return ours, interval(cell.ratio), paper
 
@@ -130,8 +209,8 @@ def _our_cells(cell: Point) -> tuple[str, ...]:
     if cell.missing is not None:
         return ("not measured", *[UNKNOWN] * 5)
     return (
-        *_summary_cells(cell.kpps, DAGGER if cell.bounded else ""),
-        UNKNOWN if cell.ratio is None else f"**{_ratio(cell.ratio.ratio)}**",
+        *_summary_cells(cell.kpps, DAGGER if cell.rate_bounded else ""),
+        UNKNOWN if cell.ratio is None else f"**{_mean_ratio(cell)}**",
         interval(cell.ratio),
         str(cell.kpps.runs),
     )

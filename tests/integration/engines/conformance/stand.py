@@ -58,6 +58,10 @@ DECAPSULATING_IPV4 = IPv6Address("fc00:2::d4")
 GRACE_S = 0.1
 """How long something that must not happen is waited for."""
 
+_SOL_PACKET, _PACKET_VNET_HDR = 263, 15
+_NO_OFFLOAD = bytes(10)
+"""struct virtio_net_hdr of a frame that is as on a wire."""
+
 _count = itertools.count()
 
 
@@ -108,6 +112,7 @@ class Stand:
         self._macs: dict[str, bytes] = {}
         self._captures: dict[str, Capture] = {}
         self._sockets: dict[str, socket.socket] = {}
+        self._offload = _NO_OFFLOAD
 
     def __enter__(self) -> Stand:
         try:
@@ -131,7 +136,15 @@ class Stand:
         for tag in link.tags:
             header += struct.pack("!HH", tag.protocol, tag.identifier)
         kind = wire.ETHERTYPE_IPV6 if packet[0] >> 4 == 6 else wire.ETHERTYPE_IPV4
-        self._sockets[far].send(header + struct.pack("!H", kind) + packet)
+        self._sockets[far].send(self._offload + header + struct.pack("!H", kind) + packet)
+
+    def inject_burst(self, link: Link, packet: bytes, length: int) -> None:
+        """A UDP packet that is several yet, of `length` bytes of payload each, as a program
+        on the peer sends them (UDP_SEGMENT): it has the sum of the pseudo header alone."""
+        udp_at = 14 + (40 if packet[0] >> 4 == 6 else 20)
+        self._offload = struct.pack("=BBHHHH", 1, 5, udp_at + 8, length, udp_at, 6)
+        self.inject(link, packet)
+        self._offload = _NO_OFFLOAD
 
     def frames(self, link: Link) -> list[bytes]:
         """What the node has sent on a link since the last call."""
@@ -201,6 +214,7 @@ class Stand:
         self._bring_up(link)
         with inside(self.peer):
             self._sockets[link.far] = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        self._sockets[link.far].setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
         self._sockets[link.far].bind((link.far, 0))
 
     def _bring_up(self, link: Link) -> None:
@@ -252,13 +266,10 @@ class Running:
         with inside(self.stand.node):
             known = tuple(sorted({name for _, name in socket.if_nameindex()} - {"lo"}))
         sender, reflector = node.sender, node.reflector
-        if sender is not None and not sender.interfaces and self._everywhere:
+        wanted = self._everywhere or self.able.needs_interfaces
+        if sender is not None and not sender.interfaces and wanted:
             sender = dataclasses.replace(sender, interfaces=known)
-        if (
-            reflector is not None
-            and not reflector.interfaces
-            and (self._everywhere or self.able.needs_interfaces)
-        ):
+        if reflector is not None and not reflector.interfaces and wanted:
             reflector = dataclasses.replace(reflector, interfaces=known)
         return dataclasses.replace(node, sender=sender, reflector=reflector)
 

@@ -286,3 +286,17 @@ def test_a_burst(reflecting: Reflecting) -> None:
     assert [f.sequence for f in fields] == list(range(200))
     assert [f.sender_sequence for f in fields] == list(range(200))
     assert all(f.t2 < f.t3 for f in fields)
+
+
+@pytest.mark.parametrize("link", [MAIN, MAIN.over_ipv4()], ids=["IPv6", "IPv4"])
+@pytest.mark.parametrize("count", [2, 8, 40])
+def test_requests_that_were_sent_as_one(reflecting: Reflecting, count: int, link: Link) -> None:
+    """By a program on this machine: the kernel cuts them apart where they leave it."""
+    reflecting.configure()
+    requests = [wire.request(sequence, SSID) for sequence in range(count)]
+    burst = wire.burst(link.there, link.here, (SENDER_PORT, PORT), *requests)
+    reflecting.stand.inject_burst(link, burst, wire.BASE)
+    fields = [wire.Reflected.read(reply.payload) for reply in reflecting.answers(count, link)]
+    assert [f.sender_sequence for f in fields] == list(range(count))
+    assert all(f.rest == b"" and f.ssid == SSID for f in fields)
+    assert reflecting.running.reflector().received == count

@@ -29,6 +29,7 @@ from tests.integration.engines.conformance.sending import (
     Sending,
     Wrap,
     behind_srh,
+    reply_to,
     within,
 )
 from tests.integration.engines.conformance.stand import (
@@ -39,6 +40,7 @@ from tests.integration.engines.conformance.stand import (
     PRIORITY,
     Link,
     Running,
+    grace,
 )
 from tests.integration.engines.network import eventually
 
@@ -329,6 +331,22 @@ def test_loss_by_direction(sending: Sending) -> None:
     snapshot = running.session(SSID)
     assert (snapshot.sent, snapshot.received, snapshot.loss.round_trip) == (10, 7, 3)
     assert (snapshot.loss.forward, snapshot.loss.backward) == (2, 1)
+
+
+@over_both
+def test_replies_that_were_sent_as_one(sending: Sending) -> None:
+    """By a program on this machine: the kernel cuts them apart where they leave it."""
+    sending.configure(sending.session)
+    link, requests = sending.link, sending.requests(4)
+    ends: dict[str, Any] = {"source": link.there, "destination": link.here}
+    replies = [reply_to(request, **ends)[-wire.BASE :] for request in requests]
+    burst = wire.burst(link.there, link.here, (PORT, SENDER_PORT), *replies)
+    sending.stand.inject_burst(link, burst, wire.BASE)
+    eventually(sending.received(len(requests)), "every reply")
+    grace()
+    session = sending.running.session(SSID)
+    assert (session.received, session.duplicates) == (len(requests), 0)
+    assert not any(session.discards.values())
 
 
 def test_sessions_share_a_port(sending: Sending) -> None:

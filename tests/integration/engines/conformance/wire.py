@@ -89,6 +89,20 @@ def udp(
     return header[:6] + struct.pack("!H", checksum) + payload
 
 
+def burst(
+    source: IPAddress, destination: IPAddress, ports: tuple[int, int], *payloads: bytes
+) -> bytes:
+    """An IP packet with UDP payloads that are to be cut apart yet; its checksum is the
+    pseudo header's alone."""
+    payload = b"".join(payloads)
+    within = ipv6 if source.version == 6 else ipv4
+    checksum = _sum(source, destination, bytes(8 + len(payload)))
+    return within(
+        *(source, destination, NH_UDP),
+        udp(source, destination, ports, payload, checksum=checksum),
+    )
+
+
 def _sum(source: IPAddress, destination: IPAddress, datagram: bytes) -> int:
     """One's complement sum with the pseudo header (RFC 8200 §8.1, RFC 768)."""
     layout = "!IxxxB" if source.version == 6 else "!xBH"

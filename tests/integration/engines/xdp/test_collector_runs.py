@@ -1,7 +1,9 @@
 """Many replies that are drained at once, against the sans-IO Collector."""
 
+import itertools
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -127,5 +129,48 @@ def test_more_under_way_than_the_window_holds_as_the_core(
             twins.arrive(frame(twins, payload(sequence, counter)), now_ns + MS)
         now_ns += 3 * S
         twins.compare(now_ns)
+    finally:
+        twins.close()
+
+
+@pytest.mark.parametrize("more", [100, 600, ORDER_MAX + 100])
+@pytest.mark.parametrize("mode", ReflectorMode)
+def test_replies_that_come_while_records_are_read_as_the_core(
+    node: Node,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: ReflectorMode,
+    more: int,
+) -> None:
+    """So many that the order of those that are being read is written over."""
+    config = session(
+        interval_us=1_000, loss_timeout_ms=5_000, computation_interval_s=3_600,
+        reflector_mode=mode, result_depth=3_000,
+    )  # fmt: skip
+    twins = Twins(node, config, tmp_path)
+    twins.start(0, UNIX_NS)
+    twins.announce(3_000, UNIX_NS, 0)
+    # A turn, so that they are not taken as a run.
+    arriving = iter(enumerate((0, 1, 2, 4, 3, *range(5, 3_000))))
+    now_ns = 5 * MS
+
+    def arrive(number: int) -> None:
+        for counter, sequence in itertools.islice(arriving, number):
+            twins.arrive(frame(twins, payload(sequence, counter)), now_ns)
+
+    by_order = twins.driver._found_by_order
+
+    def meanwhile(received: int) -> Any:
+        monkeypatch.undo()
+        arrive(more)
+        return by_order(received)
+
+    try:
+        arrive(500)
+        monkeypatch.setattr(twins.driver, "_found_by_order", meanwhile)
+        twins.driver.drain(now_ns)
+        twins.compare(now_ns)
+        twins.compare(now_ns + 6 * S)
+        assert twins.stores[1].snapshot().received == 500 + more
     finally:
         twins.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -66,6 +67,19 @@ def test_an_interface_that_is_not_configured(node: Node) -> None:
     before = node.handed_up(HandedUp.NEXT_HOP)
     assert node.ask().action == XDP_PASS
     assert node.handed_up(HandedUp.NEXT_HOP) == before + 1
+
+
+@pytest.mark.parametrize("generic", [(), ("b0",), ("c0",), ("b0", "c0")], ids=str)
+def test_from_a_driver_to_an_interface_that_takes_no_frames_of_one(
+    node: Node, generic: tuple[str, ...]
+) -> None:
+    node.way_back("c0")
+    places = {socket.if_nametoindex(name) for name in generic}
+    node.tables.set_interfaces(node.kernel.devices(("b0", "c0")).devices, generic=places)
+    before = node.handed_up(HandedUp.NEXT_HOP)
+    lost = generic == ("c0",)
+    assert node.ask().action == (XDP_PASS if lost else XDP_REDIRECT)
+    assert node.handed_up(HandedUp.NEXT_HOP) == before + lost
 
 
 def test_no_route_and_no_neighbour_are_for_the_kernel(node: Node) -> None:

@@ -154,7 +154,7 @@ def test_the_reserved_flag_and_the_identification_say_nothing(bench: Bench) -> N
 
 
 def test_a_checksum_that_is_left_to_the_interface(bench: Bench) -> None:
-    asked = request(7, tail=b"abc")
+    asked = request(7)
     data = bytearray(asked.encode())
     data[UDP_AT + 6 : UDP_AT + 8] = (~reference.pseudo_sum(asked.datagram) & 0xFFFF).to_bytes(2)
     assert bench.run(bytes(data)).action == XDP_PASS
