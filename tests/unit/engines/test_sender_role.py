@@ -146,7 +146,7 @@ def test_what_is_gone_leaves_nothing_to_collect(node: Node, count: int) -> None:
     "look",
     [
         lambda node: node.role.stop(7),
-        lambda node: node.role.freshen(),
+        lambda node: list(node.role.freshen()),
         lambda node: node.configure(sender(7, autostart=False)),
         lambda node: node.configure(sender(7, enabled=False)),
     ],
