@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dataplane.arena import in_pages
-from dataplane.histogram import BUCKETS, SUB_BUCKETS
+from dataplane.histogram import BUCKETS, SUB_BUCKETS, moved
 from dataplane.mapped_file import StoreError
 
 OCTAVES = BUCKETS // SUB_BUCKETS
@@ -90,13 +90,10 @@ class HistogramStore:
 
     def add(self, parity: int, delay: int, bucket: int, samples: int = 1) -> None:
         """Writer: count samples in the current interval."""
-        entry = self._directory[delay * OCTAVES + (bucket >> OCTAVE_BITS)]
-        if not entry:
-            entry, bucket = self._allocate(delay, bucket)
-            if not entry:
-                return
-        at = (entry - 1) * BLOCK_WORDS + parity * SUB_BUCKETS + (bucket & SUB_BUCKETS - 1)
-        self._words[at] += samples
+        entry, bucket = self._entry(delay, bucket)
+        if entry:
+            at = (entry - 1) * BLOCK_WORDS + parity * SUB_BUCKETS + (bucket & SUB_BUCKETS - 1)
+            self._words[at] += samples
 
     def add_stretch(
         self, parity: int, delay: int, first: int, counts: npt.NDArray[np.uint32]
@@ -127,6 +124,21 @@ class HistogramStore:
             totals, currents = blocks["total"], blocks["current"]
             np.add(totals[:used, old], currents[:used, old], out=totals[:used, new])
             currents[:used, new] = 0
+
+    def move(self, parity: int, delay: int, from_ns: int, to_ns: int) -> None:
+        """Writer: have what is counted in closed intervals about another origin. The current
+        one must be empty."""
+        first, counts = self.total(parity, delay)
+        if not len(counts):
+            return
+        start = delay * OCTAVES
+        known = [entry - 1 for entry in self._directory[start : start + OCTAVES] if entry]
+        totals = self._blocks()["total"]
+        totals[known, parity] = 0
+        for at in np.flatnonzero(counts).tolist():
+            entry, bucket = self._entry(delay, moved(first + at, from_ns, to_ns))
+            if entry:
+                totals[entry - 1, parity, bucket & SUB_BUCKETS - 1] += counts[at]
 
     def clear(self) -> None:
         """Writer: forget all samples. Memory that is in use stays so."""
@@ -166,6 +178,11 @@ class HistogramStore:
         if self._arrays is None:
             self._arrays = np.frombuffer(self._view, BLOCK, BLOCKS_MAX, BLOCKS_AT)
         return self._arrays
+
+    def _entry(self, delay: int, bucket: int) -> tuple[int, int]:
+        """The block that a bucket is in, as `_allocate` says."""
+        entry = self._directory[delay * OCTAVES + (bucket >> OCTAVE_BITS)]
+        return (entry, bucket) if entry else self._allocate(delay, bucket)
 
     def _allocate(self, delay: int, bucket: int) -> tuple[int, int]:
         """A block for the octave of a bucket, and the bucket; where the file system is

@@ -11,6 +11,8 @@ import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from dataplane.histogram import origin_at
+
 
 @dataclass(frozen=True, slots=True)
 class DelaySummary:
@@ -33,7 +35,8 @@ class DelaySummary:
     """Largest absolute IPDV."""
 
     percentiles: dict[float, int] = field(default_factory=dict)
-    """By percent; within 1/32 of the true value, see `dataplane.histogram`."""
+    """By percent; within 1/32 of the distance from the origin of the delay, see
+    `dataplane.histogram`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,7 @@ class DelayRun(NamedTuple):
     samples: int
     origin_ns: int
     """What `mean` is about: `DelayState.origin_ns` of the state that they are for, or
-    the first of the samples where that has none."""
+    `origin_at` the first of the samples where that has none."""
 
     first_ns: int
     last_ns: int
@@ -93,8 +96,10 @@ class DelayState(ctypes.Structure):
     value. It is not the smoothed estimate of RFC 3550 §6.4.1. A packet that
     arrives after one with a higher sequence number makes no pair.
 
-    `mean` and `m2` are about `origin_ns`, the first sample, so that they stay
-    exact for values that are large because a clock is off.
+    `mean` and `m2` are about `origin_ns`, so that they stay exact for values that are
+    large because a clock is off. It is at the first sample, unless it was known before,
+    as of an earlier interval; 0 stands for none. Up to 100 days away from it a float64
+    has every nanosecond.
     """
 
     _fields_ = (
@@ -131,8 +136,9 @@ class DelayState(ctypes.Structure):
         """Add one delay, of the packet with this (unwrapped) sequence number."""
         samples = self.samples + 1
         if samples == 1:
-            self.origin_ns = self.min_ns = self.max_ns = value_ns
-            self.mean = self.m2 = 0.0
+            origin_ns = self.origin_ns = self.origin_ns or origin_at(value_ns)
+            self.min_ns = self.max_ns = value_ns
+            self.mean, self.m2 = float(value_ns - origin_ns), 0.0
         else:
             about_origin = value_ns - self.origin_ns
             mean = self.mean
@@ -211,6 +217,17 @@ class DelayState(ctypes.Structure):
         self.ipdv_sum += later.ipdv_sum
         self.ipdv_max_ns = max(self.ipdv_max_ns, later.ipdv_max_ns)
         self.continue_from(later)
+
+    def begin(self, earlier: DelayState) -> None:
+        """Be empty, and go on from `earlier`."""
+        self.reset()
+        self.origin_ns = earlier.origin_ns
+        self.continue_from(earlier)
+
+    def move_origin(self, origin_ns: int) -> None:
+        """Have `mean` about another origin."""
+        self.mean += self.origin_ns - origin_ns
+        self.origin_ns = origin_ns
 
     def continue_from(self, earlier: DelayState) -> None:
         """Let the next packet make a pair with the latest of `earlier`."""

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from dataplane.arena import Arena
 from dataplane.config import DelayMode, ReflectorMode, SenderSession
-from dataplane.histogram import percentiles
+from dataplane.histogram import QUARTILES, SAMPLES_TO_MOVE, next_origin, percentiles
 from dataplane.histogram_store import AT_FIRST as HISTOGRAMS_AT_FIRST
 from dataplane.histogram_store import SIZE as HISTOGRAMS_SIZE
 from dataplane.histogram_store import HistogramStore
@@ -50,7 +50,7 @@ from dataplane.statistics import DelayState, DelaySummary
 __all__ = ["SessionStore", "StoreError"]
 
 MAGIC = b"STAMPses"
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 
 READ_ATTEMPTS = 200
 """Looks that a reader takes at a session before it puts up with an inconsistent one."""
@@ -59,6 +59,8 @@ READ_PAUSE_S = 50e-6
 """Pause after a look that found a write going on."""
 
 _Delays = DelayState * DIRECTIONS
+_Found = tuple[int | npt.NDArray[np.intp], npt.NDArray[np.uint64]]
+"""Buckets of a delay, and their counts."""
 
 
 class StoreHeader(ctypes.Structure):
@@ -317,7 +319,8 @@ class SessionStore:
         state, head = self.state, self.state.head
         number = head.closed + 1
         old, new = head.closed % 2, number % 2
-        summary = self._summarize(state.interval[old], number, end_ns, suspect)
+        found = self.histograms.interval(old)
+        summary = self._summarize(state.interval[old], found, number, end_ns, suspect)
         slots = self._head.history_depth + 1
         at = self._intervals_at + number % slots * self._codec.size
         self._codec.pack_into(self._file.view, at, summary)
@@ -326,9 +329,10 @@ class SessionStore:
             closing, total = state.interval[old].delay[direction], state.total[new].delay[direction]
             total.assign(state.total[old].delay[direction])
             total.merge(closing)
-            stale = state.interval[new].delay[direction]
-            stale.reset()
-            stale.continue_from(closing)
+            state.interval[new].delay[direction].begin(closing)
+            origin_ns = self._next_origin_ns(found[direction], closing)
+            if origin_ns != closing.origin_ns:
+                self.move_origin(new, direction, origin_ns)
         following = state.interval[new]
         following.start_ns = end_ns
         following.start_monotonic_ns = next_start_monotonic_ns
@@ -339,6 +343,14 @@ class SessionStore:
         following.at_start.assign(head.counters)
         head.closed = number
         return number
+
+    def move_origin(self, parity: int, direction: int, origin_ns: int) -> None:
+        """Writer: have a delay about another origin, in the state of this parity, of which
+        the current interval is empty."""
+        total = self.state.total[parity].delay[direction]
+        self.histograms.move(parity, direction, total.origin_ns, origin_ns)
+        for delay in (total, self.state.interval[parity].delay[direction]):
+            delay.move_origin(origin_ns)
 
     def clear(self) -> None:
         """Writer: forget statistics, counters, closed intervals and unfetched records.
@@ -389,8 +401,11 @@ class SessionStore:
                 counts = self.histograms.total(parity, direction)
                 delays[direction] = delay.summary(self._percentiles(counts, delay))
             intervals = self._read_intervals(head.closed, head.interval_base)
-            live = self.state.head
-            if (live.closed, live.interval_base) == (head.closed, head.interval_base):
+            live, alive = self.state.head, self.state.interval[parity].delay
+            if (live.closed, live.interval_base) == (head.closed, head.interval_base) and all(
+                alive[direction].origin_ns == current[direction].origin_ns
+                for direction in self.directions
+            ):
                 break
         counters = head.counters
         settled = counters.received + counters.lost + counters.unresolved
@@ -467,15 +482,18 @@ class SessionStore:
         return list(self._interval_cache.values())
 
     def _summarize(
-        self, interval: IntervalState, number: int, end_ns: int, suspect: bool
+        self,
+        interval: IntervalState,
+        found: Sequence[_Found],
+        number: int,
+        end_ns: int,
+        suspect: bool,
     ) -> IntervalSummary:
         now, then = self.state.head.counters, interval.at_start
         delays: list[DelaySummary | None] = [None] * DIRECTIONS
-        found = self.histograms.interval((number - 1) % 2)
         for direction in self.directions:
             delay = interval.delay[direction]
-            counts = found[direction]
-            delays[direction] = delay.summary(self._percentiles(counts, delay))
+            delays[direction] = delay.summary(self._percentiles(found[direction], delay))
         return IntervalSummary(
             number=number,
             start_time_ns=interval.start_ns,
@@ -498,13 +516,24 @@ class SessionStore:
             round_trip=delays[ROUND_TRIP],
         )
 
-    def _percentiles(
-        self, found: tuple[int | npt.NDArray[np.intp], npt.NDArray[np.uint64]], delay: DelayState
-    ) -> dict[float, int]:
-        if not delay.samples:
-            return {}
-        buckets, counts = found
-        return percentiles(counts, buckets, self.percentiles, delay.min_ns, delay.max_ns)
+    def _next_origin_ns(self, found: _Found, closing: DelayState) -> int:
+        """What the delays of the next interval are counted about."""
+        if closing.samples < SAMPLES_TO_MOVE or not self.percentiles:
+            return closing.origin_ns
+        quartiles = tuple(_percentiles(found, closing, QUARTILES).values())
+        if len(quartiles) != len(QUARTILES):
+            return closing.origin_ns
+        return next_origin(quartiles, closing.last_ns, closing.origin_ns)
+
+    def _percentiles(self, found: _Found, delay: DelayState) -> dict[float, int]:
+        return _percentiles(found, delay, self.percentiles)
+
+
+def _percentiles(found: _Found, delay: DelayState, percents: tuple[float, ...]) -> dict[float, int]:
+    if not delay.samples:
+        return {}
+    buckets, counts = found
+    return percentiles(*(counts, buckets, percents), delay.origin_ns, delay.min_ns, delay.max_ns)
 
 
 def _offsets(

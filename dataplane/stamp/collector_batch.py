@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dataplane.addresses import packed
-from dataplane.histogram import BUCKETS, buckets_of
+from dataplane.histogram import BUCKETS, buckets_of, distances
 from dataplane.measurement import RECORD_DTYPE, TimestampMethod
 from dataplane.session_state import DIRECTIONS
 from dataplane.stamp.collector import Collector
@@ -367,8 +367,9 @@ def _collect(part: _Part, runs: list[tuple[Collector, Integers, Run]]) -> None:
     forward = records["t2_ns"] - records["t1_ns"]
     backward = t4_ns - records["t3_ns"]
     delays = np.stack((forward, backward, forward + backward))
-    statistics = _statistics(delays, starts, counts, [collector for collector, _, _ in runs])
-    histograms = _histograms(delays, counts)
+    origins = _origins(delays, starts, [collector for collector, _, _ in runs])
+    statistics = _statistics(delays, origins, starts, counts)
+    histograms = _histograms(distances(delays, np.repeat(origins, counts, axis=1)), counts)
     for number, (collector, _, run) in enumerate(runs):
         start = int(starts[number])
         last = start + counts[number] - 1
@@ -432,14 +433,9 @@ def _decoded(part: _Part, rows: Integers, wire: Any, t4_ns: Int64, tai_offset_s:
     return records
 
 
-def _statistics(
-    delays: npt.NDArray[np.int64],
-    starts: Integers,
-    counts: list[int],
-    collectors: list[Collector],
-) -> list[list[DelayRun]]:
-    """For each session what each of its three delays did, in order of `DIRECTIONS`."""
-    origins = np.array(
+def _origins(delays: Int64, starts: Integers, collectors: list[Collector]) -> Int64:
+    """Of each delay of each session."""
+    return np.array(
         [
             [
                 collector.origin_ns(direction, int(delays[direction, start]))
@@ -448,6 +444,12 @@ def _statistics(
             for direction in range(DIRECTIONS)
         ]
     )
+
+
+def _statistics(
+    delays: Int64, origins: Int64, starts: Integers, counts: list[int]
+) -> list[list[DelayRun]]:
+    """For each session what each of its three delays did, in order of `DIRECTIONS`."""
     if max(np.abs(delays).max(), np.abs(origins).max()) > FAR_NS:
         # Slow, and right for whatever timestamps the others may have sent.
         delays, origins = delays.astype(object), origins.astype(object)
@@ -476,12 +478,11 @@ def _statistics(
     ]
 
 
-def _histograms(
-    delays: npt.NDArray[np.int64], counts: list[int]
-) -> list[list[list[tuple[int, int]]]]:
-    """For each session and delay: buckets, and how many samples fell into each."""
+def _histograms(about: Int64, counts: list[int]) -> list[list[list[tuple[int, int]]]]:
+    """For each session and delay: buckets, and how many of the distances `about` its
+    origin fell into each."""
     owner = np.repeat(np.arange(len(counts)) * DIRECTIONS, counts)
-    keys = (owner + np.arange(DIRECTIONS)[:, None]) * BUCKETS + buckets_of(delays)
+    keys = (owner + np.arange(DIRECTIONS)[:, None]) * BUCKETS + buckets_of(about)
     unique, numbers = np.unique(keys, return_counts=True)
     found: list[list[list[tuple[int, int]]]] = [[[] for _ in range(DIRECTIONS)] for _ in counts]
     owners, buckets = np.divmod(unique, BUCKETS)

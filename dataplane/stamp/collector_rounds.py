@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dataplane.histogram import SUB_BUCKETS, buckets_of
+from dataplane.histogram import SUB_BUCKETS, buckets_of, distances
 from dataplane.histogram_store import (
     BLOCK_WORDS,
     BLOCKS_AT,
@@ -74,10 +74,12 @@ _T1_METHOD = 8 * _HEAD + SessionHead.t1_method.offset  # type: ignore[attr-defin
 _T4_METHOD = 8 * _HEAD + SessionHead.t4_method.offset  # type: ignore[attr-defined]
 _INTERVALS = word_of(SessionState, "interval")
 _DELAY = word_of(IntervalState, "delay")
+_ORIGIN = word_of(DelayState, "origin_ns")
 
 
 _INTERVAL_WORDS = words_of(IntervalState)
 _DELAY_WORDS = words_of(DelayState)
+_ORIGIN = word_of(DelayState, "origin_ns")
 _RING_WORDS = words_of(RingHeader)
 _RING_HEAD = word_of(RingHeader, "head")
 _RECORD_WORDS = RECORD.size // 8
@@ -147,13 +149,15 @@ def places_in_histograms(
 ) -> tuple[npt.NDArray[np.int64], Mask]:
     """Where each delay (a row of three for each session) is counted, in integers of 32
     bits, apart from the parity of the interval; and which sessions have a place for all,
-    and none that is too far off to be worked on in 64 bits."""
+    about an origin that is known, and none that is too far off to be worked on in 64 bits."""
     at = table.columns[HISTOGRAMS][rows][:, None]
-    buckets = buckets_of(delays)
+    origins = _origins(table, rows)
+    buckets = buckets_of(distances(delays, origins))
     directory = (at + DIRECTORY_AT) // 2 + _DIRECTIONS * OCTAVES + (buckets >> OCTAVE_BITS)
     entries = table.arena.halves[directory].astype(np.int64)
     unused = table.columns[DELAYS][rows][:, None] <= _DIRECTIONS
     near: Mask = np.all(np.abs(delays) <= FAR_NS, axis=1)
+    near &= ((origins != 0) | unused).all(axis=1)
     new = (entries == 0) & ~unused & near[:, None]
     if new.any():
         _begin_octaves(table, at[:, 0], directory, new)
@@ -161,6 +165,15 @@ def places_in_histograms(
     places = (at + BLOCKS_AT) // 4 + (entries - 1) * BLOCK_WORDS + (buckets & SUB_BUCKETS - 1)
     known: Mask = ((entries != 0) | unused).all(axis=1) & near
     return places, known
+
+
+def _origins(table: SessionTable, rows: Rows) -> Int64:
+    """`DelayState.origin_ns` of each delay."""
+    words, state = table.arena.words, table.columns[STATE][rows]
+    parity = words[state + _CLOSED] & 1
+    at = state + _INTERVALS + parity * _INTERVAL_WORDS + _DELAY + _ORIGIN
+    origins: Int64 = words[at[:, None] + _DIRECTIONS * _DELAY_WORDS]
+    return origins
 
 
 def _begin_octaves(table: SessionTable, at: Int64, directory: Int64, new: Mask) -> None:
@@ -255,7 +268,7 @@ def _update(states: npt.NDArray[Any], values_ns: Int64, sequences: Int64) -> Non
     samples += 1
     first = samples == 1
     if first.any():
-        for name in ("origin_ns", "min_ns", "max_ns"):
+        for name in ("min_ns", "max_ns"):
             states[name][first] = values_ns[first]
         mean[first] = m2[first] = 0.0
     about_origin = (values_ns - states["origin_ns"]).astype(np.float64)

@@ -11,7 +11,14 @@ import numpy.typing as npt
 
 from dataplane.arena import Arena
 from dataplane.clock import ClockStatus
-from dataplane.histogram import CENTRE, SUB_BUCKETS
+from dataplane.histogram import (
+    QUARTILES,
+    SAMPLES_TO_MOVE,
+    SUB_BUCKETS,
+    distances,
+    middles_of,
+    next_origins,
+)
 from dataplane.histogram_store import (
     BLOCK,
     BLOCKS_AT,
@@ -67,7 +74,10 @@ _OF_INTERVAL = {name: word_of(IntervalState, name) for name, _ in IntervalState.
 _OF_DELAY = {name: word_of(DelayState, name) for name, _ in DelayState._fields_}
 _DELAY_WORDS = words_of(DelayState)
 _DELAYS_WORDS = DIRECTIONS * _DELAY_WORDS
-_PREVIOUS = [_OF_DELAY[name] for name in ("previous_sequence", "previous_ns", "has_previous")]
+_PREVIOUS = [
+    _OF_DELAY[name] for name in ("origin_ns", "previous_sequence", "previous_ns", "has_previous")
+]
+"""What the next interval begins with."""
 _REPORTED = [
     word_of(Counters, name)
     for name in ("sent", "received", "duplicates", "reordered", "late", "unresolved", "lost")
@@ -137,7 +147,7 @@ def close_round(table: SessionTable, rows: Rows, kind: Kind) -> None:
     entry[:, 13] = entry[:, 10]
     summaries = entry[:, _FRONT:].reshape(len(rows), DIRECTIONS, width)
     _summarize(delays, summaries[:, :, :_SUMMARY])
-    _take_histograms(table, rows, new, delays, kind, summaries[:, :, _SUMMARY:])
+    moves = _take_histograms(table, rows, new, delays, kind, summaries[:, :, _SUMMARY:])
     summaries[:, kind.directions :, 0] = 0
     summaries[:, kind.directions :, 1:] = UNKNOWN_NS
     place = columns[INTERVALS][rows] + number % kind.slots * entry.shape[1]
@@ -148,6 +158,9 @@ def close_round(table: SessionTable, rows: Rows, kind: Kind) -> None:
     fresh[:, :, _PREVIOUS] = delays[:, : kind.directions, _PREVIOUS]
     table.arena.put(following + at, fresh.reshape(len(rows), -1))
     columns[END_NS][rows] = end_ns + columns[LENGTH_NS][rows]
+    for index, direction, origin_ns in moves:
+        collector = table.collectors[int(rows[index])]
+        collector.move_origin(int(new[index]), direction, origin_ns)
     words[state + _CLOSED] = number
     words[state + VERSION] = version + 1
     for row, closed in zip(rows.tolist(), number.tolist(), strict=True):
@@ -200,9 +213,12 @@ def _summarize(delays: Int64, summaries: Int64) -> None:
 
 def _take_histograms(
     table: SessionTable, rows: Rows, new: Int64, delays: Int64, kind: Kind, percentiles: Int64
-) -> None:
+) -> list[tuple[int, int, int]]:
     """Put the percentiles of the closing intervals into `percentiles`, and close their
-    histograms as `HistogramStore.close` does."""
+    histograms as `HistogramStore.close` does.
+
+    Returns origins that are to be moved: index of the row, delay, and where to.
+    """
     arena, at = table.arena, table.columns[HISTOGRAMS][rows]
     directories = arena.pick((at + DIRECTORY_AT) // 8, _DIRECTORY_WORDS).view(np.uint16)
     owner, entry = directories.nonzero()
@@ -217,7 +233,7 @@ def _take_histograms(
     arena.put(blocks + _CURRENT + parity * half, np.zeros_like(packed))
     percentiles[:] = UNKNOWN_NS
     if not len(owner) or not kind.percentiles:
-        return
+        return []
     # Of each delay of each session: where its samples begin and end among all of them.
     segments = np.arange(len(rows) * DIRECTIONS + 1)
     octaves = (owner * DIRECTIONS + entry // OCTAVES).searchsorted(segments)
@@ -227,33 +243,25 @@ def _take_histograms(
     samples = delays[..., _OF_DELAY["samples"]].ravel()
     known = ((total > 0) & (samples > 0)).nonzero()[0]
     total, first = total[known], edges[known]
-    least = delays[..., _OF_DELAY["min_ns"]].ravel()[known]
-    most = delays[..., _OF_DELAY["max_ns"]].ravel()[known]
-    found = percentiles.reshape(-1, len(kind.percentiles)).copy()
-    wanted = -np.array(kind.percentiles)[:, None]
+    origin, least, most, last = (
+        delays[..., _OF_DELAY[name]].ravel()[known]
+        for name in ("origin_ns", "min_ns", "max_ns", "last_ns")
+    )
+    wanted = -np.array((*kind.percentiles, *QUARTILES))[:, None]
     ranks = np.minimum(np.maximum((-(wanted * total // 100)).astype(np.int64), 1), total)
     where = cumulative[1:].searchsorted(first + ranks)
     octave = where >> OCTAVE_BITS
     buckets = (entry[octave] % OCTAVES << OCTAVE_BITS) + (where & full - 1)
-    found[known] = np.minimum(np.maximum(_middles(buckets), least), most).T
-    percentiles[:] = found.reshape(percentiles.shape)
-
-
-def _middles(buckets: Int64) -> Int64:
-    """Of `bucket_bounds`."""
-    negative = buckets < CENTRE
-    within = np.where(negative, CENTRE - 1 - buckets, buckets - CENTRE)
-    shift = np.maximum((within >> OCTAVE_BITS) - 1, 0)
-    low = within - (shift << OCTAVE_BITS) << shift
-    high = low + ((1 << shift) - 1)
-    middles: Int64 = np.where(negative, _floored(~high, ~low), _floored(low, high))
-    return middles
-
-
-def _floored(low: Int64, high: Int64) -> Int64:
-    """(low + high) // 2, without an overflow."""
-    middle: Int64 = (low >> 1) + (high >> 1) + (low & high & 1)
-    return middle
+    about = np.maximum(middles_of(buckets), distances(least, origin))
+    found = origin + np.minimum(about, distances(most, origin))
+    count = len(kind.percentiles)
+    percentiles[known // DIRECTIONS, known % DIRECTIONS] = found[:count].T
+    following = next_origins(found[count:], last, origin)
+    enough = samples[known] >= SAMPLES_TO_MOVE
+    return [
+        (*divmod(int(known[at]), DIRECTIONS), int(following[at]))
+        for at in np.flatnonzero(enough & (following != origin))
+    ]
 
 
 def _add_to_totals(arena: Arena, at: Int64, new: Int64, later: Int64) -> None:

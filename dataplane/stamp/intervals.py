@@ -6,12 +6,9 @@ Times are of the monotonic clock.
 
 from __future__ import annotations
 
-from dataplane.histogram import bucket_of
+from dataplane.histogram import bucket_of, distance
 from dataplane.loss import LossAttribution
 from dataplane.session_state import (
-    BACKWARD,
-    FORWARD,
-    ROUND_TRIP,
     Counters,
     IntervalState,
     SessionHead,
@@ -99,16 +96,12 @@ class Intervals:
     def add(self, sequence: int, forward_ns: int, backward_ns: int) -> None:
         """Count the delays of one packet."""
         views = self._views
-        delays, count, parity = views.delays, views.histograms.add, views.parity
-        delays[FORWARD].update(forward_ns, sequence)
-        count(parity, FORWARD, bucket_of(forward_ns))
-        if self._store.one_way:
-            return
-        delays[BACKWARD].update(backward_ns, sequence)
-        count(parity, BACKWARD, bucket_of(backward_ns))
-        round_trip_ns = forward_ns + backward_ns
-        delays[ROUND_TRIP].update(round_trip_ns, sequence)
-        count(parity, ROUND_TRIP, bucket_of(round_trip_ns))
+        values_ns = (forward_ns, backward_ns, forward_ns + backward_ns)
+        for direction in self._store.directions:
+            delay, value_ns = views.delays[direction], values_ns[direction]
+            delay.update(value_ns, sequence)
+            bucket = bucket_of(distance(value_ns, delay.origin_ns))
+            views.histograms.add(views.parity, direction, bucket)
 
     def add_run(
         self, last_sequence: int, delays: list[DelayRun], buckets: list[list[tuple[int, int]]]

@@ -194,6 +194,10 @@ class PacketFates:
         """An interval has been closed by a round."""
         self._intervals.was_closed(number)
 
+    def move_origin(self, parity: int, direction: int, origin_ns: int) -> None:
+        """A round that closes an interval has found that the next is to be about it."""
+        self._store.move_origin(parity, direction, origin_ns)
+
     def next_timer_ns(self) -> int | None:
         """When `expire` has something to do next; None for never."""
         due = self._intervals.end_ns

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dataplane.histogram import origin_at
 from dataplane.stamp.replies import Outlook, Run
 from dataplane.stamp.reply_taking import ReplyTaking
 from dataplane.stamp.window import (
@@ -63,9 +64,8 @@ class RunTaking(ReplyTaking):
                 records["t1_ns"][row], records["t1_method"][row] = refined
 
     def origin_ns(self, direction: int, first_ns: int) -> int:
-        """What the mean of a `DelayRun` is to be about, if its first sample is `first_ns`."""
-        delay = self._intervals.delays[direction]
-        return delay.origin_ns if delay.samples else first_ns
+        """What a `DelayRun` is to be about, if its first sample is `first_ns`."""
+        return self._intervals.delays[direction].origin_ns or origin_at(first_ns)
 
     def receive_run(
         self,

@@ -14,7 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataplane.config import DelayMode, ReflectorMode, SenderSession
-from dataplane.histogram import bucket_of, buckets_of
+from dataplane.histogram import (
+    bucket_bounds,
+    bucket_of,
+    buckets_of,
+    distance,
+    distances,
+    middles_of,
+)
 from dataplane.measurement import RECORD, RECORD_DTYPE, Record, RecordRing, TimestampMethod
 from dataplane.session_state import SessionSnapshot
 from dataplane.stamp.collector import Collector
@@ -221,15 +228,15 @@ def compare(one: Side, many: Side) -> None:
             [found, *found.intervals], [expected, *expected.intervals], strict=True
         ):
             for name in ("forward", "backward", "round_trip"):
-                assert alike(getattr(ours, name), getattr(theirs, name))
+                assert alike(getattr(ours, name), getattr(theirs, name), getattr(found, name))
 
 
-def alike(one: DelaySummary | None, other: DelaySummary | None) -> bool:
-    """The same but for the last bit of a float64."""
-    if one is None or other is None:
+def alike(one: DelaySummary | None, other: DelaySummary | None, whole: DelaySummary | None) -> bool:
+    """The same but for the last bit of a float64 that is about a delay of the `whole`."""
+    if one is None or other is None or whole is None:
         return one is other
     rounded = {"mean_ns": None, "stddev_ns": None, "jitter_ns": None}
-    spread_ns = (one.max_ns or 0) - (one.min_ns or 0)
+    spread_ns = (whole.max_ns or 0) - (whole.min_ns or 0)
     same = dataclasses.replace(one, **rounded) == dataclasses.replace(other, **rounded)
     pairs = [(getattr(one, name), getattr(other, name)) for name in rounded]
     return same and all(
@@ -267,7 +274,16 @@ def test_records_appended_at_once(capacity: int, sizes: list[int], fetched: int)
 @settings(deadline=None)
 def test_buckets(values: list[int]) -> None:
     values += [2**k + d for k in range(62) for d in (-1, 0, 1)]
-    assert buckets_of(np.array(values, np.int64)).tolist() == list(map(bucket_of, values))
+    buckets = buckets_of(np.array(values, np.int64))
+    assert buckets.tolist() == list(map(bucket_of, values))
+    middles = [sum(bucket_bounds(bucket)) // 2 for bucket in buckets.tolist()]
+    assert middles_of(buckets).tolist() == middles
+
+
+@given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1), st.integers(-(2**63), 2**63 - 1))
+def test_distances(values: list[int], origin: int) -> None:
+    found = distances(np.array(values, np.int64), np.full(len(values), origin))
+    assert found.tolist() == [distance(value, origin) for value in values]
 
 
 def test_record_layouts_agree() -> None:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataplane.histogram import BUCKETS, SUB_BUCKETS
+from dataplane.histogram import BUCKETS, SUB_BUCKETS, moved
 from dataplane.histogram_store import AT_FIRST, BLOCK, SIZE, Counts, HistogramStore
 from dataplane.mapped_file import StoreError
 
@@ -19,6 +19,7 @@ steps = st.one_of(
     ),
     st.tuples(st.just("add"), st.integers(0, 2), st.integers(960, 1_000), st.just(1)),
     st.tuples(st.sampled_from(["close", "close", "clear"]), st.just(0), st.just(0), st.just(0)),
+    st.tuples(st.just("move"), st.integers(0, 2), st.just(0), st.integers(-(10**9), 10**9)),
 )
 
 
@@ -45,6 +46,7 @@ def test_samples_are_found_again(taken: list[tuple[str, int, int, int]]) -> None
     store, reader = HistogramStore(view, reserve), HistogramStore(view, reserve)
     interval = [Counter[int]() for _ in range(3)]
     total = [Counter[int]() for _ in range(3)]
+    counted: set[tuple[int, int]] = set()
     parity = 0
     for what, delay, bucket, samples in taken:
         if what == "add":
@@ -56,6 +58,12 @@ def test_samples_are_found_again(taken: list[tuple[str, int, int, int]]) -> None
                 total[each] += interval[each]
                 interval[each].clear()
             parity = 1 - parity
+        elif what == "move":
+            if not interval[delay]:
+                store.move(parity, delay, 0, samples)
+                before, total[delay] = total[delay], Counter()
+                for each, count in before.items():
+                    total[delay][moved(each, 0, samples)] += count
         else:
             store.clear()
             interval = [Counter() for _ in range(3)]
@@ -63,8 +71,8 @@ def test_samples_are_found_again(taken: list[tuple[str, int, int, int]]) -> None
         for each in range(3):
             assert sparse(reader.interval(parity)[each]) == interval[each]
             assert plain(reader.total(parity, each)) == total[each] + interval[each]
-    octaves = {(d, b // SUB_BUCKETS) for what, d, b, _ in taken if what == "add"}
-    most = len(octaves)
+            counted |= {(each, bucket) for bucket in total[each] + interval[each]}
+    most = len({(delay, bucket // SUB_BUCKETS) for delay, bucket in counted})
     assert max(reserved) <= max(AT_FIRST, AT_FIRST - 6 * BLOCK.itemsize + most * 384)
     # Nothing is written where no memory has been asked for.
     assert not any(view[max(reserved) :])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -130,6 +131,37 @@ def test_replies_taken_in_rounds(kinds: list[int], steps: Any) -> None:
                 assert ours.refined_t1(following[ssid] - 1) == theirs.refined_t1(
                     following[ssid] - 1
                 )
+
+
+def test_origins_move_in_rounds() -> None:
+    """To where delays are, in sessions of all kinds, whose paths change at different times."""
+    chance = random.Random(7)
+    with sides(configured([0, 1, 2, 3, 4] * 2)) as (one, many):
+        origins: set[int] = set()
+        for sequence in range(300):
+            now_ns = sequence * 30 * MS
+            arrivals = []
+            table = many.collectors[1].row.table
+            assert table is not None
+            expire_over(table, np.array(sorted(many.collectors)), now_ns)
+            for ssid in one.collectors:
+                for side in (one, many):
+                    side.collectors[ssid].sent(sequence, UNIX_NS + now_ns, now_ns)
+                base_ns = (0 if (sequence + 7 * ssid) // 80 % 2 else 300 + ssid) * MS
+                t2_ns = UNIX_NS + now_ns + base_ns + round(chance.expovariate(1 / 20_000))
+                t2_ns += 40 * MS * (not sequence)
+                data = reply(sequence, sequence, UNIX_NS + now_ns, t2_ns, t2_ns + 10, ssid=ssid)
+                arrivals.append(Arrival(ssid, data, now_ns + ssid))
+            for arrival in arrivals:
+                one.single(arrival)
+            many.together(arrivals)
+            for side in (one, many):
+                for collector in side.collectors.values():
+                    collector.expire(now_ns + 20)
+            compare(one, many)
+            state = one.stores[0].state
+            origins.add(state.interval[state.head.closed % 2].delay[0].origin_ns)
+        assert len(origins) > 3
 
 
 def expire_together(table: SessionTable, side: Side, now_ns: int) -> None:

@@ -5,7 +5,14 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataplane.histogram import BUCKETS, RELATIVE_ERROR, bucket_of, percentiles
+from dataplane.histogram import (
+    BUCKETS,
+    RELATIVE_ERROR,
+    UNIT_NS,
+    bucket_of,
+    distance,
+    percentiles,
+)
 from dataplane.statistics import DelayState
 
 SPREAD = st.integers(-(10**10), 10**10)
@@ -59,13 +66,17 @@ def test_merging_equals_counting_together(first: list[int], second: list[int], o
 
 @given(
     st.lists(st.integers(-(2**63), 2**63 - 1) | SPREAD, min_size=1, max_size=300),
+    st.integers(-(2**62), 2**62) | SPREAD,
     st.floats(0.01, 99.99),
 )
-def test_percentiles_are_within_the_error_bound(values: list[int], percent: float) -> None:
+def test_percentiles_are_within_the_error_bound(
+    values: list[int], origin: int, percent: float
+) -> None:
+    values = [value for value in values if abs(value - origin) < 2**63] or [origin]
     counts = np.zeros(BUCKETS, np.uint32)
     for value in values:
-        counts[bucket_of(value)] += 1
+        counts[bucket_of(distance(value, origin))] += 1
     rank = max(1, -int(-percent * len(values) // 100))
     exact = sorted(values)[rank - 1]
-    found = percentiles(counts, 0, (percent,), min(values), max(values))[percent]
-    assert abs(found - exact) <= abs(exact) * RELATIVE_ERROR
+    found = percentiles(counts, 0, (percent,), origin, min(values), max(values))[percent]
+    assert abs(found - exact) <= max(abs(exact - origin) * RELATIVE_ERROR, UNIT_NS / 2)

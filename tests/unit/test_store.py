@@ -81,7 +81,7 @@ def test_what_is_not_a_store_is_refused(tmp_path: Path, config: SenderSession) -
     cases = [
         (b"x" + good[1:], "not a session store"),
         (good[:20], "not a session store"),
-        (good[:8] + b"\x09\0\0\0" + good[12:], "layout version is 9, not 2"),
+        (good[:8] + b"\x09\0\0\0" + good[12:], "layout version is 9, not 3"),
         (good[:12] + b"\x01\0\0\0" + good[16:], f"state of 1 bytes, not {state}"),
         (good[:-1], f"{size - 1} bytes long, not {size}"),
     ]

@@ -182,7 +182,7 @@ static __always_inline void count_delays(struct collection *session, const struc
 #pragma unroll
 	for (int i = 0; i < DIRECTIONS; i++) {
 		add_sample(&sums->delay[i], session->histogram[parity & 1][i], delay[i],
-			   sums->samples);
+			   sums->samples, &session->origin_ns[i]);
 		if (pair)
 			add_pair(&sums->delay[i], delay[i], running->previous_ns[i]);
 		if (newest)

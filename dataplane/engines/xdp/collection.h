@@ -22,7 +22,7 @@
 #define ORDER_MAX 1024			/* records that are found by order; a power of two */
 
 #define DIRECTIONS 3			/* forward, backward, round-trip */
-#define BUCKETS 1920			/* dataplane/histogram.py */
+#define BUCKETS 1664			/* dataplane/histogram.py */
 #define BUCKETS_CENTRE (BUCKETS / 2)
 
 /* One packet that was sent, and its reply. A cache line. */
@@ -49,7 +49,7 @@ struct slot {
 
 /* What dataplane/statistics.py derives a DelayState from; sums are of 128 bits and more. */
 struct delay_sums {
-	__s64 origin_ns;		/* the first sample, which sums are about */
+	__s64 origin_ns;		/* what sums and histogram are about */
 	__s64 last_ns;
 	__s64 min_ns;
 	__s64 max_ns;
@@ -105,7 +105,7 @@ struct collection {
 	__u32 flags;
 	__u64 pseudo;			/* the sum of the pseudo header, as in checksum.h */
 	struct running running;
-	__u64 reserved;
+	__s64 origin_ns[DIRECTIONS];	/* of intervals that begin; 0: at the first sample */
 	struct interval_sums interval[2];	/* by parity */
 	/* What the control program has copied for user space. */
 	struct running running_then;
@@ -168,6 +168,9 @@ struct command {
 	__s64 t2_ns;
 	__s64 t3_ns;
 	__s64 t4_ns;
+	__s64 forward_origin_ns;
+	__s64 backward_origin_ns;
+	__s64 round_trip_origin_ns;
 	__u32 reflector_sequence;
 	__u16 error_estimate;
 	__u8 sender_ttl;
@@ -182,6 +185,7 @@ struct command {
 #define COMMAND_COPY 4			/* copy what changes */
 #define COMMAND_RESET 8			/* begin the sums of an interval anew */
 #define COMMAND_BOUNDARY 16		/* set `boundary` */
+#define COMMAND_ORIGIN 32		/* set the origins */
 
 enum outcome {
 	OUTCOME_NONE,

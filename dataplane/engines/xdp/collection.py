@@ -73,8 +73,10 @@ class DriverCollector(Collector):
     ) -> None:
         window = window_of(config)
         head = store.state.head
+        parity = head.closed % 2
+        origins_ns = [delay.origin_ns for delay in store.state.interval[parity].delay]
         self._maps = SessionMaps(
-            *(module, config, window, head.next_sequence, head.closed % 2),
+            *(module, config, window, head.next_sequence, parity, origins_ns),
             None if table is None else table.arena,
         )
         self._reordered_seen = 0

@@ -13,7 +13,7 @@ SSIDS = 65_536
 COLLECTOR_INTERFACES = 4_096
 ORDER_MAX = 1_024
 DIRECTIONS = 3
-BUCKETS = 1_920
+BUCKETS = 1_664
 UP_REASONS = 16
 
 
@@ -84,7 +84,7 @@ COLLECTION = structure(
     ("flags", np.uint32),
     ("pseudo", np.uint64),
     ("running", RUNNING),
-    ("reserved", np.uint64),
+    ("origin_ns", np.int64, DIRECTIONS),
     ("interval", INTERVAL_SUMS, 2),
     ("running_then", RUNNING),
     ("interval_then", INTERVAL_SUMS, 2),
@@ -105,6 +105,9 @@ COLLECTOR_COUNTERS = structure(
     ("handed_up", np.uint64, UP_REASONS),
 )
 
+ORIGINS = ("forward_origin_ns", "backward_origin_ns", "round_trip_origin_ns")
+"""Fields of `COMMAND`, by direction."""
+
 COMMAND = structure(
     ("ssid", np.uint16),
     ("parity", np.uint16),
@@ -117,6 +120,7 @@ COMMAND = structure(
     ("t2_ns", np.int64),
     ("t3_ns", np.int64),
     ("t4_ns", np.int64),
+    *((name, np.int64) for name in ORIGINS),
     ("reflector_sequence", np.uint32),
     ("error_estimate", np.uint16),
     ("sender_ttl", np.uint8),
@@ -159,6 +163,7 @@ class Command(enum.IntFlag):
     COPY = 4
     RESET = 8
     BOUNDARY = 16
+    ORIGIN = 32
 
 
 class Outcome(enum.IntEnum):

@@ -71,6 +71,11 @@ static __always_inline void obey(struct collection *session, struct command *com
 		reset(session, command->parity & 1);
 	if (command->flags & COMMAND_BOUNDARY)
 		session->boundary = command->boundary;
+	if (command->flags & COMMAND_ORIGIN) {
+		session->origin_ns[0] = command->forward_origin_ns;
+		session->origin_ns[1] = command->backward_origin_ns;
+		session->origin_ns[2] = command->round_trip_origin_ns;
+	}
 	command->outcome = OUTCOME_NONE;
 }
 

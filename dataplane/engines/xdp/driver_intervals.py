@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from dataplane.engines.xdp.collector_layouts import BUCKETS, DIRECTIONS, Command
+from dataplane.engines.xdp.collector_layouts import BUCKETS, DIRECTIONS, ORIGINS, Command
 from dataplane.engines.xdp.session_maps import SessionMaps
 from dataplane.engines.xdp.sums import IntervalSums, Running, delay_state
-from dataplane.histogram import SUB_BUCKETS, bucket_of
+from dataplane.histogram import SUB_BUCKETS, bucket_of, distance, moved
 from dataplane.stamp.intervals import Intervals
 from dataplane.stamp.session_table import Row
 from dataplane.statistics import INT64_MAX, DelayState
@@ -60,33 +60,55 @@ class DriverIntervals(Intervals):
     def _fold_delays(self, sums: IntervalSums, running: Running) -> None:
         for direction in self._store.directions:
             found, delay = delay_state(sums, direction, running), self.delays[direction]
+            origin_ns = delay.origin_ns or found.origin_ns
             if self._earlier is None:
                 delay.assign(found)
             else:
                 delay.assign(self._earlier[direction])
                 delay.merge(found)
-            last = bucket_of(found.max_ns) | SUB_BUCKETS - 1
-            self._fold_counts(direction, bucket_of(found.min_ns) & -SUB_BUCKETS, last + 1)
+            delay.move_origin(origin_ns)
+            self._fold_counts(direction, found, origin_ns)
 
-    def _fold_counts(self, direction: int, first: int, end: int) -> None:
-        """Of whole octaves. The program may have counted some that its sums do not have yet."""
+    def _fold_counts(self, direction: int, found: DelayState, origin_ns: int) -> None:
+        """In whole octaves. The program may have counted some that its sums do not have yet."""
+        least, most = (
+            bucket_of(distance(delay_ns, found.origin_ns))
+            for delay_ns in (found.min_ns, found.max_ns)
+        )
+        first, end = least & -SUB_BUCKETS, (most | SUB_BUCKETS - 1) + 1
         counts = self._maps.histograms[self.parity][direction][first:end].copy()
         before = self._counted[direction, first:end]
-        self._views.histograms.add_stretch(self.parity, direction, first, counts - before)
+        new = counts - before
         before[:] = counts
+        histograms, parity = self._views.histograms, self.parity
+        if found.origin_ns == origin_ns:
+            histograms.add_stretch(parity, direction, first, new)
+            return
+        # The origin was moved, or forgotten by a clear, when the program had begun to count
+        # in the next interval.
+        for at in np.flatnonzero(new).tolist():
+            bucket = moved(first + at, found.origin_ns, origin_ns)
+            histograms.add(parity, direction, bucket, int(new[at]))
 
     def close(self, end_ns: int, next_start_ns: int, next_end_ns: int, *, suspect: bool) -> None:
-        closing = self.parity
+        closing, origins = self.parity, self._origins_ns
         self._maps.command(Command.COPY | Command.BOUNDARY, boundary=INT64_MAX << 1 | 1 - closing)
         self.fold()
         super().close(end_ns, next_start_ns, next_end_ns, suspect=suspect)
         self._forget(closing)
         # From here on the program may count in the other one, if the next is over, too.
+        changed = self._origins_ns != origins
         self._maps.command(
-            Command.RESET | Command.BOUNDARY,
+            Command.RESET | Command.BOUNDARY | (Command.ORIGIN if changed else 0),
             parity=closing,
             boundary=next_end_ns << 1 | 1 - closing,
+            **self._origins_ns,
         )
+
+    @property
+    def _origins_ns(self) -> dict[str, int]:
+        """As the program is told."""
+        return {name: delay.origin_ns for name, delay in zip(ORIGINS, self.delays, strict=True)}
 
     def begin(self, start_ns: int, end_ns: int, *, suspect: bool) -> None:
         super().begin(start_ns, end_ns, suspect=suspect)
@@ -104,7 +126,10 @@ class DriverIntervals(Intervals):
 
     def reset(self) -> None:
         """Fold in what there is, and have the program begin anew."""
-        self._maps.command(Command.BREAK_PAIRS | Command.COPY | Command.RESET, parity=self.parity)
+        self._maps.command(
+            Command.BREAK_PAIRS | Command.COPY | Command.RESET | Command.ORIGIN,
+            parity=self.parity,
+        )
         # There is nothing in the program's histogram that was not counted yet.
         self._counted[:] = 0
         self.fold()

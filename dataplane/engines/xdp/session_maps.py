@@ -61,6 +61,7 @@ class SessionMaps:
         window: int,
         next_sequence: int,
         parity: int,
+        origins_ns: list[int],
         arena: Arena | None = None,
     ) -> None:
         """In the `arena` if there is one. Raises OSError where there is no memory."""
@@ -89,7 +90,7 @@ class SessionMaps:
         self.copied = Copied()
         """What the program had counted when it was last asked to COPY."""
         self._mask = window - 1
-        self._fill(config, next_sequence, parity)
+        self._fill(config, next_sequence, parity, origins_ns)
         try:
             for outer, inner in zip(
                 self._outer[::-1], (self._slots, self._collection), strict=True
@@ -107,13 +108,16 @@ class SessionMaps:
         """Of the slots and of `state` in the arena, in words of 8 bytes."""
         return self._slots.place // 8, self._collection.place // 8
 
-    def _fill(self, config: SenderSession, next_sequence: int, parity: int) -> None:
+    def _fill(
+        self, config: SenderSession, next_sequence: int, parity: int, origins_ns: list[int]
+    ) -> None:
         state = self.state
         state["next_sequence"] = state["settled"] = next_sequence
         state["boundary"] = INT64_MAX << 1 | parity
         state["interval_ns"] = config.computation_interval_s * 1_000_000_000
         state["timeout_ns"] = config.loss_timeout_ms * 1_000_000
         state["mask"] = self._mask
+        state["origin_ns"] = origins_ns
         reflector, local = packed(config.reflector_address), packed(config.source_address)
         state["reflector"] = np.frombuffer(reflector, np.uint8)
         state["local"] = np.frombuffer(local, np.uint8)

@@ -8,6 +8,7 @@
 
 #include "collection.h"
 
+#define UNIT_BITS 8
 #define SUB_BITS 4
 #define SMALL_BITS 31			/* what has a square that fits */
 
@@ -64,10 +65,20 @@ static __always_inline __u32 octave_of(__u64 magnitude)
 	return octave + rest;
 }
 
+/* dataplane/histogram.py: distance(). */
+static __always_inline __s64 distance(__s64 delay, __s64 origin)
+{
+	__s64 apart = (__u64)delay - (__u64)origin;
+
+	if (((delay ^ origin) & (delay ^ apart)) >= 0)
+		return apart;
+	return (delay >> 63) ^ 0x7fffffffffffffffLL;
+}
+
 /* dataplane/histogram.py. A delay is mostly in the octave that the one before was in. */
 static __always_inline __u32 bucket_of(struct delay_sums *sums, __s64 value)
 {
-	__u64 magnitude = value ^ (value >> 63);
+	__u64 magnitude = (__u64)(value ^ (value >> 63)) >> UNIT_BITS;
 	__u64 octave = sums->octave & 63;
 	__u64 bucket = magnitude >> octave;
 
@@ -80,7 +91,7 @@ static __always_inline __u32 bucket_of(struct delay_sums *sums, __s64 value)
 	return value < 0 ? BUCKETS_CENTRE - 1 - bucket : BUCKETS_CENTRE + bucket;
 }
 
-/* A sample that is seconds away from the first one: all of its square's 128 bits. */
+/* A sample that is seconds away from the origin: all of its square's 128 bits. */
 static __always_inline void add_large(struct delay_sums *sums, __s64 value)
 {
 	__u64 apart = difference_of(value, sums->origin_ns);
@@ -96,13 +107,15 @@ static __always_inline void add_large(struct delay_sums *sums, __s64 value)
 }
 
 static __always_inline void add_sample(struct delay_sums *sums, __u32 *histogram, __s64 value,
-				       __u64 samples)
+				       __u64 samples, __s64 *origin)
 {
 	__s64 apart;
 	__u32 bucket;
 
 	if (!samples) {
-		sums->origin_ns = value;
+		if (!*origin)
+			*origin = value | 1;
+		sums->origin_ns = *origin;
 		sums->min_ns = value;
 		sums->max_ns = value;
 	} else if (value < sums->min_ns) {
@@ -118,7 +131,7 @@ static __always_inline void add_sample(struct delay_sums *sums, __u32 *histogram
 	} else {
 		add_large(sums, value);
 	}
-	bucket = bucket_of(sums, value);
+	bucket = bucket_of(sums, distance(value, sums->origin_ns));
 	if (bucket < BUCKETS)
 		histogram[bucket]++;
 }

@@ -1,6 +1,7 @@
 """What the collector's program counts, against the sans-IO Collector: whatever happens to
 packets, and whatever is done with a session."""
 
+import random
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dataplane.bpf.syscall import XDP_DROP
 from dataplane.config import DelayMode, ReflectorMode
 from tests.integration.engines.xdp.collecting import Node, TwinNetwork, Twins, frame, payload
 from tests.property.test_collector import anything, in_order, overtaking
@@ -146,3 +148,66 @@ def play(twins: Twins, steps: list[tuple[Any, ...]], late_start: bool) -> None:
     twins.compare(now_ns)
     twins.expire(now_ns + 400 * MS)
     twins.compare(now_ns + 400 * MS)
+
+
+def test_origins_move_as_the_cores(node: Node, tmp_path: Path) -> None:
+    """To where the delays are, though the program is ahead with the next interval."""
+    chance, following = random.Random(7), 0
+    twins = Twins(node, session(), tmp_path)
+    try:
+        twins.start(0, UNIX_NS)
+        for second, base_ns in enumerate([20 * MS, 20 * MS, 25 * MS, 25 * MS, 8 * MS, 8 * MS]):
+            for turn in range(25):
+                now_ns = second * S + (turn * 40 + 15) * MS
+                twins.sent(following, UNIX_NS + now_ns, now_ns)
+                forward_ns = base_ns + round(chance.expovariate(1 / 20_000))
+                data = payload(
+                    following,
+                    following,
+                    t1_ns=UNIX_NS + now_ns,
+                    forward_ns=forward_ns if following else 60 * MS,
+                )
+                twins.arrive(frame(twins, data), now_ns + 28 * MS)
+                following += 1
+                if turn == 10:
+                    twins.compare(now_ns + 29 * MS)
+        twins.compare(6 * S)
+        assert [len(origins) for origins in twins.origins] == [4, 4, 1]
+    finally:
+        twins.close()
+
+
+def test_a_clear_while_the_program_is_ahead(node: Node, tmp_path: Path) -> None:
+    """What it has counted in the next interval stays about the origin that was forgotten."""
+    twins = Twins(node, session(), tmp_path)
+    driver = twins.driver
+    delays = [40 * MS, 41 * MS, 7 * MS + 100_000, 7 * MS, 7 * MS + 200_000]
+    try:
+        driver.start(0, UNIX_NS)
+
+        def arrive(sequence: int, now_ns: int) -> None:
+            driver.sent(sequence, UNIX_NS + now_ns, now_ns)
+            data = payload(sequence, sequence, t1_ns=UNIX_NS + now_ns, forward_ns=delays[sequence])
+            assert node.run(frame(twins, data).encode(), now_ns) == XDP_DROP
+
+        arrive(0, 500 * MS)
+        driver.sent(1, UNIX_NS + 999 * MS, 999 * MS)
+        data = payload(1, 1, t1_ns=UNIX_NS + 999 * MS, forward_ns=delays[1])
+        assert node.run(frame(twins, data).encode(), 1_001 * MS) == XDP_DROP
+        driver.clear(999 * MS)
+        arrive(2, 999 * MS + 1)
+        for sequence in (3, 4):
+            arrive(sequence, (1_000 + sequence) * MS)
+        driver.drain(2 * S)
+        snapshot = twins.stores[1].snapshot()
+        found = [interval.forward for interval in snapshot.intervals] + [snapshot.forward]
+        for summary, taken in zip(
+            found, (delays[2:3], delays[1:2] + delays[3:], delays[1:]), strict=True
+        ):
+            assert summary is not None
+            assert (summary.samples, summary.max_ns) == (len(taken), max(taken))
+            median = sorted(taken)[(len(taken) - 1) // 2]
+            assert abs(summary.percentiles[50.0] - median) <= (delays[1] - delays[2]) / 16
+            assert abs(summary.percentiles[99.0] - max(taken)) <= (delays[1] - delays[2]) / 16
+    finally:
+        twins.close()
