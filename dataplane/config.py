@@ -160,8 +160,7 @@ class Reflector:
     """False: an unknown SSID is reflected, stateless and without a return path."""
 
     rate_limit: int | None = None
-    """Requests a second that are taken from one source, of an engine that counts
-    them; None for any number."""
+    """Requests a second that are taken from one source; None for any number."""
 
     sessions: dict[tuple[int, IPAddress | None], ReflectorSession] = field(default_factory=dict)
     """By SSID and sender address."""

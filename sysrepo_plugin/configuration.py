@@ -32,6 +32,7 @@ from dataplane.engines.base import (
     check_reflector,
     check_reflector_session,
     check_sender,
+    check_sender_role,
 )
 from dataplane.stamp.timestamp import TimestampFormat
 
@@ -39,6 +40,7 @@ ROOT = "/srv6-stamp:stamp"
 SENDER_PATH = f"{ROOT}/session-sender"
 REFLECTOR_PATH = f"{ROOT}/session-reflector"
 
+SENDER_LEAVES = {"interfaces": "interface"}
 SENDER_SESSION_LEAVES = {
     "reflector_address": "reflector-address",
     "source_address": "source-address",
@@ -100,6 +102,8 @@ def check(node: Node, capabilities_of: Callable[[str], Capabilities]) -> None:
     """
     if (sender := node.sender) is not None:
         able = _capabilities(capabilities_of, sender.engine, SENDER_PATH)
+        refusals = check_sender_role(sender.engine, able, sender)
+        _refuse(refusals, SENDER_PATH, SENDER_PATH, SENDER_LEAVES)
         for session in sender.sessions.values():
             refusals = check_sender(sender.engine, able, session)
             path = sender_session_path(session.ssid)

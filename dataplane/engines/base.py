@@ -18,7 +18,7 @@ from ipaddress import IPv6Address
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from dataplane.config import IPAddress, Node, Reflector, ReflectorSession, SenderSession
+from dataplane.config import IPAddress, Node, Reflector, ReflectorSession, Sender, SenderSession
 from dataplane.engines.hook_claims import HookClaims
 from dataplane.stamp.errors import DiscardReason
 from dataplane.stamp.session_reflector import SessionState
@@ -226,7 +226,7 @@ class Capabilities:
     """TLV types that are understood (RFC 8972 §5)."""
 
     needs_interfaces: bool = False
-    """Whether a Session-Reflector has to name the interfaces it serves."""
+    """Whether a role has to name the interfaces that its packets arrive on."""
 
     counters_lag_ms: int = 0
     """How far behind the packets the counters of a Session-Reflector may be."""
@@ -243,6 +243,11 @@ class Refusal(NamedTuple):
     that was checked, except for "engine", which is the role's."""
     reason: str
     """For the operator."""
+
+
+def check_sender_role(name: str, capabilities: Capabilities, sender: Sender) -> list[Refusal]:
+    """Why engine `name` cannot run `sender` itself, its sessions aside."""
+    return _interfaces(name, capabilities, sender.interfaces, "replies")
 
 
 def check_sender(name: str, capabilities: Capabilities, session: SenderSession) -> list[Refusal]:
@@ -268,9 +273,7 @@ def check_reflector(name: str, capabilities: Capabilities, reflector: Reflector)
     if Role.REFLECTOR not in capabilities.roles:
         return [Refusal("engine", f"engine {name} has no Session-Reflector")]
     refusals = _families(name, capabilities, {"source_address": reflector.source_address})
-    if capabilities.needs_interfaces and not reflector.interfaces:
-        text = f"engine {name} needs the names of the interfaces that requests arrive on"
-        refusals.append(Refusal("interfaces", text))
+    refusals += _interfaces(name, capabilities, reflector.interfaces, "requests")
     most, sessions = capabilities.reflector_sessions_max, len(reflector.sessions)
     if most is not None and sessions > most:
         text = f"engine {name} reflects at most {most} sessions, not {sessions}"
@@ -286,6 +289,15 @@ def check_reflector_session(
     refusals = _families(name, capabilities, {"sender_address": sender})
     refusals += _segments(name, capabilities, session.segments, sender)
     return refusals + _timestamp_format(name, capabilities, session.timestamp_format)
+
+
+def _interfaces(
+    name: str, capabilities: Capabilities, interfaces: tuple[str, ...], packets: str
+) -> list[Refusal]:
+    if interfaces or not capabilities.needs_interfaces:
+        return []
+    text = f"engine {name} needs the names of the interfaces that {packets} arrive on"
+    return [Refusal("interfaces", text)]
 
 
 def _families(

@@ -19,6 +19,7 @@ from dataplane.engines.base import (
     check_reflector,
     check_reflector_session,
     check_sender,
+    check_sender_role,
 )
 
 ENGINES: dict[str, str] = {
@@ -51,6 +52,8 @@ def refusals(node: Node) -> Iterator[str]:
         except EngineError as error:
             yield str(error)
         else:
+            for _, reason in check_sender_role(sender.engine, able, sender):
+                yield reason
             for session in sender.sessions.values():
                 for _, reason in check_sender(sender.engine, able, session):
                     yield f"session {session.ssid}: {reason}"

@@ -79,6 +79,7 @@ _ORIGIN = word_of(DelayState, "origin_ns")
 
 _INTERVAL_WORDS = words_of(IntervalState)
 _DELAY_WORDS = words_of(DelayState)
+_ORIGIN = word_of(DelayState, "origin_ns")
 _RING_WORDS = words_of(RingHeader)
 _RING_HEAD = word_of(RingHeader, "head")
 _RECORD_WORDS = RECORD.size // 8

@@ -257,7 +257,7 @@ def _take_histograms(
     count = len(kind.percentiles)
     percentiles[known // DIRECTIONS, known % DIRECTIONS] = found[:count].T
     following = next_origins(found[count:], last, origin)
-    enough = delays[..., _OF_DELAY["samples"]].ravel()[known] >= SAMPLES_TO_MOVE
+    enough = samples[known] >= SAMPLES_TO_MOVE
     return [
         (*divmod(int(known[at]), DIRECTIONS), int(following[at]))
         for at in np.flatnonzero(enough & (following != origin))

@@ -83,6 +83,16 @@ def running(
                     stream.close()
 
 
+def await_server(daemon: subprocess.Popen[str], log: Path) -> None:
+    """Wait until the server accepts connections; its socket is there a little before."""
+
+    def ready() -> bool:
+        return "listening on" in log.read_text() or daemon.poll() is not None
+
+    wait_until(ready, "server socket")
+    assert daemon.poll() is None, log.read_text()
+
+
 @dataclass
 class Lab:
     """What a test needs to reach its server."""
@@ -251,8 +261,7 @@ def _lab(folder: Path, env: dict[str, str], options: tuple[str, ...]) -> Iterato
                 log=folder / "netconfd.log",
             )
         )
-        wait_until(lambda: path.is_socket() or daemon.poll() is not None, "server socket")
-        assert daemon.poll() is None, (folder / "netconfd.log").read_text()
+        await_server(daemon, folder / "netconfd.log")
         stack.enter_context(running([sshd, "-D", "-e", "-f", str(config)], log=folder / "sshd.log"))
         wait_until(lambda: _can_connect(port), "sshd")
         yield Lab(folder, env, path, port, folder / "user_key", daemon, provider)

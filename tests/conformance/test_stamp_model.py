@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
-from tests.conformance.conftest import ROOT, running, wait_until
+from tests.conformance.conftest import ROOT, await_server, running, wait_until
 from tests.conformance.raw_client import NC, RawClient, as_user, raw_client
 from tests.conformance.test_control import NOBODY, failure_of
 from tools.repository import Repository
@@ -45,8 +45,7 @@ def server(folder: Path, environment: dict[str, str]) -> Iterator[Path]:
     command += ["--socket", str(socket), "--group", "nogroup"]
     log = folder / "netconfd.log"
     with running(command, env=environment, log=log) as daemon:
-        wait_until(lambda: socket.is_socket() or daemon.poll() is not None, "server socket")
-        assert daemon.poll() is None, log.read_text()
+        await_server(daemon, log)
         yield socket
 
 

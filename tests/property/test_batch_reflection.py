@@ -19,6 +19,7 @@ from dataplane.engines.common.batch_reflection import BatchReflection, rthdr_of
 from dataplane.engines.common.transport import Datagram
 from dataplane.stamp.errors import DiscardReason
 from dataplane.stamp.packet import SenderPacket
+from dataplane.stamp.rate_limit import RateLimiter
 from dataplane.stamp.session_reflector import Reply, SessionReflector
 from dataplane.stamp.timestamp import ErrorEstimate, TimestampFormat
 
@@ -127,9 +128,14 @@ class Node:
     def __init__(self, config: Reflector) -> None:
         self.core = SessionReflector(config)
         self.wire = Wire()
-        self.failed = 0
+        self.failed = self.refused = 0
+        self.limiter = RateLimiter(config.rate_limit) if config.rate_limit else None
 
     def reflect(self, request: Datagram) -> Reply | None:
+        source = IPv6Address(request.source).packed
+        if self.limiter is not None and not self.limiter.admits(source, request.received_ns):
+            self.refused += 1
+            return None
         reply = self.core.receive(
             request.data,
             source=IPv6Address(request.source),
@@ -150,7 +156,13 @@ class Node:
         return reply
 
     def state(self) -> object:
-        return dict(self.core.states), self.core.unconfigured, self.core.discarded, self.failed
+        return (
+            dict(self.core.states),
+            self.core.unconfigured,
+            self.core.discarded,
+            self.failed,
+            self.refused,
+        )
 
 
 payloads = st.builds(
@@ -208,11 +220,18 @@ def traffic(draw: st.DrawFn) -> list[Datagram]:
     st.booleans(),
     st.lists(st.integers(0, 30), max_size=8),
     st.sampled_from([0, 37]),
+    st.sampled_from([None, None, 2, 100]),
 )
 def test_batches_are_answered_as_single_packets_are(
-    arrivals: list[Datagram], required: bool, refused: list[int], tai_offset_s: int
+    arrivals: list[Datagram],
+    required: bool,
+    refused: list[int],
+    tai_offset_s: int,
+    rate_limit: int | None,
 ) -> None:
-    config = Reflector(require_configured_session=required, sessions=SESSIONS)
+    config = Reflector(
+        require_configured_session=required, rate_limit=rate_limit, sessions=SESSIONS
+    )
     one_by_one, batched = Node(config), Node(config)
     for node in (one_by_one, batched):
         node.core.tai_offset_s = tai_offset_s
@@ -223,8 +242,9 @@ def test_batches_are_answered_as_single_packets_are(
     # Twice the same configuration in between: what is forgotten is learnt again.
     for part in (arrivals[:50], arrivals[50:]):
         batched.wire.waiting = list(part)
-        failed = batches.serve(batched.core, batched.reflect)
+        failed, over = batches.serve(batched.core, batched.reflect, batched.limiter)
         batched.failed += sum(failed.values())
+        batched.refused += over
         batches.forget()
 
     # Replies to one peer stay in order; those to different ones may pass each other.
@@ -259,7 +279,7 @@ def test_each_of_very_many_senders_gets_its_own_reply() -> None:
             )
             asked += 1
         while node.wire.waiting:
-            assert not batches.serve(node.core, node.reflect)
+            assert batches.serve(node.core, node.reflect, None) == ({}, 0)
     assert len(node.wire.sent) == asked
     for payload, _, peer, *_ in node.wire.sent:
         assert isinstance(payload, bytes)

@@ -80,8 +80,7 @@ def test_samples_are_found_again(taken: list[tuple[str, int, int, int]]) -> None
             assert sparse(reader.interval(parity)[each]) == interval[each]
             assert plain(reader.total(parity, each)) == total[each] + interval[each]
             counted |= {(each, bucket) for bucket in total[each] + interval[each]}
-    octaves = {(delay, bucket // SUB_BUCKETS) for delay, bucket in counted}
-    most = len(octaves)
+    most = len({(delay, bucket // SUB_BUCKETS) for delay, bucket in counted})
     assert max(reserved) <= max(AT_FIRST, BLOCKS_AT + most * BLOCK.itemsize)
     # Nothing is written where no memory has been asked for.
     assert not any(view[max(reserved) :])

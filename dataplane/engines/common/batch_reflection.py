@@ -23,6 +23,7 @@ from dataplane.engines.common.batch import BATCH, BURST, SMALL, Batch, BatchTran
 from dataplane.engines.common.transport import Datagram
 from dataplane.srv6 import rthdr_for_socket
 from dataplane.stamp.packet import OPEN
+from dataplane.stamp.rate_limit import RateLimiter
 from dataplane.stamp.reflector_flows import ReflectorFlows, Replies, Requests, stamp
 from dataplane.stamp.session_reflector import Reply, SessionReflector
 from dataplane.stamp.timestamp import TimestampFormat
@@ -40,6 +41,8 @@ LEARNT_MAX = 8
 LEARNT_LATER_MAX = 64
 """Flows that are learnt when the batch has been answered, beside those; more wait for
 another batch."""
+
+Rows = slice | npt.NDArray[np.intp]
 
 _DSCP_BITS = 6
 _DSCP = (1 << _DSCP_BITS) - 1
@@ -99,29 +102,35 @@ class BatchReflection:
         self._lane_numbers.clear()
 
     def serve(
-        self, core: SessionReflector, reflect: Callable[[Datagram], Reply | None]
-    ) -> Counter[str]:
-        """Receive once, and answer. `reflect` does so for one packet.
+        self,
+        core: SessionReflector,
+        reflect: Callable[[Datagram], Reply | None],
+        limiter: RateLimiter | None,
+    ) -> tuple[Counter[str], int]:
+        """Receive once, and answer. `reflect` does so for one packet, and asks `limiter`.
 
-        Returns the replies that could not be sent, by what an operator is told.
+        Returns the replies that could not be sent, by what an operator is told; and how
+        many of the other requests `limiter` did not admit.
         """
-        batch, failed = self._batch, Counter[str]()
+        batch, failed, refused = self._batch, Counter[str](), 0
         self._more = self._transport.receive_batch(batch)
         count = batch.count
         if count < SMALL:
             for row in range(count):
                 reflect(batch.datagram(row))
-            return failed
-        places = self._flows.find(_requests(batch, 0, count))
+            return failed, refused
+        places = self._flows.find(_requests(batch, slice(count)))
         learnt = row = 0
         later: list[tuple[int, Reply]] = []
         while row < count:
             unknown = np.flatnonzero(places[row:] < 0)
             end = row + int(unknown[0]) if len(unknown) else count
-            if end > row:
-                requests = _requests(batch, row, end)
-                replies = self._flows.reflect(requests, places[row:end], core.tai_offset_s)
-                self._send(replies, batch.traffic_class[row:end] & DSCP_MASK, core, failed)
+            rows = _admitted(batch, row, end, limiter)
+            known = places[rows]
+            refused += end - row - len(known)
+            if len(known):
+                replies = self._flows.reflect(_requests(batch, rows), known, core.tai_offset_s)
+                self._send(replies, batch.traffic_class[rows] & DSCP_MASK, core, failed)
             if end < count:
                 reply = reflect(batch.datagram(end))
                 if reply is not None and batch.length[end] == OPEN.length:
@@ -129,14 +138,15 @@ class BatchReflection:
                     if learnt < LEARNT_MAX:
                         learnt += 1
                         self._learn(batch, end, reply)
-                        places[end + 1 :] = self._flows.find(_requests(batch, end + 1, count))
+                        rest = slice(end + 1, count)
+                        places[rest] = self._flows.find(_requests(batch, rest))
                     elif len(later) < LEARNT_LATER_MAX:
                         later.append((end, reply))
             row = end + 1
         for row, reply in later:
-            if self._flows.find(_requests(batch, row, row + 1))[0] < 0:
+            if self._flows.find(_requests(batch, slice(row, row + 1)))[0] < 0:
                 self._learn(batch, row, reply)
-        return failed
+        return failed, refused
 
     def _learn(self, batch: Batch, row: int, reply: Reply) -> None:
         """What was replied to one packet is replied to its flow from now on."""
@@ -154,7 +164,7 @@ class BatchReflection:
                 self.forget()
             number = self._lane_numbers[lane] = len(self._lanes)
             self._lanes.append(lane)
-        self._flows.learn(_requests(batch, row, row + 1), reply, number)
+        self._flows.learn(_requests(batch, slice(row, row + 1)), reply, number)
 
     def _send(
         self,
@@ -194,8 +204,16 @@ class BatchReflection:
         return transport.send_burst(replies.payloads[rows], *lane[1:])
 
 
-def _requests(batch: Batch, start: int, end: int) -> Requests:
+def _admitted(batch: Batch, start: int, end: int, limiter: RateLimiter | None) -> Rows:
+    """The rows from `start` to before `end` that may be answered."""
     rows = slice(start, end)
+    if limiter is None:
+        return rows
+    admitted = limiter.admitted(batch.source[rows], batch.received_ns[rows])
+    return start + np.flatnonzero(admitted)
+
+
+def _requests(batch: Batch, rows: Rows) -> Requests:
     return Requests(
         batch.data[rows],
         batch.length[rows],

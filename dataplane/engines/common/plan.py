@@ -12,9 +12,13 @@ from dataplane.engines.common.schedule import Schedule
 if TYPE_CHECKING:
     from dataplane.engines.common.run import SenderRun
 
-SLACK = 20
+SLACK = 100
 """Where many sessions share a port, a packet may leave later than it is due by this part
 of its interval, so that others go along with it."""
+
+SLOW_NS = 200_000_000
+SLOW_SLACK = 20
+"""The same where intervals are as long as that, or longer."""
 
 SLACK_MAX_NS = 50_000_000
 
@@ -25,6 +29,11 @@ What is counted does not depend on it."""
 EXPIRY_SLACK_MAX_NS = 100_000_000
 
 _NS_PER_US = 1_000
+
+
+def slack_ns_of(interval_ns: int) -> int:
+    """How late a packet of such a session may leave."""
+    return min(interval_ns // (SLACK if interval_ns < SLOW_NS else SLOW_SLACK), SLACK_MAX_NS)
 
 
 class Plan:
@@ -50,8 +59,7 @@ class Plan:
         if schedule is None:
             self._own(run)[0].at(due_ns)
         else:
-            slack_ns = min(config.interval_us * _NS_PER_US // SLACK, SLACK_MAX_NS)
-            schedule.send_at(config.ssid, due_ns, slack_ns)
+            schedule.send_at(config.ssid, due_ns, slack_ns_of(config.interval_us * _NS_PER_US))
 
     def expiry_at(self, run: SenderRun, due_ns: int | None) -> None:
         schedule, config = self._current(run), run.config

@@ -5,6 +5,7 @@ Rules that hold here, before a packet is looked into:
 - It arrived on a configured interface and was sent to a unicast address.
 - It came from a unicast address and a port that can be answered.
 - A loopback address is at neither end, but on the loopback interface.
+- It is one that its source may send yet, where there is a limit.
 
 The reply leaves from the address that the request was sent to, with the DSCP
 that it arrived with. The Hop Limit of the reply is 255; the one received is in
@@ -52,6 +53,7 @@ from dataplane.engines.common.transport import (
 )
 from dataplane.reflector_store import ReflectorStore
 from dataplane.stamp.errors import DiscardReason
+from dataplane.stamp.rate_limit import RateLimiter
 from dataplane.stamp.session_reflector import Reply, SessionReflector, SessionState
 from dataplane.stamp.timestamp import NS_PER_S, encode_timestamp
 
@@ -113,6 +115,7 @@ class ReflectorRole:
         self._listeners: list[Listener] = []
         self._store: ReflectorStore | None = None
         self._core: SessionReflector | None = None
+        self._limiter: RateLimiter | None = None
         self._status: ReflectorStatus | None = None
         self._noted_ns = -NS_PER_S
 
@@ -126,6 +129,8 @@ class ReflectorRole:
             self._close_transports()
         if config.interfaces != old.interfaces:
             self._filter = InterfaceFilter(config.interfaces)
+        if config.rate_limit != old.rate_limit:
+            self._limiter = None if config.rate_limit is None else RateLimiter(config.rate_limit)
         self._forget_verdicts()
         self._serve(config)
         if config.enabled:
@@ -171,7 +176,7 @@ class ReflectorRole:
         self.close()
         self._path.unlink(missing_ok=True)
         self._config = Reflector(enabled=False)
-        self._status = None
+        self._limiter = self._status = None
         self._emit(ReflectorStatusReport(None, "not configured"))
 
     def _serve(self, config: Reflector) -> None:
@@ -273,7 +278,10 @@ class ReflectorRole:
         core, store = self._core, self._store
         assert core is not None
         assert store is not None
-        failed = batches.serve(core, functools.partial(self._reflect, transport))
+        reflect = functools.partial(self._reflect, transport)
+        failed, refused = batches.serve(core, reflect, self._limiter)
+        if refused:
+            store.role.discard(DiscardReason.RATE_LIMITED, refused)
         for error, packets in failed.items():
             store.role.discard(DiscardReason.SEND_FAILED, packets)
             self._note_error(error)
@@ -329,6 +337,9 @@ class ReflectorRole:
             )
         ):
             return DiscardReason.UNANSWERABLE
+        limiter = self._limiter
+        if limiter is not None and not limiter.admits(packed(source), request.received_ns):
+            return DiscardReason.RATE_LIMITED
         return None
 
     def _close_transports(self) -> None:

@@ -1,11 +1,13 @@
 """When the many sessions of one port send, and when it is time to look for losses.
 
 Their deadlines are columns of a `SessionTable`: one timer wakes the port when the
-first of them cannot wait any longer, and whatever is due then goes along.
+first of them cannot wait any longer, or when a whole flight is due, and whatever is due
+then goes along.
 
 A flight costs nearly as much with few packets as with many. Where flights follow each
 other so fast that they would take up the thread, they wait for more packets: as long as
-`REST` flights take, unless a packet would leave later than by `LATENESS` times its slack.
+`REST` flights take, unless a packet would leave later than by `LATENESS` times its slack,
+or by `LATENESS_MAX_NS`, if that is more than its slack.
 """
 
 from __future__ import annotations
@@ -35,8 +37,8 @@ FLIGHT = 128
 the way are short, and replies have their turn in between."""
 
 REST = 2
-LATENESS = 2
-LATENESS_MAX_NS = 50_000_000
+LATENESS = 10
+LATENESS_MAX_NS = 10_000_000
 
 SLICE = 16
 """Sessions that are looked after before packets get their turn: each may take 0.1 ms."""

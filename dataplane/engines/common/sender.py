@@ -100,7 +100,7 @@ class SenderRole:
         if not run.wants_to_run:
             state = run.status.oper_state.value
             raise EngineError(f"session {ssid} is not running: it is {state}")
-        run.stop(monotonic_ns(), "stopped by action")
+        _stop(run, "stopped by action")
         self._close_idle_ports()
 
     def clear(self, ssid: int) -> None:
@@ -110,8 +110,11 @@ class SenderRole:
         return self._run(ssid).announce(packets, monotonic_ns())
 
     def freshen(self) -> Iterator[None]:
-        """Bring all stores up to date, session by session."""
+        """Bring all stores up to date, session by session, as of now: replies that come
+        meanwhile may wait to be taken in."""
         now_ns = monotonic_ns()
+        for port in self._ports.values():
+            port.drain()
         table = self._collecting.table
         together = {} if table is None else table.collectors
         expiring: set[int] = set()
@@ -121,7 +124,7 @@ class SenderRole:
         for run in [
             run for ssid, run in self._runs.items() if ssid not in together or ssid in expiring
         ]:
-            run.freshen(monotonic_ns())
+            run.freshen(now_ns)
             yield
 
     def tick(self, now_ns: int) -> None:
@@ -186,17 +189,17 @@ class SenderRole:
     def _adapt(self, run: SenderRun, session: SenderSession) -> None:
         """What may change without a new session: `autostart`, and whether the role is enabled."""
         before, run.config = run.config, session
-        disabled, now_ns = run.status.oper_state is OperState.DISABLED, monotonic_ns()
+        disabled = run.status.oper_state is OperState.DISABLED
         if not self._config.enabled:
             if not disabled:
-                run.stop(now_ns, "the Session-Sender is disabled", OperState.DISABLED)
+                _stop(run, "the Session-Sender is disabled", OperState.DISABLED)
         elif disabled:
-            run.enable(now_ns)
+            run.enable(monotonic_ns())
         elif session.autostart != before.autostart:
             if session.autostart and not run.wants_to_run:
-                run.start(None, now_ns)
+                run.start(None, monotonic_ns())
             elif not session.autostart and run.wants_to_run:
-                run.stop(now_ns, "stopped by configuration")
+                _stop(run, "stopped by configuration")
 
     def _remove(self, run: SenderRun) -> None:
         run.remove()
@@ -213,6 +216,12 @@ class SenderRole:
 
 def _port_of(session: SenderSession) -> tuple[IPAddress, int]:
     return session.source_address, session.sender_udp_port
+
+
+def _stop(run: SenderRun, reason: str, state: OperState = OperState.STOPPED) -> None:
+    """Replies that have arrived, and wait to be taken in, are still the run's."""
+    run.port.drain()
+    run.stop(monotonic_ns(), reason, state)
 
 
 def _same_but_autostart(old: SenderSession, new: SenderSession) -> bool:

@@ -269,14 +269,13 @@ class SenderPort:
         if held_up and begun_ns - self.emptied_ns > LATE_NS:
             self.drain()
             rows = schedule.due(monotonic_ns())
-        elif self._resting and begun_ns >= self._rest_over_ns:
-            self.read()
-            rows = schedule.due(monotonic_ns())
         if len(rows) < BURST_MIN or transport is None:
             for ssid in rows.tolist():
                 self.runs[ssid].send(monotonic_ns())
         else:
             rounds.send(transport, rows, self.runs)
+        if self._resting and begun_ns >= self._rest_over_ns:
+            self.read()
         schedule.arm(monotonic_ns() - begun_ns)
 
     def _expire_together(self, rows: Rows, pressing_ns: int, now_ns: int) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
@@ -25,7 +26,10 @@ at the other end of a veth has come or gone, the own one was forced off. Asking 
 milliseconds, and longer the more routes there are."""
 
 _SYSCTLS = {6: Path("/proc/sys/net/ipv6/conf"), 4: Path("/proc/sys/net/ipv4/conf")}
-_FAMILY_IPV6 = 10
+_FAMILY_IPV4, _FAMILY_IPV6 = 2, 10
+_NUD_STALE, _NTF_USE = 0x04, 0x01
+"""linux/neighbour.h."""
+
 _TABLE_LOCAL = 255
 _UP, _LOOPBACK = 0x1, 0x8
 """IFF_UP, IFF_LOOPBACK."""
@@ -110,6 +114,14 @@ class Place(NamedTuple):
 
 
 _PRIORITY = Vlan(0)
+
+
+class Neighbour(NamedTuple):
+    """Who a device can send frames to."""
+
+    ifindex: int
+    address: str
+    mac: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +210,28 @@ class Kernel:
             # It is gone, or not ours to look at.
             return False
         return any(_attached_natively(end) for end in ends)
+
+    def stale_neighbours(self, devices: Container[int]) -> list[Neighbour]:
+        """Of these devices: those that nobody has confirmed for a while."""
+        return [
+            Neighbour(message["ifindex"], message.get_attr("NDA_DST"), _mac(address))
+            for message in self._route.get_neighbours()
+            if message["state"] == _NUD_STALE and message["ifindex"] in devices
+            for address in [message.get_attr("NDA_LLADDR")]
+            if address is not None
+        ]
+
+    def probe(self, neighbour: Neighbour) -> None:
+        """Have the kernel ask whether it is there still, as if it had sent it a packet."""
+        # It may have been forgotten by now.
+        with contextlib.suppress(NetlinkError):
+            self._route.neigh(
+                "change",
+                family=_FAMILY_IPV6 if ":" in neighbour.address else _FAMILY_IPV4,
+                dst=neighbour.address,
+                ifindex=neighbour.ifindex,
+                flags=_NTF_USE,
+            )
 
     def locals(self) -> dict[IPAddress, LocalFlag]:
         """Addresses that packets of others can be sent to, and decapsulating SIDs."""
@@ -294,10 +328,14 @@ def _device(link: Any) -> Device:
     validation = max(_sysctl(4, where, "rp_filter") for where in ("all", name))
     return Device(
         link["index"],
-        bytes.fromhex(address.replace(":", "")).ljust(6, b"\0"),
+        _mac(address).ljust(6, b"\0"),
         enabled and not signed,
         SourceValidation(min(validation, SourceValidation.LOOSE)),
     )
+
+
+def _mac(text: str) -> bytes:
+    return bytes.fromhex(text.replace(":", ""))
 
 
 def _sysctl(version: int, device: str, name: str) -> int:

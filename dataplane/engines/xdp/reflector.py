@@ -271,7 +271,20 @@ class ReflectorRole:
             self._enter(OperState.FAILED, problem, problem)
             return
         program.tables.set_config(config, self._flags(found))
+        self._probe_neighbours(found)
         self._enter(OperState.RUNNING, reason, slow.last_error if slow is not None else None)
+
+    def _probe_neighbours(self, found: Devices) -> None:
+        """The kernel notices that a neighbour has moved, or gone, when it sends it packets
+        of its own: what a program sends does not make it ask. Raises NetlinkError."""
+        assert self._program is not None
+        stale = self._kernel.stale_neighbours({device.index for device in found.devices.values()})
+        if not stale:
+            return
+        used = self._program.tables.next_hop_macs()
+        for neighbour in stale:
+            if neighbour.mac in used:
+                self._kernel.probe(neighbour)
 
     def _flags(self, found: Devices) -> ReflectorFlag:
         assert self._slow is not None

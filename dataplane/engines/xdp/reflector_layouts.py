@@ -16,6 +16,7 @@ from dataplane.engines.driver.layouts import (
 )
 from dataplane.reflector_store import HANDED_UP_SLOTS
 from dataplane.session_state import DISCARD_SLOTS
+from dataplane.stamp.rate_limit import SOURCES_MAX as SOURCES_MAX
 
 SSIDS_IN_WORD = 32
 WORDS_OF_SSIDS = 2_048
@@ -23,7 +24,6 @@ SESSIONS_MAX = 16_384
 """Sessions of a reflector; slot 0 is for requests without one."""
 
 SEGMENTS_MAX = 16
-SOURCES_MAX = 65_536
 
 REFLECTOR_CONFIG = structure(
     ("address", ADDRESS),

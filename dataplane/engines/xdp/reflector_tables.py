@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -32,12 +33,9 @@ from dataplane.engines.xdp.reflector_layouts import (
 from dataplane.reflector_store import HandedUp
 from dataplane.session_state import DISCARD_INDEX
 from dataplane.stamp.errors import DiscardReason
+from dataplane.stamp.rate_limit import BURST_NS
 from dataplane.stamp.session_reflector import SessionKey
 from dataplane.stamp.timestamp import NS_PER_S, TimestampFormat
-
-BURST_NS = NS_PER_S // 10
-"""How far a source may be ahead of its rate: what it may send at once is the
-packets of this time."""
 
 _NO_ADDRESS = bytes(ADDRESS_BYTES)
 
@@ -73,6 +71,8 @@ class ReflectorTables(NodeTables):
         self._sessions: dict[SessionKey, ReflectorSession] = {}
         self._vacant = deque(range(1, layouts.SESSIONS_MAX))
         self._former = SessionCounts(0, 0, 0)
+        self._next_hops_fd = module.map_fd("next_hops")
+        self._answered = np.zeros(layouts.SESSIONS_MAX, np.uint64)
 
     @property
     def slots(self) -> dict[SessionKey, int]:
@@ -181,6 +181,17 @@ class ReflectorTables(NodeTables):
     def states(self) -> npt.NDArray[Any]:
         """What every slot counts; a copy."""
         return self._states.copy()
+
+    def next_hop_macs(self) -> set[bytes]:
+        """Link-layer addresses that sessions with replies since the last call use."""
+        before, self._answered = self._answered, self._states["answered"].copy()
+        return {
+            np.frombuffer(hop, layouts.NEXT_HOP)[0]["destination_mac"].tobytes()
+            for slot in np.flatnonzero(self._answered != before).tolist()
+            for hop in lookup_per_cpu(
+                self._next_hops_fd, struct.pack("=I", slot), layouts.NEXT_HOP.itemsize
+            )
+        }
 
     def counted(self) -> bytes:
         """What differs whenever the program has counted a packet since."""

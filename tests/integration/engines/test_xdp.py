@@ -38,6 +38,7 @@ from dataplane.engines.xdp.engine import XdpEngine
 from dataplane.reflector_store import HandedUp, ReflectorSnapshot, ReflectorStore
 from dataplane.stamp.errors import DiscardReason
 from dataplane.stamp.session_reflector import SessionState
+from dataplane.stamp.timestamp import NS_PER_S
 from dataplane.store import SessionStore
 from tests.integration.engines.network import (
     BACK,
@@ -515,6 +516,41 @@ def test_interface_comes_back(
     reflector.becomes(OperState.RUNNING)
     ask(asking, 6, BASE)
     eventually(lambda: reflector.counted().reflected == 2, "it goes on counting")
+
+
+def test_a_neighbour_that_has_another_address(
+    network: Network,
+    run: Callable[[], Running],
+    asking: socket.socket,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The kernel is made to ask, for replies of a program do not make it."""
+    monkeypatch.setattr("dataplane.engines.xdp.reflector.LOOK_NS", NS_PER_S)
+    for name, value in (("base_reachable_time_ms", 3_000), ("delay_first_probe_time", 1)):
+        sysctl(network.reflector, f"net.ipv6.neigh.vb.{name}", value)
+    reflector = run()
+    reflector.serve(SERVED)
+    reflector.becomes(OperState.RUNNING)
+    ask(asking, 6, BASE)
+    ask(asking, 6, BASE)
+    look = ("ip", "-n", network.reflector, "-6", "neighbor", "show", "fd00:b::ff", "nud", "stale")
+    eventually(lambda: subprocess.run(look, check=True, capture_output=True).stdout, "it is stale")
+    before = reflector.counted().driver_answered
+    ip("-n", network.router, "link", "set", "rb", "address", "02:00:00:00:77:77")
+    asking.settimeout(0.1)
+
+    def answered() -> bool:
+        try:
+            ask(asking, 6, BASE)
+        except TimeoutError:
+            return False
+        return True
+
+    eventually(answered, "the first reply by the new address", timeout_s=30)
+    asking.settimeout(5)
+    for _ in range(5):
+        ask(asking, 6, BASE)
+    eventually(lambda: reflector.counted().driver_answered >= before + 5, "all by the program")
 
 
 def test_generic_where_the_driver_has_no_xdp(network: Network, run: Callable[[], Running]) -> None:

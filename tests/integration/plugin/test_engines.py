@@ -115,6 +115,11 @@ def test_xdp_reflects(sender: Element, reflector: Element) -> None:
 
 
 def test_xdp_collects(sender: Element, reflector: Element) -> None:
+    with pytest.raises(ClientError) as refusal:
+        sender.edit(select("session-sender", "xdp"))
+    assert (
+        f"{SENDER}/interface: engine xdp needs the names of the interfaces that replies arrive on"
+    ) in str(refusal.value)
     sender.edit({"session-sender": {"engine": "xdp", "interface": ["wan0"]}})
     sender.edit(sessions(session(1, interval="20000")))
     sender.await_received(1, 20)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
-from tests.conformance.conftest import running, wait_until
+from tests.conformance.conftest import await_server, running
 from tests.conformance.raw_client import NC, RawClient, raw_client
 from tests.integration.plugin.element import REFLECTOR_ADDRESS, Element
 from tools.netconf_server.messages import NOTIFICATION_NS
@@ -28,8 +28,7 @@ def client(sender: Element, tmp_path: Path) -> Iterator[RawClient]:
         command = [sys.executable, "-m", "tools.netconf_server.daemon", "--socket", str(path)]
         log = tmp_path / "netconfd.log"
         with running(command, env=sender.environment, log=log) as daemon:
-            wait_until(lambda: path.is_socket() or daemon.poll() is not None, "server socket")
-            assert daemon.poll() is None, log.read_text()
+            await_server(daemon, log)
             with raw_client(path) as client:
                 client.hello()
                 yield client

@@ -187,6 +187,7 @@ def test_lines_show_every_share(full: Results) -> None:
     positions = figure.axes[1].get_xticks()
     assert list(positions) == sorted(positions)
     assert positions[1] == -3
+    assert "Dotted" not in footnote(figure)
 
 
 def test_lines_do_not_lead_over_what_is_missing() -> None:
@@ -197,6 +198,7 @@ def test_lines_do_not_lead_over_what_is_missing() -> None:
     # A hint from each to the next, which is no line.
     hints = [line for line in figure.axes[1].get_lines() if line.get_linestyle() == ":"]
     assert [len(np.asarray(line.get_xdata())) for line in hints] == [2, 3, 3, 3]
+    assert "Dotted: from one share to the next that was measured." in footnote(figure)
     assert "reflector xdp at 0.001, 0.005, 0.01" in footnote(figure)
 
 

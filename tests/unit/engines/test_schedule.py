@@ -12,6 +12,7 @@ from dataplane.arena import Arena
 from dataplane.clock import monotonic_ns
 from dataplane.engines.common import schedule as module
 from dataplane.engines.common.loop import SPIN_NS, Loop
+from dataplane.engines.common.plan import slack_ns_of
 from dataplane.engines.common.schedule import FLIGHT, LATENESS_MAX_NS, REST, Schedule
 from dataplane.stamp.sender_rounds import Rows
 from dataplane.stamp.session_table import SessionTable
@@ -49,6 +50,20 @@ def schedule_of(table: SessionTable, timers: Timers, sessions: int, due_ns: int)
         table.columns[module.END_NS][ssid] = module.NEVER
         found.send_at(ssid, due_ns + ssid, SLACK_NS)
     return found
+
+
+@pytest.mark.parametrize(
+    ("interval_ns", "slack_ns"),
+    [
+        (10 * MS, MS // 10),
+        (199 * MS, 1_990_000),
+        (200 * MS, 10 * MS),
+        (1_000 * MS, 50 * MS),
+        (60_000 * MS, 50 * MS),
+    ],
+)
+def test_slow_sessions_may_be_later(interval_ns: int, slack_ns: int) -> None:
+    assert slack_ns_of(interval_ns) == slack_ns
 
 
 def test_those_that_have_waited_longest_leave_first(table: SessionTable) -> None:

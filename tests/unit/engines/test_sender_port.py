@@ -19,7 +19,8 @@ from dataplane.engines.base import Attachment, Role
 from dataplane.engines.common.batch import Batch
 from dataplane.engines.common.loop import Loop
 from dataplane.engines.common.run import SenderRun
-from dataplane.engines.common.sender_port import SenderPort
+from dataplane.engines.common.schedule import Schedule
+from dataplane.engines.common.sender_port import LATE_NS, SenderPort
 from dataplane.engines.common.transport import Datagram
 from dataplane.stamp.errors import DiscardReason
 
@@ -123,8 +124,8 @@ def opened(queue: Queue) -> tuple[SenderPort, Run]:
     return port, run
 
 
-def reply(received_ns: int) -> Datagram:
-    data = struct.pack("!IQHHQIQH2xB3x", 0, 0, 1, 7, 0, 0, 0, 1, 255)
+def reply(received_ns: int, ssid: int = 7) -> Datagram:
+    data = struct.pack("!IQHHQIQH2xB3x", 0, 0, 1, ssid, 0, 0, 0, 1, 255)
     return Datagram(data, str(PEER), 862, 0, None, 0, US.packed, 1, received_ns, True)
 
 
@@ -237,3 +238,25 @@ def test_of_runs_that_end_together_one_ends_at_each_step() -> None:
     assert list(begun[1]) == [None]
     assert ended == [1, 2, 3]
     assert not posted
+
+
+def test_a_process_that_was_held_up_reads_once_what_has_waited() -> None:
+    waiting = [wall_ns() - 50 * MS]
+    queue = Batches(1, *waiting)
+    sender, run = opened(queue)
+    sent: list[int] = []
+    run.send = sent.append  # type: ignore[attr-defined]
+    sender._schedule = cast(
+        Schedule,
+        SimpleNamespace(
+            due=lambda _now_ns: np.array([7]),
+            overdue_ns=lambda _rows, _now_ns: 2 * LATE_NS,
+            arm=lambda _flight_ns: None,
+        ),
+    )
+    sender._flush_schedule()
+    assert (len(run.arrived_ns), len(sent)) == (1, 1)
+    # Whatever comes now has not waited, however late the packets still are.
+    queue.coming.append(wall_ns())
+    sender._flush_schedule()
+    assert (len(run.arrived_ns), len(sent)) == (1, 2)

@@ -5,21 +5,23 @@ from __future__ import annotations
 import dataclasses
 import gc
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import IPv6Address
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from dataplane.clock import Clock, monotonic_ns
+from dataplane.clock import Clock, monotonic_ns, wall_ns
 from dataplane.config import IPAddress, Sender, SenderSession
 from dataplane.engines.base import EngineContext, OperState, Report, Role, SenderStatusReport
 from dataplane.engines.common.collecting import CollectingHere
 from dataplane.engines.common.loop import Loop
 from dataplane.engines.common.sender import SenderRole
-from dataplane.engines.common.sender_port import CROWD
+from dataplane.engines.common.sender_port import CROWD, SenderPort
 from dataplane.engines.common.transport import Transport
-from tests.unit.engines.test_sender_port import Queue
+from dataplane.session_state import SessionState
+from tests.unit.engines.test_sender_port import Queue, reply
 
 US, PEER = IPv6Address("fd00::1"), IPv6Address("fd00::2")
 RUNNING, STOPPED, DISABLED = OperState.RUNNING, OperState.STOPPED, OperState.DISABLED
@@ -139,3 +141,47 @@ def test_what_is_gone_leaves_nothing_to_collect(node: Node, count: int) -> None:
         assert [found for found in (*runs, *collectors) if found() is not None] == []
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda node: node.role.stop(7),
+        lambda node: list(node.role.freshen()),
+        lambda node: node.configure(sender(7, autostart=False)),
+        lambda node: node.configure(sender(7, enabled=False)),
+    ],
+)
+def test_replies_that_wait_are_taken_in_before_results_are_final(
+    node: Node, look: Callable[[Node], object]
+) -> None:
+    node.configure(sender(7))
+    run = node.role._run(7)
+    run.send(monotonic_ns())
+    queue = cast(SenderPort, run.port)._transport
+    assert isinstance(queue, Silent)
+    queue.waiting = [reply(wall_ns())]
+    look(node)
+    assert not queue.waiting
+    assert run.collector is not None
+    counters = run.collector._counters
+    assert (counters.sent, counters.received, counters.unresolved) == (1, 1, 0)
+
+
+def test_nothing_is_kept_that_looks_into_one_of_many_sessions(node: Node) -> None:
+    """For each of ten thousand it would be more than all else."""
+    node.configure(sender(*range(1, CROWD + 1)))
+    assert _overlays() == 0
+    (port,) = node.role._ports.values()
+    for ssid in range(1, CROWD + 1):
+        run = node.role._run(ssid)
+        run.send(monotonic_ns())
+        run.receive(reply(wall_ns(), ssid), PEER, monotonic_ns(), monotonic_ns())
+    assert _overlays() == 0
+    collector = port.runs[CROWD].collector
+    assert collector is not None
+    assert (collector.next_sequence, collector.in_flight) == (1, 0)
+
+
+def _overlays() -> int:
+    return sum(isinstance(each, SessionState) for each in gc.get_objects())

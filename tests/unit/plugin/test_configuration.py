@@ -193,13 +193,18 @@ def test_a_refusal_names_the_leaf(
     assert refusal.value.path == f"/srv6-stamp:stamp/{leaf}"
 
 
-def test_interfaces_that_an_engine_wants_named(context: libyang.Context) -> None:
-    node = node_from_tree(tree_of(context, {"session-reflector": {"engine": "xdp"}}))
+@pytest.mark.parametrize(
+    ("role", "packets"), [("session-reflector", "requests"), ("session-sender", "replies")]
+)
+def test_interfaces_that_an_engine_wants_named(
+    context: libyang.Context, role: str, packets: str
+) -> None:
+    node = node_from_tree(tree_of(context, {role: {"engine": "xdp"}}))
     with pytest.raises(ConfigurationError) as refusal:
         check(node, lambda _: Capabilities(needs_interfaces=True))
     assert str(refusal.value) == (
-        "/srv6-stamp:stamp/session-reflector/interface: "
-        "engine xdp needs the names of the interfaces that requests arrive on"
+        f"/srv6-stamp:stamp/{role}/interface: "
+        f"engine xdp needs the names of the interfaces that {packets} arrive on"
     )
 
 

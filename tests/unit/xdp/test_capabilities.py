@@ -5,15 +5,19 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from dataplane.config import Node, Reflector, ReflectorSession
+from dataplane.config import Node, Reflector, ReflectorSession, Sender
 from dataplane.engines import registry
 
 
 def test_interfaces_have_to_be_named() -> None:
     refused = list(registry.refusals(Node(reflector=Reflector(engine="xdp"))))
     assert refused == ["engine xdp needs the names of the interfaces that requests arrive on"]
-    named = Reflector(engine="xdp", interfaces=("eth0",))
-    assert list(registry.refusals(Node(reflector=named))) == []
+    refused = list(registry.refusals(Node(sender=Sender(engine="xdp"))))
+    assert refused == ["engine xdp needs the names of the interfaces that replies arrive on"]
+    named = Node(
+        Sender(engine="xdp", interfaces=("eth0",)), Reflector(engine="xdp", interfaces=("eth0",))
+    )
+    assert list(registry.refusals(named)) == []
 
 
 def test_sessions_are_bounded() -> None:

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 ZERO_GAP = 0.6
 """How far, in decades, a share of 0 is drawn left of the smallest other one."""
 LINEAR_TOP = 1.25
+HINT = ":"
+"""Style of the lines that lead over shares that were not measured."""
 
 
 def by_share(results: Results, role: Role, title: str) -> Figure:
@@ -78,7 +80,11 @@ def by_share(results: Results, role: Role, title: str) -> Figure:
     logarithmic.set_title("logarithmic", loc="left", fontsize=10, color=QUIET_COLOUR)
     handles = _legend(rows, colour_of)
     headline(figure, title, handles, columns=math.ceil(len(handles) / 2))
-    footnote(figure, [f"Not measured: {note}." for note in missing_notes(everything)])
+    notes = [f"Not measured: {note}." for note in missing_notes(everything)]
+    # The first line is that of the baseline.
+    if any(line.get_linestyle() == HINT for line in linear.get_lines()[1:]):
+        notes.insert(0, "Dotted: from one share to the next that was measured.")
+    footnote(figure, notes)
     return figure
 
 
@@ -99,7 +105,7 @@ def _draw_ours(axes: Axes, row: Sequence[Point], shares: Sequence[Decimal], colo
     known = [(x, ratio) for x, ratio in zip(places, ratios, strict=True) if math.isfinite(ratio)]
     if 1 < len(known) < len(ratios):
         # Where shares between were not measured, a thin line shows only what belongs together.
-        axes.plot(*zip(*known, strict=True), color=colour, linestyle=":", linewidth=1.0, zorder=2)
+        axes.plot(*zip(*known, strict=True), color=colour, linestyle=HINT, linewidth=1.0, zorder=2)
     for cell in row:
         if cell.ratio is None or not cell.ratio.ratio:
             continue

@@ -266,13 +266,10 @@ class Running:
         with inside(self.stand.node):
             known = tuple(sorted({name for _, name in socket.if_nameindex()} - {"lo"}))
         sender, reflector = node.sender, node.reflector
-        if sender is not None and not sender.interfaces and self._everywhere:
+        wanted = self._everywhere or self.able.needs_interfaces
+        if sender is not None and not sender.interfaces and wanted:
             sender = dataclasses.replace(sender, interfaces=known)
-        if (
-            reflector is not None
-            and not reflector.interfaces
-            and (self._everywhere or self.able.needs_interfaces)
-        ):
+        if reflector is not None and not reflector.interfaces and wanted:
             reflector = dataclasses.replace(reflector, interfaces=known)
         return dataclasses.replace(node, sender=sender, reflector=reflector)
 

@@ -102,10 +102,13 @@ def nodes(
     names: tuple[str, str], session: SenderSession, served: ReflectorSession
 ) -> tuple[Node, Node]:
     reflector = Reflector(engine=names[1], interfaces=("vb",), sessions={served.key: served})
-    return (
-        Node(sender=Sender(engine=names[0], sessions={session.ssid: session})),
-        Node(reflector=reflector),
+    needed = registry.capabilities(names[0]).needs_interfaces
+    sender = Sender(
+        engine=names[0],
+        interfaces=("va",) if needed else (),
+        sessions={session.ssid: session},
     )
+    return Node(sender=sender), Node(reflector=reflector)
 
 
 def refused(names: tuple[str, str], sender: Node, reflector: Node) -> bool:
@@ -240,7 +243,11 @@ def test_both_roles_of_one_engine(network: Network, name: str) -> None:
     served = {(ssid, None): ReflectorSession(ssid) for ssid in (6, 7)}
     both = [
         Node(
-            sender=Sender(engine=name, sessions={session.ssid: session}),
+            sender=Sender(
+                engine=name,
+                interfaces=(interface,) if registry.capabilities(name).needs_interfaces else (),
+                sessions={session.ssid: session},
+            ),
             reflector=Reflector(engine=name, interfaces=(interface,), sessions=dict(served)),
         )
         for session, interface in ((forth, "va"), (back, "vb"))

@@ -27,6 +27,7 @@ from tests.integration.engines.conformance.stand import (
     Running,
     grace,
 )
+from tests.integration.engines.conformance.test_reflector_packets import FORMS
 from tests.integration.engines.network import ip, sysctl
 
 pytestmark = pytest.mark.integration
@@ -68,6 +69,16 @@ DISCARDED: dict[str, tuple[DiscardReason, bytes]] = {
         packet(GOOD, OTHER),
     ),
 }
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_more_than_a_source_may_send(reflecting: Reflecting, form: str) -> None:
+    """In whatever headers it comes: not everything is seen in the driver."""
+    reflecting.configure(rate_limit=1)
+    for _ in range(40):
+        reflecting.stand.inject(MAIN, FORMS[form](MAIN))
+    reflecting.answer()
+    assert reflecting.running.reflector().discards[DiscardReason.RATE_LIMITED] == 39
 
 
 @pytest.mark.parametrize("case", DISCARDED)

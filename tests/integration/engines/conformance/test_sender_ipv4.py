@@ -50,7 +50,8 @@ def test_what_is_not_one_family_is_refused(sending: Sending) -> None:
             f"source {MAIN.here} and reflector {OLD.there} are of different address families",
         ),
     ):
-        node = sending.node(dataclasses.replace(OLD_SESSION, **change))
+        session = dataclasses.replace(OLD_SESSION, **change)
+        node = sending.node(session, interfaces=("n0",))
         assert list(registry.refusals(node)) == [f"session {SSID}: {reason}"]
 
 
