@@ -307,7 +307,9 @@ class DropRateSearch:
             offered_pps = int(max(trial.offered_pps for trial in passed))
             if any(HELD_UP not in trial.notes for trial in passed):
                 self._finish("the bed could not offer more", bounded=True)
-            elif offered_pps > self._passed_pps * (1 + self._settings.resolution):
+            elif offered_pps >= max(
+                self._passed_pps * (1 + self._settings.resolution), self._settings.floor_pps
+            ):
                 self._pass(offered_pps)
             else:
                 self._finish(HELD_UP, bounded=True)

@@ -124,8 +124,8 @@ def opened(queue: Queue) -> tuple[SenderPort, Run]:
     return port, run
 
 
-def reply(received_ns: int) -> Datagram:
-    data = struct.pack("!IQHHQIQH2xB3x", 0, 0, 1, 7, 0, 0, 0, 1, 255)
+def reply(received_ns: int, ssid: int = 7) -> Datagram:
+    data = struct.pack("!IQHHQIQH2xB3x", 0, 0, 1, ssid, 0, 0, 0, 1, 255)
     return Datagram(data, str(PEER), 862, 0, None, 0, US.packed, 1, received_ns, True)
 
 

@@ -20,6 +20,7 @@ from dataplane.engines.common.loop import Loop
 from dataplane.engines.common.sender import SenderRole
 from dataplane.engines.common.sender_port import CROWD, SenderPort
 from dataplane.engines.common.transport import Transport
+from dataplane.session_state import SessionState
 from tests.unit.engines.test_sender_port import Queue, reply
 
 US, PEER = IPv6Address("fd00::1"), IPv6Address("fd00::2")
@@ -165,3 +166,22 @@ def test_replies_that_wait_are_taken_in_before_results_are_final(
     assert run.collector is not None
     counters = run.collector._counters
     assert (counters.sent, counters.received, counters.unresolved) == (1, 1, 0)
+
+
+def test_nothing_is_kept_that_looks_into_one_of_many_sessions(node: Node) -> None:
+    """For each of ten thousand it would be more than all else."""
+    node.configure(sender(*range(1, CROWD + 1)))
+    assert _overlays() == 0
+    (port,) = node.role._ports.values()
+    for ssid in range(1, CROWD + 1):
+        run = node.role._run(ssid)
+        run.send(monotonic_ns())
+        run.receive(reply(wall_ns(), ssid), PEER, monotonic_ns(), monotonic_ns())
+    assert _overlays() == 0
+    collector = port.runs[CROWD].collector
+    assert collector is not None
+    assert (collector.next_sequence, collector.in_flight) == (1, 0)
+
+
+def _overlays() -> int:
+    return sum(isinstance(each, SessionState) for each in gc.get_objects())
