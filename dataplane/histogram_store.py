@@ -41,8 +41,9 @@ BLOCKS_AT = DIRECTORY_AT + 2 * BLOCKS_MAX
 SIZE = BLOCKS_AT + BLOCKS_MAX * BLOCK.itemsize
 """Bytes of the whole, with or without memory."""
 
-AT_FIRST = BLOCKS_AT + 6 * BLOCK.itemsize
-"""Bytes that need memory from the beginning."""
+BLOCKS_AT_FIRST = 10 * DELAYS
+AT_FIRST = BLOCKS_AT + BLOCKS_AT_FIRST * BLOCK.itemsize
+"""Bytes that need memory from the beginning: nearly all sessions come to use them."""
 
 OCTAVE_BITS = SUB_BUCKETS.bit_length() - 1
 BLOCK_WORDS = BLOCK.itemsize // 4

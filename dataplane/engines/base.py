@@ -7,6 +7,10 @@ sender session in a `SessionStore` of its own below its state folder, and
 reports everything else as events.
 
 An engine is told what to do from one thread; it may emit events from any.
+
+`dataplane.engines.common.engine.LoopEngine` is all of that but for how packets are
+carried, which is a `dataplane.engines.common.transport.Transport`: an engine that reads
+and writes packets in user space needs no more than one of these.
 """
 
 from __future__ import annotations
@@ -372,7 +376,7 @@ class Engine(Protocol):
 
     def configure(self, node: Node, resume: Mapping[int, Resume] | None = None) -> None:
         """Run exactly `node`. `resume`, by SSID, is how sessions that are new
-        to this engine stood in the host process before it."""
+        to this engine stood in the host process before it. Raises `EngineError`."""
 
     def start(self, ssid: int, duration_s: int | None) -> None:
         """Raises `EngineError`: no such session, role disabled, already running."""

@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataplane.histogram import BUCKETS, SUB_BUCKETS, moved
-from dataplane.histogram_store import AT_FIRST, BLOCK, SIZE, Counts, HistogramStore
+from dataplane.histogram_store import (
+    AT_FIRST,
+    BLOCK,
+    BLOCKS_AT,
+    BLOCKS_AT_FIRST,
+    SIZE,
+    Counts,
+    HistogramStore,
+)
 from dataplane.mapped_file import StoreError
 
 steps = st.one_of(
@@ -73,7 +81,7 @@ def test_samples_are_found_again(taken: list[tuple[str, int, int, int]]) -> None
             assert plain(reader.total(parity, each)) == total[each] + interval[each]
             counted |= {(each, bucket) for bucket in total[each] + interval[each]}
     most = len({(delay, bucket // SUB_BUCKETS) for delay, bucket in counted})
-    assert max(reserved) <= max(AT_FIRST, AT_FIRST - 6 * BLOCK.itemsize + most * 384)
+    assert max(reserved) <= max(AT_FIRST, BLOCKS_AT + most * BLOCK.itemsize)
     # Nothing is written where no memory has been asked for.
     assert not any(view[max(reserved) :])
 
@@ -84,14 +92,15 @@ def test_no_room_for_another_octave() -> None:
             raise StoreError("full")
 
     store = HistogramStore(memoryview(bytearray(SIZE)), refuse)
-    for octave in range(60, 66):
+    first_octave, end = 40, 40 + BLOCKS_AT_FIRST
+    for octave in range(first_octave, end):
         store.add(0, 0, octave * SUB_BUCKETS + 3)
     for bucket in (0, BUCKETS - 1):
         store.add(0, 0, bucket, 5)
     store.add(0, 1, 0)
     first, second, _ = store.interval(0)
     assert sparse(second) == Counter()
-    expected = Counter({octave * SUB_BUCKETS + 3: 1 for octave in range(60, 66)})
-    expected |= Counter({60 * SUB_BUCKETS: 5, 66 * SUB_BUCKETS - 1: 5})
+    expected = Counter({octave * SUB_BUCKETS + 3: 1 for octave in range(first_octave, end)})
+    expected |= Counter({first_octave * SUB_BUCKETS: 5, end * SUB_BUCKETS - 1: 5})
     assert sparse(first) == expected
     assert first[0].tolist() == sorted(first[0].tolist())

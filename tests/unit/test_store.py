@@ -275,11 +275,11 @@ def test_memory_grows_with_the_range_of_the_delays(tmp_path: Path) -> None:
     config = make_session(result_depth=1, history_depth=1)
     store = SessionStore.create(tmp_path / "store", config)
     before = (tmp_path / "store").stat().st_blocks
-    assert before * 512 <= 8_192
+    assert before * 512 <= 16_384
     for bucket in range(0, BUCKETS, SUB_BUCKETS):
         store.histograms.add(0, 0, bucket)
     after = (tmp_path / "store").stat().st_blocks
-    assert (after - before) * 512 >= 30_000
+    assert (after - before) * 512 >= 20_000
     reader = SessionStore.open(tmp_path / "store", writable=False)
     assert int(reader.histograms.total(0, 0)[1].sum()) == BUCKETS // SUB_BUCKETS
     reader.close()

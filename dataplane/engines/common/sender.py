@@ -110,10 +110,11 @@ class SenderRole:
         return self._run(ssid).announce(packets, monotonic_ns())
 
     def freshen(self) -> Iterator[None]:
-        """Bring all stores up to date, session by session."""
+        """Bring all stores up to date, session by session, as of now: replies that come
+        meanwhile may wait to be taken in."""
+        now_ns = monotonic_ns()
         for port in self._ports.values():
             port.drain()
-        now_ns = monotonic_ns()
         table = self._collecting.table
         together = {} if table is None else table.collectors
         expiring: set[int] = set()
@@ -123,7 +124,7 @@ class SenderRole:
         for run in [
             run for ssid, run in self._runs.items() if ssid not in together or ssid in expiring
         ]:
-            run.freshen(monotonic_ns())
+            run.freshen(now_ns)
             yield
 
     def tick(self, now_ns: int) -> None:

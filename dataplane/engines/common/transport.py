@@ -75,7 +75,7 @@ class OpenTransport(Protocol):
 
 
 def drop_text(count: int, address: IPAddress, port: int) -> str:
-    """What an operator is told when `UdpSocket.dropped` has grown by `count`."""
+    """What an operator is told when `Transport.dropped` has grown by `count`."""
     to = endpoint(address, port)
     return f"the kernel dropped {count} packets to {to}: receive buffer full"
 

@@ -143,7 +143,7 @@ enum collector_up {
 	COLLECTOR_UP_SEQUENCE,		/* never sent */
 	COLLECTOR_UP_COPY,		/* made on the forward path: it has a number of its own */
 	COLLECTOR_UP_AHEAD,		/* user space is an interval behind */
-	COLLECTOR_UP_BUSY,		/* another CPU has the session */
+	COLLECTOR_UP_BUSY,		/* another CPU has the session; may be overtaken on its way up */
 	COLLECTOR_UP_REASONS = 16,
 };
 

@@ -26,7 +26,7 @@ from dataplane.stamp.packet import OPEN, ReflectorPacket
 from dataplane.stamp.timestamp import ErrorEstimate, TimestampFormat, encode_timestamp
 from dataplane.store import SessionStore
 
-SEGMENTS = (0, 2)
+SEGMENTS = (0, 2, 8)
 _BARE = ("counting_drop", "clock_drop")
 """Programs that are given any packet."""
 

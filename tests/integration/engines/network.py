@@ -96,19 +96,26 @@ class Network:
                 sysctl(name, knob, 1)
             sysctl(name, "net.ipv6.conf.default.accept_dad", 0)
         sysctl(self.router, "net.ipv6.conf.all.forwarding", 1)
-        self._join(self.sender, "va", "fd00:a::1/64", "ra", "fd00:a::ff/64")
+        self.join_sender()
         self.join_reflector()
+
+    def join_sender(self) -> None:
+        """The link between router and sender, which a test may have deleted."""
+        self._join(self.sender, "va", "fd00:a::1/64", "ra", "fd00:a::ff/64")
         ip("-n", self.sender, "-6", "route", "add", "default", "via", "fd00:a::ff")
-        for sid, device in ((FORTH, "rb"), (BACK, "ra")):
-            ip(
-                *("-n", self.router, "-6", "route", "add", f"{sid}/128"),
-                *("encap", "seg6local", "action", "End", "dev", device),
-            )
+        self._route_sid(BACK, "ra")
 
     def join_reflector(self) -> None:
-        """The link between router and reflector, which a test may have deleted."""
+        """The same between router and reflector."""
         self._join(self.reflector, "vb", "fd00:b::1/64", "rb", "fd00:b::ff/64")
         ip("-n", self.reflector, "-6", "route", "add", "default", "via", "fd00:b::ff")
+        self._route_sid(FORTH, "rb")
+
+    def _route_sid(self, sid: IPv6Address, device: str) -> None:
+        ip(
+            *("-n", self.router, "-6", "route", "replace", f"{sid}/128"),
+            *("encap", "seg6local", "action", "End", "dev", device),
+        )
 
     def _join(self, node: str, near: str, address: str, far: str, router_address: str) -> None:
         ip(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import os
 import socket
+import struct
 from collections.abc import Callable, Iterator
+from ipaddress import IPv6Address
 
 import pytest
 
@@ -15,6 +18,7 @@ from dataplane.engines.common.transport import Datagram
 from dataplane.engines.scapy.transport import BACKLOG, ScapyTransport
 from dataplane.stamp.packet import SenderPacket
 from dataplane.stamp.timestamp import ErrorEstimate, TimestampFormat, decode_timestamp
+from tests.integration.engines.conformance import wire
 from tests.integration.engines.network import (
     REFLECTOR,
     SENDER,
@@ -22,12 +26,15 @@ from tests.integration.engines.network import (
     Network,
     eventually,
     inside,
+    ip,
 )
 
 pytestmark = pytest.mark.integration
 
 PORT = 49_862
 UDP = 17
+_TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
+"""linux/if_tun.h."""
 
 
 @pytest.fixture
@@ -72,6 +79,19 @@ def test_packets_of_this_machine_whose_checksum_is_not_filled_in(
         True,
     )
     assert transport.receive() is None
+
+
+def test_packets_of_an_interface_without_link_layer_addresses(
+    network: Network, transport: ScapyTransport
+) -> None:
+    """They begin with the IP header, where those of others have an Ethernet header."""
+    ends = IPv6Address("fd00:9::1"), SENDER
+    packet = wire.ipv6(*ends, UDP, wire.udp(*ends, (862, PORT), b"x" * 44))
+    with inside(network.sender), open("/dev/net/tun", "r+b", buffering=0) as tun:
+        fcntl.ioctl(tun, _TUNSETIFF, struct.pack("16sH22x", b"tun9", _IFF_TUN | _IFF_NO_PI))
+        ip("-n", network.sender, "link", "set", "tun9", "up")
+        tun.write(packet)
+        assert take(transport).data == b"x" * 44
 
 
 def test_a_sniffer_that_has_ended_is_started_anew(

@@ -54,6 +54,7 @@ from tests.integration.engines.network import (
     Network,
     eventually,
     inside,
+    ip,
 )
 from tests.integration.engines.other_end import counting_at
 
@@ -239,6 +240,22 @@ def test_replies_of_this_machine_are_collected_on_its_loopback_interface(
             assert running.counts() == {"collected": 50}
         finally:
             other.close()
+
+
+def test_interface_comes_back(
+    running: Running, reflector: Callable[[Reflector], None], network: Network
+) -> None:
+    reflector(serving(SERVED))
+    running.send(dataclasses.replace(SESSION, packet_count=None))
+    eventually(lambda: running.counts()["collected"] > 20, "replies are collected")
+    ip("-n", network.sender, "link", "delete", "va")
+    eventually(lambda: running.state() is OperState.FAILED, "it is missed")
+    network.join_sender()
+    before = running.counts()["collected"]
+    eventually(lambda: running.counts()["collected"] > before + 20, "it goes on", timeout_s=30)
+    snapshot = running.store().snapshot()
+    assert snapshot.duplicates == 0
+    assert snapshot.sent >= snapshot.received + snapshot.loss.round_trip
 
 
 def test_both_roles_on_one_interface(

@@ -82,7 +82,7 @@ def test_killed_host_is_replaced_and_nothing_collected_is_lost(
         FAST, segments=(FORTH,), reflector_mode=ReflectorMode.STATEFUL, result_depth=5_000
     )
     stopped = dataclasses.replace(FAST, ssid=6)
-    sender.engine.apply(sending(session, stopped, engine=engine))
+    sender.engine.apply(sending(session, stopped, engine=engine, interfaces=("va",)))
     sender.engine.stop(6)
     eventually(lambda: received(sender, 5) > 50, "50 replies")
     for restart in (1, 2):
@@ -121,7 +121,7 @@ def test_killed_reflector_keeps_its_counters(
     served = ReflectorSession(5, mode=ReflectorMode.STATEFUL)
     reflector.engine.apply(reflecting(served, engine=engine, interfaces=("vb",)))
     stateful = dataclasses.replace(FAST, reflector_mode=ReflectorMode.STATEFUL)
-    sender.engine.apply(sending(stateful, engine=engine))
+    sender.engine.apply(sending(stateful, engine=engine, interfaces=("va",)))
     eventually(lambda: received(sender, 5) > 50, "50 replies")
     os.kill(reflector.engine.pid or 0, signal.SIGKILL)
     eventually(lambda: reflector.engine.restarts == 1, "the reflector's host is replaced")

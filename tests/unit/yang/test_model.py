@@ -11,6 +11,7 @@ from typing import Any
 import libyang
 import pytest
 
+from dataplane.engines import registry
 from tools.repository import PROJECT_YANG
 
 Document = dict[str, Any]
@@ -158,3 +159,9 @@ def test_actions_and_keys_are_denied_by_default(context: libyang.Context) -> Non
         assert f"+---x {action}" in module
         node = next(iter(context.find_path(f"/srv6-stamp:stamp/session-sender/session/{action}")))
         assert "default-deny-all" in {extension.name() for extension in node.extensions()}
+
+
+def test_the_model_offers_the_engines_that_there_are(context: libyang.Context) -> None:
+    (engine,) = context.find_path("/srv6-stamp:stamp/session-sender/engine")
+    assert isinstance(engine, libyang.SLeaf)
+    assert {each.name() for each in engine.type().all_enums()} == registry.ENGINES.keys()

@@ -12,6 +12,7 @@ import pytest
 from dataplane.config import ReflectorMode, ReflectorSession
 from dataplane.stamp.timestamp import TimestampFormat, decode_timestamp, encode_timestamp
 from tests.integration.engines.conformance import wire
+from tests.integration.engines.conformance.conftest import NATIVE, in_both_modes
 from tests.integration.engines.conformance.reflecting import (
     PORT,
     SENDER_PORT,
@@ -80,10 +81,30 @@ FORMS: dict[str, Callable[[Link], bytes]] = {
 }
 
 
+HANDED_UP = ("Destination Options", "SRH to the node's address")
+"""Forms that no program in the driver answers."""
+
+
 @pytest.mark.parametrize("link", [MAIN, PRIORITY], ids=("untagged", "priority"))
 @pytest.mark.parametrize("form", FORMS)
 def test_header_forms(reflecting: Reflecting, form: str, link: Link) -> None:
     reflecting.configure()
+    answers_form(reflecting, form, link)
+
+
+@pytest.mark.parametrize("running", [NATIVE], indirect=True)
+def test_header_forms_in_the_driver(reflecting: Reflecting) -> None:
+    """One engine for all of them, for the time that it takes to start."""
+    reflecting.configure()
+    for link in (MAIN, PRIORITY):
+        for form in FORMS:
+            answers_form(reflecting, form, link)
+    # All but those that the kernel has to look into first.
+    counted = reflecting.running.reflector()
+    assert counted.driver_answered == counted.received - 2 * len(HANDED_UP)
+
+
+def answers_form(reflecting: Reflecting, form: str, link: Link) -> None:
     before_ns = time.time_ns()
     reflecting.stand.inject(link, FORMS[form](link))
     reply = reflecting.answer(link)
@@ -162,6 +183,7 @@ def test_timestamp_formats(
     assert now_ns <= t2 < t3 < now_ns + 60 * 1_000_000_000
 
 
+@in_both_modes
 def test_sequence_numbers(reflecting: Reflecting) -> None:
     stateful = ReflectorSession(8, mode=ReflectorMode.STATEFUL)
     reflecting.configure(ReflectorSession(SSID), stateful)
@@ -174,6 +196,7 @@ def test_sequence_numbers(reflecting: Reflecting) -> None:
         assert found == expected
 
 
+@in_both_modes
 @pytest.mark.parametrize("count", [1, 2, 15])
 def test_return_path(reflecting: Reflecting, count: int) -> None:
     segments = tuple(IPv6Address(f"fc00:f::{at + 1}") for at in range(count))
@@ -276,6 +299,7 @@ def test_another_port(reflecting: Reflecting) -> None:
     assert reflecting.running.reflector().received == 1
 
 
+@in_both_modes
 def test_a_burst(reflecting: Reflecting) -> None:
     """More packets at once than are handled in one go."""
     session = dataclasses.replace(ReflectorSession(SSID), mode=ReflectorMode.STATEFUL)
