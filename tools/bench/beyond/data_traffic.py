@@ -43,7 +43,7 @@ _DATA_ONLY = Decimal(0)
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    pairs: int = 60
+    pairs: int = 120
     """Turns of the bed with the system, and as many without."""
 
     duration_ns: int = 150_000_000

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
+import threading
 from collections.abc import Callable, Iterator
 from ipaddress import IPv6Address
 from pathlib import Path
@@ -310,11 +310,18 @@ def test_what_did_not_fit_is_counted(running: Running, monkeypatch: pytest.Monke
     monkeypatch.setenv(RING_SETTING, "64")
     running.engine.configure(Node(reflector=REFLECTOR))
     running.reflects()
-    # Nobody reads meanwhile.
-    running.engine._loop.post(lambda: time.sleep(0.3))
     burst = [packet(wire.request(number, 5)) for number in range(200)]
+    nobody_reads, injected = threading.Event(), threading.Event()
+
+    def hold_up() -> None:
+        nobody_reads.set()
+        injected.wait(20)
+
+    running.engine._loop.post(hold_up)
+    assert nobody_reads.wait(20)
     for request in burst:
         running.stand.inject(MAIN, request)
+    injected.set()
 
     def balanced() -> bool:
         found = running.results.reflector()
