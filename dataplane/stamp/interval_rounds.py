@@ -73,7 +73,6 @@ _TOTAL_WORDS = words_of(TotalState)
 _OF_INTERVAL = {name: word_of(IntervalState, name) for name, _ in IntervalState._fields_}
 _OF_DELAY = {name: word_of(DelayState, name) for name, _ in DelayState._fields_}
 _DELAY_WORDS = words_of(DelayState)
-_DELAYS_WORDS = DIRECTIONS * _DELAY_WORDS
 _PREVIOUS = [
     _OF_DELAY[name] for name in ("origin_ns", "previous_sequence", "previous_ns", "has_previous")
 ]

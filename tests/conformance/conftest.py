@@ -132,6 +132,35 @@ class Lab:
         """What the server has logged."""
         return (self.folder / "netconfd.log").read_text()
 
+    @contextmanager
+    def locked(self, datastore: str) -> Iterator[None]:
+        """Another program, without NETCONF, holds the lock of a datastore."""
+        script = (
+            "import sys, sysrepo\n"
+            f"with sysrepo.SysrepoConnection() as c, c.start_session({datastore!r}) as s:\n"
+            "    s.lock('netconf-test'); print('locked', flush=True); sys.stdin.read()\n"
+        )
+        with subprocess.Popen(
+            [sys.executable, "-c", script],
+            env=self.env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as holder:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == "locked\n"
+            yield
+            holder.communicate("")
+
+    def keep_notifications(self) -> None:
+        """Have sysrepo replay them."""
+        subprocess.run(
+            ["sysrepoctl", "--change", "netconf-test", "--replay", "on"],
+            env=self.env,
+            check=True,
+            capture_output=True,
+        )
+
     def console_command(self, *arguments: str) -> list[str]:
         """The command line of netconf-console2."""
         return [

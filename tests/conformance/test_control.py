@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -55,27 +53,12 @@ def test_lock_between_sessions(lab: Lab) -> None:
 
 
 def test_lock_by_a_program_without_netconf(lab: Lab) -> None:
-    script = (
-        "import sys, sysrepo\n"
-        "with sysrepo.SysrepoConnection() as c, c.start_session() as s:\n"
-        "    s.lock('netconf-test'); print('locked', flush=True); sys.stdin.read()\n"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", script],
-        env=lab.env,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "locked\n"
-        with raw_client(lab.socket) as client:
-            client.hello()
-            reply = client.rpc("<lock><target><running/></target></lock>")
-            change = client.rpc(
-                f"<edit-config><target><running/></target>{config('<mtu>1400</mtu>')}</edit-config>"
-            )
-        holder.communicate("")
+    with lab.locked("running"), raw_client(lab.socket) as client:
+        client.hello()
+        reply = client.rpc("<lock><target><running/></target></lock>")
+        change = client.rpc(
+            f"<edit-config><target><running/></target>{config('<mtu>1400</mtu>')}</edit-config>"
+        )
     assert failure_of(reply) == {"tag": "lock-denied", "type": "protocol", "session-id": "0"}
     assert failure_of(change) == {"tag": "in-use", "type": "protocol", "session-id": None}
     text = change.findtext("nc:rpc-error/nc:error-message", None, NC)

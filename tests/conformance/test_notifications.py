@@ -319,12 +319,7 @@ def test_the_server_ends_with_subscriptions(lab: Lab) -> None:
 
 def test_replay_where_sysrepo_keeps_notifications(lab: Lab) -> None:
     start = datetime.now(UTC) - timedelta(seconds=1)
-    subprocess.run(
-        ["sysrepoctl", "--change", "netconf-test", "--replay", "on"],
-        env=lab.env,
-        check=True,
-        capture_output=True,
-    )
+    lab.keep_notifications()
     lab.notify("alarm 3 0")
     with lab.connect() as session:
         stop = datetime.now(UTC) + timedelta(seconds=3)
@@ -347,12 +342,7 @@ def test_replay_where_sysrepo_keeps_notifications(lab: Lab) -> None:
 
 def test_a_replay_of_the_past_ends(lab: Lab) -> None:
     start = datetime.now(UTC) - timedelta(seconds=1)
-    subprocess.run(
-        ["sysrepoctl", "--change", "netconf-test", "--replay", "on"],
-        env=lab.env,
-        check=True,
-        capture_output=True,
-    )
+    lab.keep_notifications()
     lab.notify("alarm 2 0")
     stop = datetime.now(UTC)
     lab.notify("alarm 1 0")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -48,23 +47,9 @@ def test_an_edit_outlives_a_reboot(lab: Lab) -> None:
 
 
 def test_an_edit_that_cannot_be_kept_is_told(lab: Lab) -> None:
-    lock = (
-        "import sys, sysrepo\n"
-        "with sysrepo.SysrepoConnection() as c, c.start_session('startup') as s:\n"
-        "    s.lock('netconf-test'); print('locked', flush=True); sys.stdin.read()\n"
-    )
     with lab.connect() as session:
-        with subprocess.Popen(
-            [sys.executable, "-c", lock],
-            env=lab.env,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as holder:
-            assert holder.stdout is not None
-            assert holder.stdout.readline() == "locked\n"
+        with lab.locked("startup"):
             error = fail(session, "<mtu>1400</mtu>")
-            holder.communicate("")
         assert error.tag == "operation-failed"
         assert error.message.startswith(
             "the edit is in force, but cannot be kept for the next boot: "
