@@ -96,6 +96,19 @@ class HistogramStore:
             at = (entry - 1) * BLOCK_WORDS + parity * SUB_BUCKETS + (bucket & SUB_BUCKETS - 1)
             self._words[at] += samples
 
+    def add_each(self, parity: int, buckets: npt.NDArray[np.int64]) -> None:
+        """Writer: as `add`, one sample for each of `buckets`, which say of which delay they
+        are: `delay * BUCKETS` is added to them."""
+        directory = np.frombuffer(self._directory, np.uint16)
+        new = directory[buckets >> OCTAVE_BITS] == 0
+        if new.any():
+            for bucket in buckets[new].tolist():
+                self.add(parity, *divmod(bucket, BUCKETS))
+            buckets = buckets[~new]
+        blocks = directory[buckets >> OCTAVE_BITS].astype(np.intp) - 1
+        places = blocks * BLOCK_WORDS + parity * SUB_BUCKETS + (buckets & SUB_BUCKETS - 1)
+        np.add.at(np.frombuffer(self._words, np.uint32), places, np.uint32(1))
+
     def add_stretch(
         self, parity: int, delay: int, first: int, counts: npt.NDArray[np.uint32]
     ) -> None:

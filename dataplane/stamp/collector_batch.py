@@ -369,7 +369,8 @@ def _collect(part: _Part, runs: list[tuple[Collector, Integers, Run]]) -> None:
     delays = np.stack((forward, backward, forward + backward))
     origins = _origins(delays, starts, [collector for collector, _, _ in runs])
     statistics = _statistics(delays, origins, starts, counts)
-    histograms = _histograms(distances(delays, np.repeat(origins, counts, axis=1)), counts)
+    buckets = buckets_of(distances(delays, np.repeat(origins, counts, axis=1)))
+    buckets += np.arange(DIRECTIONS)[:, None] * BUCKETS
     for number, (collector, _, run) in enumerate(runs):
         start = int(starts[number])
         last = start + counts[number] - 1
@@ -377,7 +378,7 @@ def _collect(part: _Part, runs: list[tuple[Collector, Integers, Run]]) -> None:
             run,
             records[start : last + 1],
             statistics[number],
-            histograms[number],
+            buckets[:, start : last + 1],
             estimate=int(wire["estimate"][last]),
         )
 
@@ -476,18 +477,3 @@ def _statistics(
         ]
         for at, count in enumerate(counts)
     ]
-
-
-def _histograms(about: Int64, counts: list[int]) -> list[list[list[tuple[int, int]]]]:
-    """For each session and delay: buckets, and how many of the distances `about` its
-    origin fell into each."""
-    owner = np.repeat(np.arange(len(counts)) * DIRECTIONS, counts)
-    keys = (owner + np.arange(DIRECTIONS)[:, None]) * BUCKETS + buckets_of(about)
-    unique, numbers = np.unique(keys, return_counts=True)
-    found: list[list[list[tuple[int, int]]]] = [[[] for _ in range(DIRECTIONS)] for _ in counts]
-    owners, buckets = np.divmod(unique, BUCKETS)
-    for mine, bucket, number in zip(
-        owners.tolist(), buckets.tolist(), numbers.tolist(), strict=True
-    ):
-        found[mine // DIRECTIONS][mine % DIRECTIONS].append((bucket, number))
-    return found

@@ -6,6 +6,9 @@ Times are of the monotonic clock.
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
+
 from dataplane.histogram import bucket_of, distance
 from dataplane.loss import LossAttribution
 from dataplane.session_state import (
@@ -104,15 +107,16 @@ class Intervals:
             views.histograms.add(views.parity, direction, bucket)
 
     def add_run(
-        self, last_sequence: int, delays: list[DelayRun], buckets: list[list[tuple[int, int]]]
+        self, last_sequence: int, delays: list[DelayRun], buckets: npt.NDArray[np.int64]
     ) -> None:
-        """Count the delays of many packets, by direction: see `DelayState.extend`;
-        `buckets` says how many of them each bucket is to count."""
+        """Count the delays of many packets, by direction: see `DelayState.extend`.
+        `buckets` has a row of theirs for each direction, as `HistogramStore.add_each`
+        wants them."""
         views = self._views
-        for direction in self._store.directions:
+        directions = self._store.directions
+        for direction in directions:
             views.delays[direction].extend(delays[direction], last_sequence)
-            for bucket, number in buckets[direction]:
-                views.histograms.add(views.parity, direction, bucket, number)
+        views.histograms.add_each(views.parity, buckets[: len(directions)].ravel())
 
     def attribute(self, loss: LossAttribution) -> None:
         """Bring directional counts up to date with `loss`, in the total and the interval.

@@ -72,7 +72,7 @@ class RunTaking(ReplyTaking):
         run: Run,
         records: npt.NDArray[Any],
         delays: list[DelayRun],
-        buckets: list[list[tuple[int, int]]],
+        buckets: npt.NDArray[np.int64],
         *,
         estimate: int,
     ) -> None:

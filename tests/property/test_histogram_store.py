@@ -26,6 +26,7 @@ steps = st.one_of(
         st.just("add"), st.integers(0, 2), st.integers(0, BUCKETS - 1), st.integers(1, 1_000)
     ),
     st.tuples(st.just("add"), st.integers(0, 2), st.integers(960, 1_000), st.just(1)),
+    st.tuples(st.just("each"), st.integers(0, 2), st.integers(960, 1_000), st.integers(0, 200)),
     st.tuples(st.sampled_from(["close", "close", "clear"]), st.just(0), st.just(0), st.just(0)),
     st.tuples(st.just("move"), st.integers(0, 2), st.just(0), st.integers(-(10**9), 10**9)),
 )
@@ -60,6 +61,12 @@ def test_samples_are_found_again(taken: list[tuple[str, int, int, int]]) -> None
         if what == "add":
             store.add(parity, delay, bucket, samples)
             interval[delay][bucket] += samples
+        elif what == "each":
+            mine = bucket + np.arange(samples) * 7 % 300
+            others = (delay + 1) % 3 * BUCKETS + mine
+            store.add_each(parity, np.concatenate((delay * BUCKETS + mine, others)))
+            interval[delay].update(mine.tolist())
+            interval[(delay + 1) % 3].update(mine.tolist())
         elif what == "close":
             store.close(parity)
             for each in range(3):
@@ -96,8 +103,10 @@ def test_no_room_for_another_octave() -> None:
     for octave in range(first_octave, end):
         store.add(0, 0, octave * SUB_BUCKETS + 3)
     for bucket in (0, BUCKETS - 1):
-        store.add(0, 0, bucket, 5)
+        store.add(0, 0, bucket, 3)
+        store.add_each(0, np.array([bucket, bucket]))
     store.add(0, 1, 0)
+    store.add_each(0, np.array([BUCKETS]))
     first, second, _ = store.interval(0)
     assert sparse(second) == Counter()
     expected = Counter({octave * SUB_BUCKETS + 3: 1 for octave in range(first_octave, end)})
