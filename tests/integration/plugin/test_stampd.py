@@ -437,6 +437,8 @@ def test_what_is_unfit_at_start_does_not_keep_the_rest_down(
     assert "the sender address ff02::2 is not a unicast address" in role["last-error"]
     assert f"ERROR: in running, and not run: {reason}" in sender.log.read_text()
 
+    with pytest.raises(ClientError, match=r"session 1 cannot be run: .* is not a unicast address"):
+        sender.act(1, "start")
     with pytest.raises(ClientError, match="ff02::1"):
         sender.edit(sessions(session(2, interval="20000")))
     sender.edit(sessions(session(1)))
