@@ -21,6 +21,7 @@ def reflector(port: int) -> dict[str, Any]:
             "enabled": True,
             "engine": "userspace",
             "udp-port": port,
+            "rate-limit": "unlimited",
             "require-configured-session": True,
         }
     }
