@@ -6,7 +6,8 @@ import functools
 import mmap
 import os
 import struct
-import sys
+from array import array
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -14,14 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from dataplane.arena import Arena
-from dataplane.bpf.syscall import bpf, delete_element, lookup_element, update_element
+from dataplane.bpf.syscall import bpf, delete_element, lookup_element, update_elements
 
 F_MMAPABLE = 1 << 10
 F_INNER_MAP = 1 << 12
 """Maps of one map of maps may differ in how many entries they have."""
 
-WAITERS = 32
-"""Changes of maps of maps that the kernel may be busy with at once."""
+WAITERS = 128
+"""Changes of maps of maps that the kernel may be busy with at once: some thousand a second."""
 
 _MAP_CREATE = 0
 _TYPE_ARRAY = 2
@@ -78,25 +79,37 @@ class MapOfMaps:
     """An array of maps, of which others are made while programs run.
 
     A change is to be seen at once, but the kernel lets whoever has made it wait until no
-    program can be at work that began before (synchronize_rcu), for 10 ms and more. Here
-    other threads wait, and a change is over as soon as it is to be seen.
+    program can be at work that began before (synchronize_rcu), for 10 ms and more: once for
+    many maps that are put, and for each that is removed. Here other threads wait, and a
+    change is over as soon as it is to be seen.
     """
 
     def __init__(self, fd: int) -> None:
         """`fd` stays the caller's."""
         self._fd = fd
 
-    def put(self, index: int, inner: int) -> None:
-        """Give programs the map with the descriptor `inner`. Raises OSError."""
-        key, value = _uint32(index), _uint32(inner)
-        change = _waiters().submit(update_element, self._fd, key, value)
-        while not self._has(key) and not change.done():
+    def put(self, inner: Mapping[int, int]) -> None:
+        """Give programs the maps with these descriptors, by index, none of which has one.
+
+        Raises OSError, and programs have been given none of them.
+        """
+        indices = list(inner)
+        keys, values = _uint32(indices), _uint32(inner.values())
+        change = _waiters().submit(update_elements, self._fd, keys, values, len(inner))
+        # They are put in their order.
+        last = _uint32(indices[-1:])
+        while not self._has(last) and not change.done():
             pass
-        _raise_of(change)
+        try:
+            _raise_of(change)
+        except OSError:
+            for index in indices:
+                self.remove(index)
+            raise
 
     def remove(self, index: int) -> None:
         """Take it away again; nothing where there is none. Raises OSError."""
-        key = _uint32(index)
+        key = _uint32([index])
         change = _waiters().submit(delete_element, self._fd, key)
         while self._has(key) and not change.done():
             pass
@@ -111,5 +124,5 @@ def _raise_of(change: Future[Any]) -> None:
         change.result()
 
 
-def _uint32(value: int) -> bytes:
-    return value.to_bytes(4, sys.byteorder)
+def _uint32(values: Iterable[int]) -> bytes:
+    return array("I", values).tobytes()

@@ -32,6 +32,7 @@ _SYSCALL_NUMBERS = {"x86_64": 321, "aarch64": 280}
 _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE = 1, 2, 3
 _PROG_LOAD, _PROG_TEST_RUN = 5, 10
 _PROG_GET_FD_BY_ID, _OBJ_GET_INFO_BY_FD = 13, 15
+_MAP_UPDATE_BATCH = 26
 _LINK_CREATE, _LINK_UPDATE = 28, 29
 
 _ACTION, _ROOM, _SIZE_OUT_AT = struct.Struct("=4xI"), struct.Struct("=I"), 12
@@ -310,6 +311,15 @@ def _name(field: bytes) -> str:
 def update_element(fd: int, key: bytes, value: bytes, flags: int = 0) -> None:
     """Put one entry into a map. Raises OSError: E2BIG where it is full."""
     _element(_MAP_UPDATE, fd, key, ctypes.create_string_buffer(value, len(value)), flags)
+
+
+def update_elements(fd: int, keys: bytes, values: bytes, count: int) -> None:
+    """Put `count` entries into a map, one after another, with one wait of the kernel's for
+    all of them. Raises OSError: those before the one that failed are in the map."""
+    key_buffer = ctypes.create_string_buffer(keys, len(keys))
+    value_buffer = ctypes.create_string_buffer(values, len(values))
+    at = ctypes.addressof(key_buffer), ctypes.addressof(value_buffer)
+    bpf(_MAP_UPDATE_BATCH, struct.pack("=QQQQIIQQ", 0, 0, *at, count, fd, 0, 0))
 
 
 def lookup_element(fd: int, key: bytes, size: int) -> bytes | None:

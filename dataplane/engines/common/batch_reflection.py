@@ -88,6 +88,11 @@ class BatchReflection:
         return self._more
 
     @property
+    def flooded(self) -> bool:
+        """Whether what was received last is a flood."""
+        return self._batch.is_flood
+
+    @property
     def limitation(self) -> str | None:
         return self._transport.limitation
 

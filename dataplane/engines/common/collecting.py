@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import numpy as np
@@ -32,6 +34,10 @@ class Collecting(Protocol):
     def prepare(self, resumed: bool) -> None:
         """Raises StoreError where no collector can be made yet; a session that is to be
         resumed waits instead, for what it has collected is not to be lost."""
+
+    def rooms(self, sessions: Sequence[SenderSession]) -> AbstractContextManager[None]:
+        """Make what collectors of these new sessions need, at once where that is quicker; what
+        they have not taken when the context is left is given up."""
 
     def collector(
         self, config: SenderSession, store: SessionStore, now_ns: int, resumed: bool
@@ -79,6 +85,9 @@ class CollectingHere:
 
     def prepare(self, resumed: bool) -> None:
         pass
+
+    def rooms(self, sessions: Sequence[SenderSession]) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def collector(
         self, config: SenderSession, store: SessionStore, now_ns: int, resumed: bool

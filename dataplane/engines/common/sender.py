@@ -33,6 +33,9 @@ from dataplane.engines.common.transport import (
 )
 from dataplane.stamp.errors import DiscardReason
 
+TOGETHER = 64
+"""New sessions for which room is made at once; packets have to wait meanwhile."""
+
 
 class SenderRole:
     """Belongs to the thread of its loop."""
@@ -75,18 +78,23 @@ class SenderRole:
             self._remove(self._runs[ssid])
             self._context.emit(SenderStatusReport(ssid, None, "not configured"))
             yield
-        ready: list[SenderRun] = []
-        for ssid, session in config.sessions.items():
-            run = self._runs.get(ssid)
-            if run is None:
-                ready += self._create(session, resume.get(ssid))
-            elif _same_but_autostart(run.config, session):
+        new = [session for ssid, session in config.sessions.items() if ssid not in self._runs]
+        for ssid, run in list(self._runs.items()):
+            session = config.sessions[ssid]
+            if _same_but_autostart(run.config, session):
                 self._adapt(run, session)
             else:
                 self._remove(run)
                 for run in self._create(session, None):
                     run.start_by_itself(monotonic_ns())
             yield
+        ready: list[SenderRun] = []
+        for first in range(0, len(new), TOGETHER):
+            together = new[first : first + TOGETHER]
+            with self._collecting.rooms(together):
+                for session in together:
+                    ready += self._create(session, resume.get(session.ssid))
+                    yield
         for run in ready:
             run.start_by_itself(monotonic_ns())
             yield

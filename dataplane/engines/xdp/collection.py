@@ -35,7 +35,7 @@ from dataplane.engines.xdp.driver_rounds import (
     FRESH_NS,
     SLOTS_AT,
 )
-from dataplane.engines.xdp.session_maps import SessionMaps
+from dataplane.engines.xdp.session_maps import Room, SessionMaps, make_rooms
 from dataplane.engines.xdp.sums import Running
 from dataplane.loss import LossAttribution
 from dataplane.measurement import RECORD_DTYPE, Record, RecordFlag, TimestampMethod
@@ -70,15 +70,16 @@ class DriverCollector(Collector):
         resumed: bool = False,
         tai_offset_s: int = 0,
         table: SessionTable | None = None,
+        room: Room | None = None,
     ) -> None:
-        window = window_of(config)
+        """Its maps are in the `room`, or else made by itself."""
         head = store.state.head
         parity = head.closed % 2
         origins_ns = [delay.origin_ns for delay in store.state.interval[parity].delay]
-        self._maps = SessionMaps(
-            *(module, config, window, head.next_sequence, parity, origins_ns),
-            None if table is None else table.arena,
-        )
+        if room is None:
+            arena = None if table is None else table.arena
+            room = make_rooms(module, {config.ssid: window_of(config)}, arena)[config.ssid]
+        self._maps = SessionMaps(module, room, config, head.next_sequence, parity, origins_ns)
         self._reordered_seen = 0
         self._breaks_seen = self._turns_seen = 0
         self._early = 0

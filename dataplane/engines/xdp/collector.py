@@ -14,7 +14,8 @@ import errno
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -37,11 +38,13 @@ from dataplane.engines.xdp.collector_report import DriverReports
 from dataplane.engines.xdp.collector_tables import CollectorTables
 from dataplane.engines.xdp.driver_rounds import announce_round, next_looks, stale
 from dataplane.engines.xdp.hook import Hook, Share
+from dataplane.engines.xdp.session_maps import Room, make_rooms
 from dataplane.mapped_file import StoreError
 from dataplane.stamp.collector import Collector
 from dataplane.stamp.sender_rounds import Range, Rows
 from dataplane.stamp.session_table import SessionTable
 from dataplane.stamp.timestamp import NS_PER_S
+from dataplane.stamp.window import window_of
 from dataplane.store import SessionStore
 
 SOURCE = Path(__file__).with_name("collector.c")
@@ -98,6 +101,7 @@ class CollectorRole:
         self._looked_ns = 0
         self._closed = False
         self._table = make_table()
+        self._rooms: dict[int, Room] = {}
         self._kernel = Kernel()
         self._doorbell = Doorbell()
         loop.register(self._doorbell.fileno(), self._rung)
@@ -168,6 +172,20 @@ class CollectorRole:
         if self._program is None:
             raise StoreError(self._problem or _LOADING)
 
+    @contextmanager
+    def rooms(self, sessions: Sequence[SenderSession]) -> Iterator[None]:
+        if self._program is not None:
+            arena = None if self._table is None else self._table.arena
+            windows = {config.ssid: window_of(config) for config in sessions}
+            # Where there is no memory for all, each finds out by itself.
+            with suppress(OSError):
+                self._rooms = make_rooms(self._program.module, windows, arena)
+        try:
+            yield
+        finally:
+            while self._rooms:
+                self._rooms.popitem()[1].close()
+
     def collector(
         self, config: SenderSession, store: SessionStore, now_ns: int, resumed: bool
     ) -> Collector:
@@ -178,6 +196,7 @@ class CollectorRole:
                 now_ns=now_ns,
                 resumed=resumed,
                 table=self._table,
+                room=self._rooms.pop(config.ssid, None),
             )
         except (MemoryError, OSError) as error:
             text = os.strerror(getattr(error, "errno", None) or errno.ENOMEM)

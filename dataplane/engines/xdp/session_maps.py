@@ -1,8 +1,13 @@
-"""The maps of one session that is collected in the driver, and its control program."""
+"""The maps of sessions that are collected in the driver, and their control program.
+
+Maps of many sessions are made together, with rooms for sessions that are still to come: a
+program that finds a room empty, with nobody's address in it, hands replies up.
+"""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -51,32 +56,81 @@ class LockError(Exception):
     """A session's lock could not be had: no program gives it back."""
 
 
+class Room:
+    """The maps of one session, which the programs have."""
+
+    def __init__(self, ssid: int, window: int, arena: Arena | None) -> None:
+        """Zeros, which no program has yet. Raises OSError where there is no memory."""
+        self.ssid = ssid
+        self.collection = ArrayMap(COLLECTION, 1, arena=arena)
+        try:
+            self.slots = ArrayMap(SLOT, window, F_INNER_MAP, arena)
+        except OSError:
+            self.collection.let_go()
+            self.collection.close()
+            raise
+        self.outer: tuple[MapOfMaps, ...] = ()
+
+    def let_go(self) -> None:
+        """Of the descriptors."""
+        self.slots.let_go()
+        self.collection.let_go()
+
+    def close(self) -> None:
+        """Take the maps from the programs."""
+        for outer in self.outer:
+            outer.remove(self.ssid)
+        self.slots.close()
+        self.collection.close()
+
+
+def make_rooms(
+    module: BpfModule, windows: Mapping[int, int], arena: Arena | None = None
+) -> dict[int, Room]:
+    """Rooms by SSID, given to the programs of `module`, of which none has one; `windows`
+    are theirs, in sequence numbers. In the `arena` if there is one.
+
+    Raises OSError where there is no memory for all of them, and there is none of them then.
+    """
+    collections, slots = (
+        MapOfMaps(module.map_fd(name)) for name in ("collections", "collection_slots")
+    )
+    rooms: dict[int, Room] = {}
+    try:
+        for ssid, window in windows.items():
+            rooms[ssid] = Room(ssid, window, arena)
+        # A program that finds a collection finds its slots.
+        slots.put({ssid: room.slots.fd for ssid, room in rooms.items()})
+        for room in rooms.values():
+            room.outer = (slots,)
+        collections.put({ssid: room.collection.fd for ssid, room in rooms.items()})
+        for room in rooms.values():
+            room.outer = (collections, slots)
+    except OSError:
+        for room in rooms.values():
+            room.close()
+        raise
+    finally:
+        for room in rooms.values():
+            room.let_go()
+    return rooms
+
+
 class SessionMaps:
-    """Made empty, and given to the programs of `module` at once."""
+    """A room, taken by a session."""
 
     def __init__(
         self,
         module: BpfModule,
+        room: Room,
         config: SenderSession,
-        window: int,
         next_sequence: int,
         parity: int,
         origins_ns: list[int],
-        arena: Arena | None = None,
     ) -> None:
-        """In the `arena` if there is one. Raises OSError where there is no memory."""
         self._ssid = config.ssid
         self._control = Exchange(module.load("control"), COMMAND.itemsize)
-        self._outer = [
-            MapOfMaps(module.map_fd(name)) for name in ("collections", "collection_slots")
-        ]
-        self._collection = ArrayMap(COLLECTION, 1, arena=arena)
-        try:
-            self._slots = ArrayMap(SLOT, window, F_INNER_MAP, arena)
-        except OSError:
-            self._collection.let_go()
-            self._collection.close()
-            raise
+        self._room, self._collection, self._slots = room, room.collection, room.slots
         self._words = self._collection.memory.cast("Q")
         self.state: npt.NDArray[Any] = self._collection.values[0]
         """`struct collection`, shared with the programs."""
@@ -89,19 +143,8 @@ class SessionMaps:
         """By parity of the interval and by direction."""
         self.copied = Copied()
         """What the program had counted when it was last asked to COPY."""
-        self._mask = window - 1
+        self._mask = len(self.slots) - 1
         self._fill(config, next_sequence, parity, origins_ns)
-        try:
-            for outer, inner in zip(
-                self._outer[::-1], (self._slots, self._collection), strict=True
-            ):
-                outer.put(config.ssid, inner.fd)
-        except OSError:
-            self.close()
-            raise
-        finally:
-            self._slots.let_go()
-            self._collection.let_go()
 
     @property
     def places(self) -> tuple[int, int]:
@@ -118,15 +161,16 @@ class SessionMaps:
         state["timeout_ns"] = config.loss_timeout_ms * 1_000_000
         state["mask"] = self._mask
         state["origin_ns"] = origins_ns
-        reflector, local = packed(config.reflector_address), packed(config.source_address)
-        state["reflector"] = np.frombuffer(reflector, np.uint8)
-        state["local"] = np.frombuffer(local, np.uint8)
         state["reflector_port"] = config.reflector_udp_port
         state["local_port"] = config.sender_udp_port
         if config.reflector_mode is ReflectorMode.STATEFUL:
             state["flags"] = int(CollectionFlag.STATEFUL)
+        reflector, local = packed(config.reflector_address), packed(config.source_address)
         pseudo = reflector + local + struct.pack("!II", 8 + OPEN.length, _UDP)
         state["pseudo"] = np.frombuffer(pseudo, np.uint32).sum(dtype=np.uint64)
+        # Replies are taken in from here on.
+        state["local"] = np.frombuffer(local, np.uint8)
+        state["reflector"] = np.frombuffer(reflector, np.uint8)
 
     @property
     def received(self) -> int:
@@ -187,7 +231,4 @@ class SessionMaps:
 
     def close(self) -> None:
         """Take the maps from the programs."""
-        for outer in self._outer:
-            outer.remove(self._ssid)
-        self._slots.close()
-        self._collection.close()
+        self._room.close()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import cast
@@ -17,10 +18,12 @@ from dataplane.config import IPAddress, Sender, SenderSession
 from dataplane.engines.base import EngineContext, OperState, Report, Role, SenderStatusReport
 from dataplane.engines.common.collecting import CollectingHere
 from dataplane.engines.common.loop import Loop
-from dataplane.engines.common.sender import SenderRole
+from dataplane.engines.common.sender import TOGETHER, SenderRole
 from dataplane.engines.common.sender_port import CROWD, SenderPort
 from dataplane.engines.common.transport import Transport
 from dataplane.session_state import SessionState
+from dataplane.stamp.collector import Collector
+from dataplane.store import SessionStore
 from tests.unit.engines.test_sender_port import Queue, reply
 
 US, PEER = IPv6Address("fd00::1"), IPv6Address("fd00::2")
@@ -39,13 +42,15 @@ class Silent(Queue):
 class Node:
     """A role, and what it has reported."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, collecting: CollectingHere | None = None) -> None:
         self.loop = Loop("test")
         self.reports: list[SenderStatusReport] = []
         clock = Clock()
         clock.refresh(monotonic_ns())
         context = EngineContext(folder, self._take)
-        self.role = SenderRole(*("test", self.loop, clock, context, self._open), CollectingHere())
+        self.role = SenderRole(
+            *("test", self.loop, clock, context, self._open), collecting or CollectingHere()
+        )
 
     def _take(self, report: Report) -> None:
         if isinstance(report, SenderStatusReport):
@@ -97,6 +102,36 @@ def test_new_sessions_begin_when_all_of_them_are_there(node: Node, tmp_path: Pat
         assert len(list(tmp_path.iterdir())) == min(number + 1, 3)
         assert len(reported) == (3 <= number < 6)
     assert began == [(1, RUNNING), (2, RUNNING), (3, RUNNING)]
+
+
+class Roomy(CollectingHere):
+    """Says how many sessions it is to make room for, and how many collectors that led to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rooms_of: list[int] = []
+        self.taken: list[int] = []
+
+    @contextlib.contextmanager
+    def rooms(self, sessions: Sequence[SenderSession]) -> Iterator[None]:
+        self.rooms_of.append(len(sessions))
+        self.taken.append(0)
+        yield
+
+    def collector(
+        self, config: SenderSession, store: SessionStore, now_ns: int, resumed: bool
+    ) -> Collector:
+        self.taken[-1] += 1
+        return super().collector(config, store, now_ns, resumed)
+
+
+def test_room_is_made_for_many_new_sessions_at_once(tmp_path: Path) -> None:
+    collecting = Roomy()
+    node = Node(tmp_path, collecting)
+    node.configure(sender(1))
+    node.configure(sender(*range(1, TOGETHER + 3)))
+    assert collecting.rooms_of == collecting.taken == [1, TOGETHER, 1]
+    node.role.close()
 
 
 def test_no_step_takes_more_than_one_session_and_what_stays_runs_on(node: Node) -> None:
