@@ -62,8 +62,9 @@ class RateLimiter:
             each = zip(_addresses(sources), now_ns.tolist(), strict=True)
             return np.fromiter(itertools.starmap(self.admits, each), np.bool_, count)
         admitted = np.ones(count, np.bool_)
-        order, starts = _by_source(sources)
-        counts = np.diff(starts, append=count)
+        order, bounds = _by_source(sources)
+        starts = bounds[:-1]
+        counts = bounds[1:] - starts
         now_ns = now_ns[order]
         before = np.arange(count) - np.repeat(starts, counts)
         own_ns = now_ns - before * self._interval_ns
@@ -108,18 +109,19 @@ def _addresses(sources: Words) -> Iterator[bytes]:
 
 def _by_source(sources: Words) -> tuple[Rows, Rows]:
     """The rows in an order in which those of a source stay in theirs and are next to each
-    other, and where each source begins.
+    other; and where each source begins, and the last one ends.
 
     Where the hashes of two are the same, each may begin several times.
     """
+    count = len(sources)
     raw = sources.tobytes()
-    if raw == raw[:_ADDRESS_BYTES] * len(sources):
-        return np.arange(len(sources)), np.zeros(1, np.intp)
+    if raw == raw[:_ADDRESS_BYTES] * count:
+        return np.arange(count), np.array([0, count])
     first, second = sources[:, 0], sources[:, 1]
     mixed = (first ^ second * _MIX) * _MIX >> _SHIFT
     # Of 16 bits, a stable sort takes linear time.
-    order = np.argsort(mixed.astype(np.uint16), kind="stable")
+    order = mixed.astype(np.uint16).argsort(kind="stable")
     first, second = first[order], second[order]
-    begins = np.ones(len(order), np.bool_)
-    begins[1:] = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
-    return order, np.flatnonzero(begins)
+    bound = np.ones(count + 1, np.bool_)
+    bound[1:-1] = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
+    return order, bound.nonzero()[0]
