@@ -130,7 +130,8 @@ def _parser() -> argparse.ArgumentParser:
         "--extras",
         type=_names,
         metavar="NAMES",
-        help=f"beyond the grid: {', '.join(plan.KINDS)}, or none (default: all; "
+        help=f"beyond the grid: {', '.join(plan.KINDS + plan.LONG_KINDS)}, or none "
+        f"(default: all but {', '.join(plan.LONG_KINDS)}; "
         f"with --quick {', '.join(plan.QUICK_KINDS)}; with --plan figures none)",
     )
     run.add_argument("--no-grid", action="store_true", help="what is beyond the grid alone")

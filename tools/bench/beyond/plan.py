@@ -38,6 +38,9 @@ class Measurement:
 
 
 KINDS = ("packet-cost", "data-traffic", "timestamps", "schedule", "footprint", "control-plane")
+LONG_KINDS = ("hour",)
+"""What is measured only where it is asked for."""
+
 QUICK_KINDS = ("packet-cost", "timestamps")
 
 
@@ -59,8 +62,15 @@ def measurements(
             case "timestamps" | "schedule" | "footprint":
                 makers = {"timestamps": _timestamps, "schedule": _schedule, "footprint": _footprint}
                 found += [Measurement(kind, name, makers[kind](name, bed, quick)) for name in known]
+            case "hour":
+                hour = schedule.Settings(schedule.CASES[:1], duration_s=3_600, bed=bed)
+                found += [
+                    Measurement(kind, name, functools.partial(schedule.measure, name, hour))
+                    for name in known
+                ]
             case _:
-                raise ValueError(f"there is no measurement {kind}; there are: {', '.join(KINDS)}")
+                every = ", ".join(KINDS + LONG_KINDS)
+                raise ValueError(f"there is no measurement {kind}; there are: {every}")
     return found
 
 
