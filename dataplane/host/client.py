@@ -29,7 +29,6 @@ from pathlib import Path
 
 from dataplane.clock import wall_ns
 from dataplane.config import Node
-from dataplane.engines import registry
 from dataplane.engines.base import (
     EngineError,
     Event,
@@ -138,10 +137,6 @@ class EngineHost:
         """Of the host process; None between two."""
         host = self._host
         return None if host is None or not self._ready.is_set() else host.pid
-
-    def check(self, node: Node) -> list[str]:
-        """Why `node` cannot be run, without asking the host; empty if it can."""
-        return list(registry.refusals(node))
 
     def apply(self, node: Node) -> None:
         """Run exactly `node` from now on. Raises EngineError: nothing has changed then."""

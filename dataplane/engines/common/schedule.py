@@ -66,9 +66,8 @@ class Schedule:
         self._expire_together = expire_together
         self._expire = expire
         self._next_timers = next_timers
-        self._rows: set[int] = set()
         self._planned = np.zeros(ROWS, np.bool_)
-        """The same, to have them in order at once while thousands come and go."""
+        """By row, to have them in order at once while thousands come and go."""
 
         self._range: Range | None = None
         self._send_timer = loop.timer(lambda _now_ns: send())
@@ -92,8 +91,7 @@ class Schedule:
             self._expiry_timer.no_later_than(due_ns + slack_ns - SPIN_NS, SPIN_NS)
 
     def forget(self, ssid: int) -> None:
-        if ssid in self._rows:
-            self._rows.remove(ssid)
+        if self._planned[ssid]:
             self._planned[ssid] = False
             self._range = None
             self._table.cells[[DUE_NS, LATEST_NS], ssid] = NEVER
@@ -122,7 +120,8 @@ class Schedule:
     @property
     def slack_ns(self) -> int:
         """The least of any session."""
-        return int(self._table.columns[SLACK_NS][self._all()].min()) if self._rows else 0
+        slack_ns = self._table.columns[SLACK_NS][self._all()]
+        return int(slack_ns.min()) if slack_ns.size else 0
 
     def overdue_ns(self, rows: Rows, now_ns: int) -> int:
         """For how long the first of these has been late; negative where none is yet."""
@@ -131,9 +130,9 @@ class Schedule:
     def arm(self, flight_ns: int = 0) -> None:
         """To be called when what was due has been sent, which took `flight_ns`."""
         rows, columns = self._all(), self._table.columns
-        if not self._rows:
-            return
         due_ns, latest_ns = columns[DUE_NS][rows], columns[LATEST_NS][rows]
+        if not latest_ns.size:
+            return
         first = int(latest_ns.argmin())
         first_ns = int(latest_ns[first])
         if first_ns == NEVER:
@@ -154,8 +153,7 @@ class Schedule:
         self._send_timer.no_later_than(latest_ns - early_ns, early_ns)
 
     def _keep(self, ssid: int) -> None:
-        if ssid not in self._rows:
-            self._rows.add(ssid)
+        if not self._planned[ssid]:
             self._planned[ssid] = True
             self._range = None
 
@@ -167,25 +165,21 @@ class Schedule:
         return self._range
 
     def _look(self, now_ns: int) -> None:
-        if not self._rows:
-            return
         due_ns, latest_ns = self._expiries(now_ns)
         pressing = latest_ns - SPIN_NS <= now_ns
         # Most intervals end when a packet is due, and are closed when that leaves.
         if pressing.any():
             expiring, last_ns = self._picked(due_ns <= now_ns), int(due_ns[pressing].max())
             as_of_ns = self._expire_together(expiring, last_ns, now_ns)
-            if not self._rows:
-                return
             expiring = self._picked(self._expiries(now_ns)[0] <= as_of_ns)
             for ssid in expiring[:SLICE].tolist():
                 self._expire(ssid, now_ns)
             if len(expiring) > SLICE:
                 self._expiry_timer.at(now_ns)
                 return
-            if not self._rows:
-                return
             _, latest_ns = self._expiries(now_ns)
+        if not latest_ns.size:
+            return
         rows, columns = self._all(), self._table.columns
         # Packets that are yet to be sent cannot be lost before that.
         next_ns = now_ns + int((columns[TIMEOUT_NS][rows] + columns[EXPIRY_SLACK_NS][rows]).min())

@@ -78,6 +78,18 @@ def test_sessions_that_are_gone_leave_a_gap(table: SessionTable) -> None:
     assert schedule.due(10**9).tolist() == [1, 2, 4, 5]
 
 
+def test_when_the_last_session_is_gone_nothing_is_waited_for(table: SessionTable) -> None:
+    timers = Timers()
+    schedule = schedule_of(table, timers, 2, due_ns=0)
+    assert schedule.slack_ns == SLACK_NS
+    schedule.forget(1)
+    schedule.forget(2)
+    schedule.forget(2)
+    timers.armed_ns.clear()
+    schedule.arm()
+    assert (timers.armed_ns, schedule.due(10**9).tolist(), schedule.slack_ns) == ([], [], 0)
+
+
 def test_after_a_dear_flight_more_packets_are_waited_for(
     table: SessionTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:

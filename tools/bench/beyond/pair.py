@@ -100,14 +100,11 @@ class HostEnd:
         return pid
 
     def apply(self, node: Node) -> None:
-        """Run `node`. Raises BenchError where the engine cannot, with its reasons."""
-        refusals = self.host.check(node)
-        if refusals:
-            raise BenchError(refusals[0])
+        """Run `node`. Raises BenchError where the engine cannot, with its reason."""
         try:
             self.host.apply(node)
         except EngineError as error:
-            raise BenchError(f"engine {self.engine}: {error}") from error
+            raise BenchError(str(error)) from error
 
     def await_reflector(self) -> None:
         """Return once the Session-Reflector runs. Raises BenchError."""
@@ -168,7 +165,7 @@ class HostEnd:
         try:
             self.host.freshen()
         except EngineError as error:
-            raise BenchError(f"engine {self.engine}: {error}") from error
+            raise BenchError(str(error)) from error
         return {ssid: self._look(ssid) for ssid in ssids}
 
     def _look(self, ssid: int) -> Counters:
