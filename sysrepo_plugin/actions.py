@@ -8,6 +8,7 @@ from typing import Any
 
 from dataplane.engines.base import EngineError
 from dataplane.host.client import EngineHost
+from sysrepo_plugin.changes import Changes
 from sysrepo_plugin.datastore import TOP, ActionHandler, JsonTree, Refused
 from sysrepo_plugin.state import record_state
 
@@ -17,15 +18,16 @@ SESSION = f"{TOP}/session-sender/session"
 class Actions:
     """The handlers, by the schema path of their action."""
 
-    def __init__(self, host: EngineHost) -> None:
+    def __init__(self, host: EngineHost, changes: Changes) -> None:
         self._host = host
+        self._changes = changes
 
     def handlers(self) -> dict[str, ActionHandler]:
         return {
-            f"{SESSION}/start": _on_session(self._start),
-            f"{SESSION}/stop": _on_session(self._stop),
-            f"{SESSION}/clear": _on_session(self._clear),
-            f"{SESSION}/fetch-results": _on_session(self._fetch_results),
+            f"{SESSION}/start": self._on_session(self._start),
+            f"{SESSION}/stop": self._on_session(self._stop),
+            f"{SESSION}/clear": self._on_session(self._clear),
+            f"{SESSION}/fetch-results": self._on_session(self._fetch_results),
         }
 
     def _start(self, ssid: int, values: JsonTree) -> None:
@@ -47,12 +49,15 @@ class Actions:
             "result": [record_state(record, one_way=one_way) for record in records],
         }
 
+    def _on_session(self, action: Callable[[int, JsonTree], JsonTree | None]) -> ActionHandler:
+        def handler(keys: Mapping[str, str], values: Mapping[str, Any]) -> JsonTree | None:
+            ssid = int(keys["ssid"])
+            # The host knows nothing of a session that is configured and cannot be run.
+            if (reason := self._changes.refusals.sender.get(ssid)) is not None:
+                raise Refused(f"session {ssid} cannot be run: {reason}")
+            try:
+                return action(ssid, dict(values))
+            except EngineError as error:
+                raise Refused(str(error)) from error
 
-def _on_session(action: Callable[[int, JsonTree], JsonTree | None]) -> ActionHandler:
-    def handler(keys: Mapping[str, str], values: Mapping[str, Any]) -> JsonTree | None:
-        try:
-            return action(int(keys["ssid"]), dict(values))
-        except EngineError as error:
-            raise Refused(str(error)) from error
-
-    return handler
+        return handler

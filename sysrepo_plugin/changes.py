@@ -137,14 +137,16 @@ def _summary(before: Node, node: Node) -> str:
     """What there is now, and how many sessions are not as they were."""
     delta = difference(before, node)
     parts = []
-    for name, role, change in (
-        ("Session-Sender", node.sender, delta.sender),
-        ("Session-Reflector", node.reflector, delta.reflector),
+    for name, old, role, change in (
+        ("Session-Sender", before.sender, node.sender, delta.sender),
+        ("Session-Reflector", before.reflector, node.reflector, delta.reflector),
     ):
         if role is None or change is None:
             parts.append(f"no {name}")
             continue
-        new_or_changed = len(change.settings.sessions)
+        # To another engine each session is new.
+        moved = old is not None and old.engine != role.engine
+        new_or_changed = len(role.sessions if moved else change.settings.sessions)
         parts.append(
             f"{name} on engine {role.engine}{'' if role.enabled else ' (disabled)'}, "
             f"{len(role.sessions)} sessions, {new_or_changed} of them new or changed, "

@@ -219,8 +219,8 @@ def _reflector(tree: Tree, segments: Segments) -> Reflector:
 
 
 def _rate_limit(tree: Tree) -> int | None:
-    limit = tree.get("rate-limit")
-    return None if limit in (None, "unlimited") else int(limit)
+    limit = tree["rate-limit"]
+    return None if limit == "unlimited" else int(limit)
 
 
 def _reflector_session(tree: Tree, segments: Segments) -> ReflectorSession:

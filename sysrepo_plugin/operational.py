@@ -59,12 +59,12 @@ class Operational:
         depths = self._changes.presentation.record_depth
         for ssid, status in sorted(self._host.status().items()):
             # A session that is being deleted may still be known to the host.
-            if ssid in depths and request.ssid in (None, ssid):
+            if ssid in depths and (request.ssids is None or ssid in request.ssids):
                 depth = depths[ssid] if request.history else 0
                 snapshot = self._snapshot(ssid, depth)
                 yield session_state(ssid, status, snapshot, history=request.history)
         for ssid, reason in self._changes.refusals.sender.items():
-            if request.ssid in (None, ssid):
+            if request.ssids is None or ssid in request.ssids:
                 yield refused_state(reason) | {"ssid": ssid}
 
     def _snapshot(self, ssid: int, records: int) -> SessionSnapshot | None:

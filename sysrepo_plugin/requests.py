@@ -26,8 +26,8 @@ class Request:
     sender: bool = True
     reflector: bool = True
 
-    ssid: int | None = None
-    """Of the Session-Sender's sessions only this one."""
+    ssids: frozenset[int] | None = None
+    """Of the Session-Sender's sessions only these."""
 
     history: bool = True
     """Whether closed intervals and records are wanted."""
@@ -40,11 +40,25 @@ def parse_request(xpath: str | None) -> Request:
     """The narrowest Request that surely covers `xpath`."""
     if xpath is None:
         return EVERYTHING
+    # A "|" within a literal leaves parts that are not plain.
+    parts = [_part(part.strip()) for part in xpath.split("|")]
+    of_sender = [part for part in parts if part.sender]
+    ssids = [part.ssids for part in of_sender]
+    known = [each for each in ssids if each is not None]
+    return Request(
+        sender=bool(of_sender),
+        reflector=any(part.reflector for part in parts),
+        ssids=frozenset().union(*known) if ssids and len(known) == len(ssids) else None,
+        history=not of_sender or any(part.history for part in of_sender),
+    )
+
+
+def _part(xpath: str) -> Request:
     if session := SESSION.match(xpath):
         part = (session["rest"] or "").removeprefix("srv6-stamp:").split("/")[0]
         return Request(
             reflector=False,
-            ssid=None if session["ssid"] is None else int(session["ssid"]),
+            ssids=None if session["ssid"] is None else frozenset({int(session["ssid"])}),
             history=part in ("", "interval-statistics", "measurement"),
         )
     if role := ROLE.match(xpath):

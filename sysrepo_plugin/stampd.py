@@ -77,7 +77,7 @@ def serve(state_dir: Path, ready_file: Path | None, stop: threading.Event) -> No
             notifier.start(datastore.notifier())
             try:
                 # First, because of these there is one: a second daemon ends before it sends.
-                for xpath, handler in Actions(host).handlers().items():
+                for xpath, handler in Actions(host, changes).handlers().items():
                     datastore.subscribe_action(xpath, handler)
                 datastore.subscribe_changes(changes.handle)
                 datastore.subscribe_operational(Operational(host, changes).tree)

@@ -189,14 +189,15 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NODE",
         help="a node of the laboratory, whose `stamp-lab status --json` is at standard input",
     )
-    parser.add_argument(
+    part = parser.add_mutually_exclusive_group()
+    part.add_argument(
         "--records",
         type=int,
         metavar="SSID",
         help="take all records of this session instead: they are gone from the node then,"
         " a thousand at a time while the output is read",
     )
-    parser.add_argument(
+    part.add_argument(
         "--interval",
         action="store_true",
         help="of the latest closed computation interval, instead of since the beginning",

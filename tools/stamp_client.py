@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, Self
 from lxml import etree
 from ncclient import manager
 from ncclient.operations import OperationError, RPCError
-from ncclient.transport.errors import SSHError, TransportError
+from ncclient.transport.errors import SSHError, SSHUnknownHostError, TransportError
 
 Element = etree._Element
 
@@ -36,6 +36,9 @@ ACTION_NS = "urn:ietf:params:xml:ns:yang:1"
 
 _OPERATION = f"{{{BASE_NS}}}operation"
 """The attribute of RFC 6241 §7.2."""
+
+_DATA_MISSING = "data-missing"
+"""The error-tag (RFC 6241 appendix A) of an action on a session that is not there."""
 
 DIRECTIONS = ("forward", "backward", "round-trip")
 """The directions for which there are delay statistics, named as in the model."""
@@ -232,6 +235,12 @@ class StampClient:
         talked to. Without it the user's own known_hosts decides. Raises StampClientError.
         """
         try:
+            # Of one that is missing ncclient gives the Python exception for a reason.
+            with open(key_file, "rb"):
+                pass
+        except OSError as error:
+            raise StampClientError(f"cannot read the key {key_file}: {error.strerror}") from error
+        try:
             session = manager.connect_ssh(
                 host=host,
                 port=port,
@@ -243,6 +252,11 @@ class StampClient:
                 timeout=timeout_s,
                 manager_params={"timeout": timeout_s},
             )
+        except SSHUnknownHostError as error:
+            raise StampClientError(
+                f"{host} is not in ~/.ssh/known_hosts: look at its key, and have it put there, by"
+                f" `ssh -p {port} -s {user}@{host} netconf`"
+            ) from error
         except (SSHError, TransportError, OSError) as error:
             raise StampClientError(f"cannot connect to {user}@{host}:{port}: {error}") from error
         return cls(session)
@@ -340,7 +354,13 @@ class StampClient:
 
     def _action(self, ssid: int, name: str, **parameters: int | None) -> Element:
         action = build_action(ssid, name, **parameters)
-        reply = self._ask(name, "dispatch", action)
+        try:
+            reply = self._ask(name, "dispatch", action)
+        except StampClientError as error:
+            cause = error.__cause__
+            if isinstance(cause, RPCError) and cause.tag == _DATA_MISSING:
+                raise StampClientError(f"the node has no session with SSID {ssid}") from error
+            raise
         return etree.fromstring(reply.xml.encode())
 
     def _ask(self, what: str, method: str, *arguments: Any, **options: Any) -> Any:

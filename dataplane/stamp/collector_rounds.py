@@ -74,9 +74,6 @@ _T1_METHOD = 8 * _HEAD + SessionHead.t1_method.offset  # type: ignore[attr-defin
 _T4_METHOD = 8 * _HEAD + SessionHead.t4_method.offset  # type: ignore[attr-defined]
 _INTERVALS = word_of(SessionState, "interval")
 _DELAY = word_of(IntervalState, "delay")
-_ORIGIN = word_of(DelayState, "origin_ns")
-
-
 _INTERVAL_WORDS = words_of(IntervalState)
 _DELAY_WORDS = words_of(DelayState)
 _ORIGIN = word_of(DelayState, "origin_ns")

@@ -25,7 +25,10 @@ with manager.connect(
 ) as netconf:
     # Without a filter all come: changes of a session's state, edits of the configuration too.
     netconf.create_subscription(filter=("xpath", (NAMES, "/s:interval-closed")))
-    event = netconf.take_notification().notification_ele
+    notification = netconf.take_notification(timeout=60)
+    if notification is None:
+        sys.exit(f"no interval was closed on {sys.argv[1]} within a minute: does a session run?")
+    event = notification.notification_ele
     ssid = event.findtext(".//s:ssid", namespaces=NAMES)
     number = event.findtext(".//s:number", namespaces=NAMES)
     print(f"{event.findtext('{*}eventTime')}: interval {number} of session {ssid} is closed")

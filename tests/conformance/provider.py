@@ -23,6 +23,7 @@ class Provider:
 
     def __init__(self) -> None:
         self.values: dict[str, int] = {}
+        self.readings = 0
 
     def on_change(self, event: str, req_id: int, changes: list[Any], private_data: Any) -> None:
         """Refuse one value, follow the items."""
@@ -47,11 +48,12 @@ class Provider:
             assert not keys
 
     def on_state(self, xpath: str, private_data: Any) -> dict[str, Any]:
-        """A counter for each item: a hundred times its value."""
+        """A counter for each item, a hundred times its value; and how often it was asked."""
+        self.readings += 1
         return {
             "top": {
                 "item": [
-                    {"name": name, "state": {"packets": 100 * value}}
+                    {"name": name, "state": {"packets": 100 * value, "reading": self.readings}}
                     for name, value in self.values.items()
                 ]
             }

@@ -99,6 +99,17 @@ def test_filters(lab: Lab, operation: str) -> None:
             assert data.find(".//t:mtu", T) is None
 
 
+def test_what_one_filter_selects_is_of_one_moment(lab: Lab) -> None:
+    one = "<item><name>{}</name><state><reading/></state></item>"
+    both = f'<top xmlns="{TEST_NS}">{one.format("a")}{one.format("b")}</top>'
+    with lab.connect() as session:
+        edit(session, ITEMS)
+        for _ in range(2):
+            data = session.get(filter=("subtree", both)).data_ele
+            first, second = (node.text for node in data.iterfind(".//t:reading", T))
+            assert first == second is not None
+
+
 def test_identity_in_a_filter(lab: Lab) -> None:
     with lab.connect() as session:
         edit(session, "<shade>i:red</shade><mtu>1400</mtu>")

@@ -441,16 +441,17 @@ class BackendSession:
 
     def _read(self, xpaths: Sequence[str], sources: Sequence[tuple[str, int]]) -> bytes:
         with self._context() as context, native.merged_tree() as target:
-            for datastore, options in sources:
+            # One by one, what belongs together would be of several moments.
+            union = " | ".join(xpaths)
+            for datastore, options in sources if union else ():
                 self._switch(datastore)
-                for xpath in xpaths:
-                    with native.datastore_tree(
-                        self._session.cdata,
-                        xpath,
-                        timeout_ms=self._backend.timeouts.data_ms,
-                        options=options,
-                    ) as tree:
-                        native.merge(context, target, tree)
+                with native.datastore_tree(
+                    self._session.cdata,
+                    union,
+                    timeout_ms=self._backend.timeouts.data_ms,
+                    options=options,
+                ) as tree:
+                    native.merge(context, target, tree)
             return native.print_siblings(context, target[0])
 
     def _switch(self, datastore: str) -> None:

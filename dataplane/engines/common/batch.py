@@ -11,7 +11,7 @@ from dataplane.addresses import text_of
 from dataplane.engines.base import Attachment
 from dataplane.engines.common.transport import Datagram, Transport
 
-BATCH = 1_024
+BATCH = 2_048
 """Packets of a batch at most, as many as the kernel hands over at once. Larger ones bear
 the constant cost of array operations more easily; a full one takes some two milliseconds,
 for which timers wait."""
@@ -21,6 +21,10 @@ ROW = 128
 
 SMALL = 8
 """Batches below this are served packet by packet, which is faster then."""
+
+FLOOD = 32
+FLOOD_GAP_NS = 20_000
+"""So many packets that wait, and arrived no farther apart than that, are a flood."""
 
 UNKNOWN_HOP_LIMIT = -1
 
@@ -56,6 +60,15 @@ class Batch:
         self.kernel_stamped: npt.NDArray[np.bool_] = np.zeros(capacity, np.bool_)
         self.long: dict[int, bytes] = {}
         """Whole payloads, by row, of packets that are longer than `ROW`."""
+
+    @property
+    def is_flood(self) -> bool:
+        """Whether packets come so fast that each costs less if more of them wait."""
+        count = self.count
+        if count < FLOOD:
+            return False
+        span_ns = int(self.received_ns[count - 1]) - int(self.received_ns[0])
+        return abs(span_ns) < count * FLOOD_GAP_NS
 
     def datagram(self, row: int) -> Datagram:
         """One of them by itself."""

@@ -49,6 +49,11 @@ class BatchCollection:
         return self._transport.limitation
 
     @property
+    def flooded(self) -> bool:
+        """Whether what was received last is a flood."""
+        return self._batch.is_flood
+
+    @property
     def room(self) -> int:
         """See `BatchTransport`."""
         return self._transport.room

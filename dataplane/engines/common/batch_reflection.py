@@ -88,6 +88,11 @@ class BatchReflection:
         return self._more
 
     @property
+    def flooded(self) -> bool:
+        """Whether what was received last is a flood."""
+        return self._batch.is_flood
+
+    @property
     def limitation(self) -> str | None:
         return self._transport.limitation
 
@@ -207,10 +212,10 @@ class BatchReflection:
 def _admitted(batch: Batch, start: int, end: int, limiter: RateLimiter | None) -> Rows:
     """The rows from `start` to before `end` that may be answered."""
     rows = slice(start, end)
-    if limiter is None:
+    if limiter is None or start == end:
         return rows
     admitted = limiter.admitted(batch.source[rows], batch.received_ns[rows])
-    return start + np.flatnonzero(admitted)
+    return rows if admitted.all() else start + np.flatnonzero(admitted)
 
 
 def _requests(batch: Batch, rows: Rows) -> Requests:

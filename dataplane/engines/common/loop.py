@@ -25,6 +25,7 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from dataplane.clock import monotonic_ns
+from dataplane.engines.common.time_slice import PATIENT_NS, ask_for_slice
 
 T = TypeVar("T")
 
@@ -40,6 +41,9 @@ SLICE_NS = 5_000_000
 
 SLICE_MIN_NS = 500_000
 """The same where a deadline has passed: what is always late does not stop all work."""
+
+FLOOD_NS = 100_000_000
+"""How long after it was last told of a flood of packets the thread stays patient."""
 
 CALL_TIMEOUT_S = 30.0
 """How long another thread waits for the loop to carry out a call."""
@@ -143,6 +147,7 @@ class Loop:
         self._count = itertools.count()
         self._posted: deque[Callable[[], None]] = deque()
         self._waiting: set[Future[Any]] = set()
+        self._flood_over_ns = 0
         self._closing = False
         self._closed = False
         self._posting = threading.Lock()
@@ -269,6 +274,13 @@ class Loop:
     def timer(self, callback: Callable[[int], None]) -> Timer:
         return Timer(self, callback)
 
+    def flooded(self) -> None:
+        """To be called by a reader that has found many packets: for a while, kernel threads
+        that would fill the rings it empties may interrupt this one."""
+        if not self._flood_over_ns:
+            ask_for_slice(PATIENT_NS)
+        self._flood_over_ns = monotonic_ns() + FLOOD_NS
+
     def overdue(self) -> bool:
         """Whether others should have their turn for a deadline's sake."""
         return bool(self._heap) and self._heap[0][0] <= monotonic_ns()
@@ -295,6 +307,9 @@ class Loop:
     def _wait(self, block: bool) -> list[tuple[int, int]]:
         if not block:
             return self._epoll.poll(0)
+        if self._flood_over_ns and monotonic_ns() > self._flood_over_ns:
+            self._flood_over_ns = 0
+            ask_for_slice(0)
         # Nobody wakes up for an entry that was superseded.
         while self._heap and not self._heap[0][3].is_due(self._heap[0][2]):
             heapq.heappop(self._heap)

@@ -280,6 +280,8 @@ class ReflectorRole:
         assert store is not None
         reflect = functools.partial(self._reflect, transport)
         failed, refused = batches.serve(core, reflect, self._limiter)
+        if batches.flooded:
+            self._loop.flooded()
         if refused:
             store.role.discard(DiscardReason.RATE_LIMITED, refused)
         for error, packets in failed.items():

@@ -51,9 +51,12 @@ REST_SLACKS = 3
 """How long the replies of a crowded port may wait to be taken in together; or so many times
 as long as the packets of each of its sessions may, if that is more."""
 
-GATHER = 512
+GATHER = 2_048
 """Replies that may gather meanwhile, if they come as fast as before, and if twice as many
 have room where they wait."""
+
+FLOOD_REST_NS = 5_000_000
+"""How long the replies of any port may wait while they flood in."""
 
 CROWD = 64
 """Sessions of a port from which on each gives up some punctuality for the others' sake."""
@@ -319,8 +322,10 @@ class SenderPort:
         if self._batches is not None:
             more = self._batches.serve(self._hand_over)
             self._gathered += self._batches.latest_count
-            if not more and self.schedule is not None:
-                self._rest(self._batches.room, self.schedule.slack_ns)
+            if self._batches.flooded:
+                self._loop.flooded()
+            if not more:
+                self._rest(self._batches)
             return more
         for _ in range(BATCH):
             if not self._receive_one():
@@ -329,19 +334,21 @@ class SenderPort:
                 break
         return True
 
-    def _rest(self, room: int, slack_ns: int) -> None:
-        """Let replies gather, where so many sessions share the port that there will be more.
-
-        Their timestamps are the kernel's. There is `room` for so many; packets of the
-        sessions may leave late by `slack_ns`.
-        """
+    def _rest(self, batches: BatchCollection) -> None:
+        """Let replies gather, where many sessions share the port, so that there will be
+        more, or where they flood in. Their timestamps are the kernel's."""
         now_ns = monotonic_ns()
         since_ns, self._read_ns = now_ns - self._read_ns, now_ns
-        gather = min(GATHER, room // 2)
-        rest_ns = min(
-            max(REST_NS, REST_SLACKS * slack_ns), since_ns * gather // max(1, self._gathered)
-        )
-        self._gathered = 0
+        gathered, self._gathered = self._gathered, 0
+        schedule = self.schedule
+        if schedule is not None:
+            longest_ns = max(REST_NS, REST_SLACKS * schedule.slack_ns)
+        elif batches.flooded:
+            longest_ns = FLOOD_REST_NS
+        else:
+            return
+        gather = min(GATHER, batches.room // 2)
+        rest_ns = min(longest_ns, since_ns * gather // max(1, gathered))
         self._rest_over_ns = now_ns + rest_ns // 2
         self._rest_timer.at(now_ns + rest_ns)
         if not self._resting:

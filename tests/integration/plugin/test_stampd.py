@@ -408,6 +408,18 @@ def test_bad_packets_are_counted_by_reason(sender: Element, reflector: Element) 
     assert sender.session(1)["counters"]["duplicates"] == "0"
 
 
+def test_a_source_beyond_its_rate_is_limited(sender: Element, reflector: Element) -> None:
+    reflector.edit({"session-reflector": {"rate-limit": 10}})
+    sender.edit(sessions(session(1, packet_count=50)))
+
+    def limited() -> bool:
+        role = reflector.state("/srv6-stamp:stamp/session-reflector")["session-reflector"]
+        beyond = discards(role["counters"]).get("rate-limited", 0)
+        return beyond > 0 and int(role["counters"]["reflected"]) + beyond == 50
+
+    eventually(limited, "a reply or a discard for each request")
+
+
 def test_what_is_unfit_at_start_does_not_keep_the_rest_down(
     pair: tuple[Element, Element],
 ) -> None:
@@ -437,6 +449,8 @@ def test_what_is_unfit_at_start_does_not_keep_the_rest_down(
     assert "the sender address ff02::2 is not a unicast address" in role["last-error"]
     assert f"ERROR: in running, and not run: {reason}" in sender.log.read_text()
 
+    with pytest.raises(ClientError, match=r"session 1 cannot be run: .* is not a unicast address"):
+        sender.act(1, "start")
     with pytest.raises(ClientError, match="ff02::1"):
         sender.edit(sessions(session(2, interval="20000")))
     sender.edit(sessions(session(1)))

@@ -213,7 +213,15 @@ def test_a_laboratory_that_is_not_there(
         assert capsys.readouterr().err == f"stamp-results: {problem}\n"
 
 
-@pytest.mark.parametrize("arguments", [[], ["192.0.2.1"], ["192.0.2.1", "--lab", "edge1"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["192.0.2.1"],
+        ["192.0.2.1", "--lab", "edge1"],
+        ["192.0.2.1", "--key", "k", "--records", "1", "--interval"],
+    ],
+)
 def test_a_wrong_command_line(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         results.main(arguments)

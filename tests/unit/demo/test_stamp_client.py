@@ -8,8 +8,9 @@ from typing import Any
 import libyang
 import pytest
 from lxml import etree
+from ncclient import manager
 from ncclient.operations import RPCError
-from ncclient.transport.errors import SessionCloseError
+from ncclient.transport.errors import SessionCloseError, SSHUnknownHostError
 
 from tests.unit.demo.samples import PATHS
 from tools.demo.measure import Run, reflector_node, sender_node
@@ -221,6 +222,15 @@ def test_an_unknown_session() -> None:
         StampClient(FakeSession(STATE)).sender_session(8)
 
 
+def test_records_of_an_unknown_session() -> None:
+    raw = etree.fromstring(
+        '<rpc-error xmlns="urn:ietf:params:xml:ns:netconf:base:1.0">'
+        "<error-tag>data-missing</error-tag><error-message>no parent</error-message></rpc-error>"
+    )
+    with pytest.raises(StampClientError, match=r"^the node has no session with SSID 8$"):
+        StampClient(FakeSession(RPCError(raw))).fetch_results(8)
+
+
 def test_a_refused_edit_says_where_and_why() -> None:
     raw = etree.fromstring(
         '<rpc-error xmlns="urn:ietf:params:xml:ns:netconf:base:1.0">'
@@ -244,3 +254,21 @@ def test_nobody_listens(tmp_path: Path) -> None:
     key.write_text("", encoding="ascii")
     with pytest.raises(StampClientError, match=r"^cannot connect to root@127\.0\.0\.1:1: "):
         StampClient.connect("127.0.0.1", 1, "root", key_file=key, timeout_s=2)
+
+
+def test_a_key_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(
+        StampClientError, match=rf"^cannot read the key {tmp_path}/key: No such file or directory$"
+    ):
+        StampClient.connect("127.0.0.1", 1, "root", key_file=tmp_path / "key")
+
+
+def test_a_node_whose_key_is_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect(**_: Any) -> None:
+        raise SSHUnknownHostError("[fd00::1]", "e4:27")
+
+    monkeypatch.setattr(manager, "connect_ssh", connect)
+    key = tmp_path / "key"
+    key.write_text("", encoding="ascii")
+    with pytest.raises(StampClientError, match=r"by `ssh -p 830 -s oss@fd00::1 netconf`$"):
+        StampClient.connect("fd00::1", 830, "oss", key_file=key)

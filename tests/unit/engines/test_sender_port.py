@@ -20,7 +20,7 @@ from dataplane.engines.common.batch import Batch
 from dataplane.engines.common.loop import Loop
 from dataplane.engines.common.run import SenderRun
 from dataplane.engines.common.schedule import Schedule
-from dataplane.engines.common.sender_port import LATE_NS, SenderPort
+from dataplane.engines.common.sender_port import FLOOD_REST_NS, LATE_NS, SenderPort
 from dataplane.engines.common.transport import Datagram
 from dataplane.stamp.errors import DiscardReason
 
@@ -260,3 +260,44 @@ def test_a_process_that_was_held_up_reads_once_what_has_waited() -> None:
     queue.coming.append(wall_ns())
     sender._flush_schedule()
     assert (len(run.arrived_ns), len(sent)) == (1, 2)
+
+
+class Flood(Batches):
+    """All replies at once."""
+
+    def receive_batch(self, batch: Batch) -> bool:
+        count = batch.count = len(self.coming)
+        data = reply(0).data
+        batch.data[:count, : len(data)] = np.frombuffer(data, np.uint8)
+        batch.length[:count] = len(data)
+        batch.source[:count] = np.frombuffer(PEER.packed, np.uint64)
+        batch.received_ns[:count] = self.coming
+        self.coming.clear()
+        return False
+
+
+@pytest.mark.parametrize(
+    ("count", "apart_ns", "flood"),
+    [(100, 2_000, True), (100, MS, False), (10, 2_000, False)],
+)
+def test_replies_that_flood_in_gather(count: int, apart_ns: int, flood: bool) -> None:
+    queue = Flood()
+    sender, run = opened(queue)
+    told: list[str] = []
+    timers: list[int] = []
+    loop = cast(Any, sender)._loop
+    loop.flooded = lambda: told.append("flooded")
+    loop.pause = lambda _fd: told.append("paused")
+    loop.resume = lambda _fd: told.append("resumed")
+    cast(Any, sender)._rest_timer.at = timers.append
+    begun_ns = wall_ns() - count * apart_ns
+    queue.coming = [begun_ns + number * apart_ns for number in range(count)]
+    before_ns = monotonic_ns()
+    assert sender.read() is False
+    assert len(run.arrived_ns) == count
+    assert told == (["flooded", "paused"] if flood else [])
+    assert [before_ns < at_ns <= monotonic_ns() + FLOOD_REST_NS for at_ns in timers] == (
+        [True] if flood else []
+    )
+    sender._wake()
+    assert told[2:] == (["resumed"] if flood else [])

@@ -21,6 +21,7 @@ def reflector(port: int) -> dict[str, Any]:
             "enabled": True,
             "engine": "userspace",
             "udp-port": port,
+            "rate-limit": "unlimited",
             "require-configured-session": True,
         }
     }
@@ -128,4 +129,23 @@ def test_edits_are_logged(caplog: pytest.LogCaptureFixture) -> None:
             " the source address ff02::1 is not a unicast address",
         ),
         ("INFO", "edit withdrawn: another subscriber refused it"),
+    ]
+
+
+def test_to_another_engine_all_sessions_are_new(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    changes = Changes(capabilities, Recorder())
+    tree = reflector(1000)
+    session = {"sender-address": "any", "reflector-mode": "stateless", "timestamp-format": "ntp"}
+    tree["session-reflector"]["session"] = [
+        {"ssid": ssid, "enabled": True, "sender-udp-port": 862} | session for ssid in (1, 2)
+    ]
+    for engine in ("userspace", "userspace", "scapy"):
+        tree["session-reflector"]["engine"] = engine
+        changes.handle("change", tree)
+        changes.handle("done", tree)
+    told = [record.getMessage().partition(" on ")[2] for record in caplog.records]
+    assert told == [
+        f"engine {text} of them new or changed, 0 removed"
+        for text in ("userspace, 2 sessions, 2", "userspace, 2 sessions, 0", "scapy, 2 sessions, 2")
     ]

@@ -11,6 +11,7 @@ import pytest
 
 from dataplane.config import DelayMode, Node, ReflectorMode, SsidZeroAction
 from dataplane.engines.base import Capabilities, EngineError
+from dataplane.engines.registry import ENGINES
 from dataplane.stamp.timestamp import TimestampFormat
 from sysrepo_plugin.configuration import (
     ConfigurationError,
@@ -208,17 +209,14 @@ def test_interfaces_that_an_engine_wants_named(
     )
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(
     ("leaves", "limit"),
-    [
-        ({"engine": "userspace"}, None),
-        ({"engine": "xdp"}, 100_000),
-        ({"engine": "xdp", "rate-limit": 5}, 5),
-        ({"engine": "xdp", "rate-limit": "unlimited"}, None),
-    ],
+    [({}, 100_000), ({"rate-limit": 5}, 5), ({"rate-limit": "unlimited"}, None)],
 )
-def test_rate_limit(context: libyang.Context, leaves: Tree, limit: int | None) -> None:
-    node = node_from_tree(tree_of(context, {"session-reflector": leaves}))
+def test_rate_limit(context: libyang.Context, engine: str, leaves: Tree, limit: int | None) -> None:
+    tree = tree_of(context, {"session-reflector": {"engine": engine, **leaves}})
+    node = node_from_tree(tree)
     assert node.reflector is not None
     assert node.reflector.rate_limit == limit
 

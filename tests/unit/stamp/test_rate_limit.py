@@ -45,14 +45,31 @@ def test_who_was_heard_of_last_is_remembered(monkeypatch: pytest.MonkeyPatch) ->
     assert [limiter.admits(names[at], NOW_NS) for at in (0, 2, 3, 1)] == [False] * 3 + [True]
 
 
-def test_many_as_one_by_one() -> None:
+@pytest.mark.parametrize("hash_bits", [16, 1])
+@pytest.mark.parametrize("out_of_order_ns", [0, 1_000_000, 2 * BURST_NS])
+@pytest.mark.parametrize("sources", [1, 2, 40])
+@pytest.mark.parametrize("rate", [10, 2_000, 100_000])
+def test_many_as_one_by_one(
+    rate: int,
+    sources: int,
+    out_of_order_ns: int,
+    hash_bits: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Within the rate, beyond it, and some within while others are beyond."""
+    monkeypatch.setattr(rate_limit, "_SHIFT", np.uint64(64 - hash_bits))
     chance = random.Random(7)
-    one, many = RateLimiter(5_000), RateLimiter(5_000)
-    now_ns = NOW_NS
-    for _ in range(20):
-        sources = [chance.choice([ONE, OTHER]) for _ in range(200)]
-        times = [now_ns := now_ns + chance.randrange(100_000) for _ in sources]
-        columns = np.frombuffer(b"".join(sources), np.uint64).reshape(-1, 2)
-        mask = many.admitted(columns, np.array(times))
-        assert mask.tolist() == list(map(one.admits, sources, times))
-        assert 0 < mask.sum() <= 200
+    known = [(1, number) for number in range(sources)]
+    weights = [9] + [1] * (sources - 1)
+    one, many = RateLimiter(rate), RateLimiter(rate)
+    now_ns, seen = NOW_NS, set()
+    for size in (1, 31, 32, 500, 500, 1_024, 31, 500, 100, 1_024):
+        addresses = np.array(chance.choices(known, weights, k=size), np.uint64)
+        times = [
+            (now_ns := now_ns + chance.randrange(100_000)) - chance.randrange(out_of_order_ns + 1)
+            for _ in range(size)
+        ]
+        singly = [one.admits(each.tobytes(), at) for each, at in zip(addresses, times, strict=True)]
+        assert many.admitted(addresses, np.array(times)).tolist() == singly
+        seen.update(singly)
+    assert seen == ({True} if rate == 100_000 else {True, False})

@@ -13,6 +13,7 @@ import pytest
 from dataplane.config import ReflectorSession
 from dataplane.stamp.errors import DiscardReason
 from tests.integration.engines.conformance import wire
+from tests.integration.engines.conformance.conftest import in_both_modes
 from tests.integration.engines.conformance.reflecting import (
     PORT,
     SENDER_PORT,
@@ -34,7 +35,7 @@ pytestmark = pytest.mark.integration
 
 ALL_NODES = IPv6Address("ff02::1")
 NOBODY = IPv6Address("fd00:1::9")
-UNROUTED = IPv6Address("2001:db8::1")
+AFAR = IPv6Address("2001:db8::1")
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ DISCARDED: dict[str, tuple[DiscardReason, bytes]] = {
     "from a reflector's port": (DiscardReason.UNANSWERABLE, packet(GOOD, ports=(PORT, PORT))),
     "from port 0": (DiscardReason.UNANSWERABLE, packet(GOOD, ports=(0, PORT))),
     "to a group": (DiscardReason.UNANSWERABLE, packet(GOOD, destination=ALL_NODES)),
-    "unroutable sender": (DiscardReason.SEND_FAILED, packet(GOOD, source=UNROUTED)),
+    "unroutable sender": (DiscardReason.SEND_FAILED, packet(GOOD, source=AFAR)),
     "wrong interface": (
         DiscardReason.WRONG_INTERFACE,
         packet(GOOD, OTHER),
@@ -79,6 +80,38 @@ def test_more_than_a_source_may_send(reflecting: Reflecting, form: str) -> None:
         reflecting.stand.inject(MAIN, FORMS[form](MAIN))
     reflecting.answer()
     assert reflecting.running.reflector().discards[DiscardReason.RATE_LIMITED] == 39
+
+
+@in_both_modes
+def test_a_source_within_its_rate(reflecting: Reflecting) -> None:
+    """It loses nothing, whatever another sends."""
+    per_s = 200
+    reflecting.configure(rate_limit=per_s)
+    for number in range(per_s // 4):
+        for _ in range(10):
+            reflecting.send(wire.request(number, SSID), source=AFAR)
+        reflecting.send(wire.request(number, SSID))
+        time.sleep(1 / per_s)
+    grace()
+    replies = reflecting.stand.seen(MAIN)
+    mine = [reply for reply in replies if reply.destination == MAIN.there]
+    assert len(mine) == per_s // 4
+    refused = reflecting.running.reflector().discards[DiscardReason.RATE_LIMITED]
+    assert refused == 11 * per_s // 4 - len(replies) > 0
+
+
+@in_both_modes
+def test_a_burst_is_limited_as_single_packets_are(reflecting: Reflecting) -> None:
+    reflecting.configure(rate_limit=100)
+    reflecting.exchange(GOOD)
+    grace()
+    requests = [wire.request(sequence, SSID) for sequence in range(40)]
+    burst = wire.burst(MAIN.there, MAIN.here, (SENDER_PORT, PORT), *requests)
+    reflecting.stand.inject_burst(MAIN, burst, wire.BASE)
+    # Those of a tenth of a second, and the one that is sent at its end.
+    fields = [wire.Reflected.read(reply.payload) for reply in reflecting.answers(11)]
+    assert [field.sender_sequence for field in fields] == list(range(11))
+    assert reflecting.running.reflector().discards[DiscardReason.RATE_LIMITED] == 29
 
 
 @pytest.mark.parametrize("case", DISCARDED)
