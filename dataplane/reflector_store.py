@@ -50,6 +50,7 @@ class HandedUp(enum.IntEnum):
     NEXT_HOP = 8
     TOO_BIG = 9
     HEAD_ROOM = 10
+    IPV6_OPTIONS = 11
 
     @property
     def label(self) -> str:

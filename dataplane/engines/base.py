@@ -396,8 +396,10 @@ class Engine(Protocol):
         """
 
     def ping(self) -> None:
-        """Return once the threads that do the work have shown that they run, and have
-        brought the stores up to date."""
+        """Return once the threads that do the work have shown that they run."""
+
+    def freshen(self) -> None:
+        """Return once the stores are up to date with what had come before."""
 
     def close(self) -> None:
         """Stop everything and let go of sockets and threads; stores stay on disk."""

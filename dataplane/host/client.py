@@ -50,6 +50,7 @@ from dataplane.host.messages import (
     Apply,
     ChannelError,
     Clear,
+    Freshen,
     Ping,
     Request,
     Shutdown,
@@ -71,6 +72,8 @@ ACTION_TIMEOUT_S = 1.5
 PING_INTERVAL_S = 2.0
 PING_TIMEOUT_S = 5.0
 """A host whose engines do not answer for so long is replaced."""
+
+FRESHEN_TIMEOUT_S = 5.0
 
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 5.0
@@ -167,8 +170,9 @@ class EngineHost:
         self._request(Clear(next(self._requests), ssid), ACTION_TIMEOUT_S)
 
     def freshen(self) -> None:
-        """Have the stores brought up to date, which may be a second old. Raises EngineError."""
-        self._request(Ping(next(self._requests)), PING_TIMEOUT_S)
+        """Have the stores brought up to date, which may be a second old, or some seconds
+        where there are thousands. Raises EngineError."""
+        self._request(Freshen(next(self._requests)), FRESHEN_TIMEOUT_S)
 
     def status(self) -> dict[int, SessionStatus]:
         """Of every sender session, by SSID."""

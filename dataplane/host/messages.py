@@ -84,6 +84,13 @@ class Ping:
 
 
 @dataclass(frozen=True, slots=True)
+class Freshen:
+    """Bring the stores up to date."""
+
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
 class Shutdown:
     """Stop the engines and exit."""
 
@@ -105,7 +112,7 @@ class Reports:
     reports: tuple[Report, ...]
 
 
-Request = Apply | Start | Stop | Clear | Ping | Shutdown
+Request = Apply | Start | Stop | Clear | Ping | Freshen | Shutdown
 Message = Request | Answer | Reports
 
 Key = TypeVar("Key")

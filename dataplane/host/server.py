@@ -28,6 +28,7 @@ from dataplane.host.messages import (
     Apply,
     ChannelError,
     Clear,
+    Freshen,
     Message,
     NodeDelta,
     Ping,
@@ -111,6 +112,10 @@ class EngineSet:
     def ping(self) -> None:
         for engine in self._engines.values():
             engine.ping()
+
+    def freshen(self) -> None:
+        for engine in self._engines.values():
+            engine.freshen()
 
     def close(self) -> None:
         for engine in self._engines.values():
@@ -213,6 +218,8 @@ class Server:
                 self._engines.sender().clear(message.ssid)
             case Ping():
                 self._engines.ping()
+            case Freshen():
+                self._engines.freshen()
 
     def _write(self) -> None:
         ended = False

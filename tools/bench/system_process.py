@@ -107,8 +107,8 @@ class Process:
                     for ssid in range(1, request["sessions"] + 1)
                 }
                 return {"firsts": sorted(firsts)}
-            case "ping":
-                self._engine.ping()
+            case "freshen":
+                self._engine.freshen()
                 return {}
             case "usage":
                 used = resource.getrusage(resource.RUSAGE_SELF)

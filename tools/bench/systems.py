@@ -250,7 +250,7 @@ class EngineSystem:
 
     def collected(self) -> int:
         # An engine that collects in the driver brings its stores up to date when asked.
-        self._ask(do="ping")
+        self._ask(do="freshen")
         return sum(store.state.head.counters.received for store in self._stores)
 
     def ran_ns(self) -> int:

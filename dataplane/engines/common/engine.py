@@ -75,6 +75,9 @@ class LoopEngine:
         return self._loop.call(lambda: self._sender.announce(ssid, packets))
 
     def ping(self) -> None:
+        self._loop.call(lambda: None)
+
+    def freshen(self) -> None:
         self._loop.work(self._sender.freshen())
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ that pass meanwhile are served between the calls, so that neither starves.
 from __future__ import annotations
 
 import ctypes
+import functools
 import heapq
 import itertools
 import logging
@@ -201,13 +202,19 @@ class Loop:
 
         self._await(future, lambda: self.begin(all_steps()), None)
 
-    def begin(self, steps: Iterator[None]) -> None:
-        """Within the loop: take a slice of `steps` now, and the others as `work` does."""
+    def begin(self, steps: Iterator[None], left_ns: int | None = None) -> None:
+        """Within the loop: take a slice of `steps` now, and the others as `work` does.
+
+        A slice takes at least half as long as others have had since `left_ns`, when the one
+        before ended: where they take all the time that there is, steps still get a third.
+        """
         begun_ns = monotonic_ns()
+        least_ns = max(SLICE_MIN_NS, (begun_ns - (left_ns or begun_ns)) // 2)
         for _ in steps:
-            spent_ns = monotonic_ns() - begun_ns
-            if spent_ns >= SLICE_NS or (spent_ns >= SLICE_MIN_NS and self.overdue()):
-                self.post(lambda: self.begin(steps))
+            now_ns = monotonic_ns()
+            spent_ns = now_ns - begun_ns
+            if spent_ns >= least_ns and (spent_ns >= SLICE_NS or self.overdue()):
+                self.post(functools.partial(self.begin, steps, now_ns))
                 return
 
     def _await(self, future: Future[T], function: Callable[[], None], timeout_s: float | None) -> T:

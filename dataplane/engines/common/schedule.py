@@ -70,6 +70,10 @@ class Schedule:
         """By row, to have them in order at once while thousands come and go."""
 
         self._range: Range | None = None
+        self._expiring: Rows = np.zeros(0, np.intp)
+        """Sessions that are to be looked after one by one, in slices: to find out which
+        takes as long as to look after several."""
+
         self._send_timer = loop.timer(lambda _now_ns: send())
         self._expiry_timer = loop.timer(self._look)
 
@@ -165,25 +169,36 @@ class Schedule:
         return self._range
 
     def _look(self, now_ns: int) -> None:
-        due_ns, latest_ns = self._expiries(now_ns)
-        pressing = latest_ns - SPIN_NS <= now_ns
-        # Most intervals end when a packet is due, and are closed when that leaves.
-        if pressing.any():
-            expiring, last_ns = self._picked(due_ns <= now_ns), int(due_ns[pressing].max())
-            as_of_ns = self._expire_together(expiring, last_ns, now_ns)
-            expiring = self._picked(self._expiries(now_ns)[0] <= as_of_ns)
-            for ssid in expiring[:SLICE].tolist():
+        if not len(self._expiring):
+            self._find_expiring(now_ns)
+        some, self._expiring = self._expiring[:SLICE], self._expiring[SLICE:]
+        if len(some):
+            # Others may have been gone or looked after since they were found.
+            some = some[self._planned[some]]
+            for ssid in some[self._next_timers(some, now_ns) <= now_ns].tolist():
                 self._expire(ssid, now_ns)
-            if len(expiring) > SLICE:
-                self._expiry_timer.at(now_ns)
-                return
-            _, latest_ns = self._expiries(now_ns)
+        if len(self._expiring):
+            self._expiry_timer.at(now_ns)
+            return
+        _, latest_ns = self._expiries(now_ns)
         if not latest_ns.size:
             return
         rows, columns = self._all(), self._table.columns
         # Packets that are yet to be sent cannot be lost before that.
         next_ns = now_ns + int((columns[TIMEOUT_NS][rows] + columns[EXPIRY_SLACK_NS][rows]).min())
         self._expiry_timer.at(min(next_ns, int(latest_ns.min())) - SPIN_NS, SPIN_NS)
+
+    def _find_expiring(self, now_ns: int) -> None:
+        """Do what can be done together, where something cannot wait any longer; sessions that
+        still have something to expire then are `_expiring`."""
+        due_ns, latest_ns = self._expiries(now_ns)
+        pressing = latest_ns - SPIN_NS <= now_ns
+        # Most intervals end when a packet is due, and are closed when that leaves.
+        if not pressing.any():
+            return
+        expiring, last_ns = self._picked(due_ns <= now_ns), int(due_ns[pressing].max())
+        as_of_ns = self._expire_together(expiring, last_ns, now_ns)
+        self._expiring = self._picked(self._expiries(now_ns)[0] <= as_of_ns)
 
     def _expiries(self, now_ns: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """When each session has something to expire, and when that cannot wait any longer."""

@@ -13,8 +13,13 @@
  *
  *   Ethernet, [VLAN, [VLAN]],
  *   [IPv6, [SRH with Segments Left 0]]     where the packet is encapsulated,
- *   IPv6, [SRH with Segments Left 0], [Fragment] | IPv4,
+ *   IPv6, [SRH with Segments Left 0], [Fragment], [options] | IPv4,
  *   UDP
+ *
+ * Options are Hop-by-Hop or Destination Options, and whatever comes behind the first of
+ * them: EXTENSIONS_MAX extension headers at most, in any order, SRHs with Segments Left 0
+ * and Fragment among them. The kernel judges them; a packet with more, and one that is
+ * encapsulated behind options, is not recognised.
  *
  * `find_udp` says what the frame is without asking whose it is: addresses are for
  * the caller to judge, the outer destination with them. The ports come with it, so
@@ -37,11 +42,15 @@
 
 #include "shared.h"
 
+#define NEXT_HEADER_HOP_BY_HOP 0
 #define NEXT_HEADER_IPV4 4
 #define NEXT_HEADER_UDP 17
 #define NEXT_HEADER_IPV6 41
 #define NEXT_HEADER_ROUTING 43
 #define NEXT_HEADER_FRAGMENT 44
+#define NEXT_HEADER_DESTINATION 60
+
+#define EXTENSIONS_MAX 4
 
 #define VLAN_ID_MASK 0x0fff
 
@@ -57,6 +66,11 @@ struct fragment_header {		/* RFC 8200 section 4.5 */
 	__be32 identification;
 };
 
+struct options_header {			/* RFC 8200 section 4.2 */
+	__u8 next_header;
+	__u8 length;			/* in units of 8 bytes, the first one not counted */
+};
+
 enum found {
 	FOUND_OTHER,			/* no UDP that is known by this file: pass it on */
 	FOUND_UDP,			/* `udp` has 8 bytes that can be read */
@@ -67,7 +81,7 @@ enum form {
 	FORM_PLAIN,
 	FORM_FRAGMENT,			/* the first one: there are ports, but not all bytes */
 	FORM_SRH_TLV,			/* the kernel judges the TLVs (HMAC) */
-	FORM_OPTIONS,			/* the kernel judges the IPv4 options */
+	FORM_OPTIONS,			/* the kernel judges the options, of IPv4 or IPv6 */
 	FORM_LENGTH,			/* the outer packet ends elsewhere than the inner one */
 };
 
@@ -164,6 +178,41 @@ static __always_inline int find_fragment(struct packet *packet, struct cursor *c
 	return 0;
 }
 
+static __always_inline int is_options(__u8 next_header)
+{
+	return next_header == NEXT_HEADER_HOP_BY_HOP || next_header == NEXT_HEADER_DESTINATION;
+}
+
+/* Options, and what is between them and UDP. */
+static __always_inline int find_options(struct packet *packet, struct cursor *cursor)
+{
+	struct options_header *options;
+
+	if (packet->version != 6 || !is_options(cursor->next_header))
+		return -1;
+#pragma unroll
+	for (int i = 0; i < EXTENSIONS_MAX && cursor->next_header != NEXT_HEADER_UDP; i++) {
+		if (cursor->next_header == NEXT_HEADER_ROUTING) {
+			packet->routed = 1;
+			if (find_srh(packet, cursor))
+				return -1;
+		} else if (cursor->next_header == NEXT_HEADER_FRAGMENT) {
+			if (find_fragment(packet, cursor))
+				return -1;
+		} else if (is_options(cursor->next_header)) {
+			options = cursor->at;
+			if (!has_room(cursor, sizeof(*options)))
+				return -1;
+			cursor->next_header = options->next_header;
+			cursor->at += 8 * (options->length + 1);
+		} else {
+			return -1;
+		}
+	}
+	packet->form = FORM_OPTIONS;
+	return cursor->next_header == NEXT_HEADER_UDP ? 0 : -1;
+}
+
 /* One IPv6 header and its SRH. */
 static __always_inline int find_ipv6(struct packet *packet, struct cursor *cursor)
 {
@@ -250,7 +299,10 @@ static __always_inline enum found find_udp(struct xdp_md *ctx, struct packet *pa
 	}
 	if (cursor.next_header == NEXT_HEADER_FRAGMENT && find_fragment(packet, &cursor))
 		return FOUND_OTHER;
-	if (cursor.next_header != NEXT_HEADER_UDP || !has_room(&cursor, sizeof(*udp)))
+	if (__builtin_expect(cursor.next_header != NEXT_HEADER_UDP, 0) &&
+	    find_options(packet, &cursor))
+		return FOUND_OTHER;
+	if (!has_room(&cursor, sizeof(*udp)))
 		return FOUND_OTHER;
 	udp = cursor.at;
 	packet->source_port = udp->source;

@@ -131,7 +131,7 @@ struct collector_config {
 
 /* Why a packet to a Session-Sender's port is handed up to user space. */
 enum collector_up {
-	COLLECTOR_UP_FORM,		/* a fragment, TLVs in the SRH, IPv4 */
+	COLLECTOR_UP_FORM,		/* a fragment, TLVs in the SRH, options, IPv4 */
 	COLLECTOR_UP_LENGTH,		/* headers disagree about its length */
 	COLLECTOR_UP_SHORT,		/* shorter than a base packet */
 	COLLECTOR_UP_TRAILER,		/* TLVs, or authenticated */

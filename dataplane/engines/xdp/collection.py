@@ -30,10 +30,10 @@ from dataplane.engines.xdp.driver_intervals import DriverIntervals
 from dataplane.engines.xdp.driver_rounds import (
     CALM,
     COLLECTION_AT,
-    DRAIN_NS,
     DRAINED,
     FRESH_NS,
     SLOTS_AT,
+    age_ns,
 )
 from dataplane.engines.xdp.session_maps import Room, SessionMaps, make_rooms
 from dataplane.engines.xdp.sums import Running
@@ -226,7 +226,7 @@ class DriverCollector(Collector):
         if awaited < following:
             due = min(due, self._sent_ns[awaited & self._mask] + self._timeout_ns + 1)
         if settled < following or not self.fresh:
-            due = min(due, self._fresh_ns + DRAIN_NS)
+            due = min(due, self._fresh_ns + age_ns(self.row.table))
         return None if due == INT64_MAX else due
 
     def _record(self, reply: Reply, sequence: int) -> Record | Ignored:

@@ -50,14 +50,15 @@ class DriverIntervals(Intervals):
             return
         counters = self.counters
         if sums.samples != before.samples:
-            self._fold_delays(sums, copied.running)
-            counters.received += sums.samples - before.samples
+            new = sums.samples - before.samples
+            self._fold_delays(sums, copied.running, new)
+            counters.received += new
         counters.duplicates += sums.duplicates - before.duplicates
         counters.late += sums.late - before.late
         counters.reordered += sums.reordered - before.reordered
         self._folded[parity] = sums
 
-    def _fold_delays(self, sums: IntervalSums, running: Running) -> None:
+    def _fold_delays(self, sums: IntervalSums, running: Running, new: int) -> None:
         for direction in self._store.directions:
             found, delay = delay_state(sums, direction, running), self.delays[direction]
             origin_ns = delay.origin_ns or found.origin_ns
@@ -67,7 +68,21 @@ class DriverIntervals(Intervals):
                 delay.assign(self._earlier[direction])
                 delay.merge(found)
             delay.move_origin(origin_ns)
-            self._fold_counts(direction, found, origin_ns)
+            if new == 1:
+                bucket = bucket_of(distance(found.last_ns, found.origin_ns))
+                self._counted[direction, bucket] += 1
+                self._count(direction, bucket, 1, found.origin_ns, origin_ns)
+            else:
+                self._fold_counts(direction, found, origin_ns)
+
+    def _count(
+        self, direction: int, bucket: int, samples: int, counted_ns: int, origin_ns: int
+    ) -> None:
+        """In a bucket that is about the origin `counted_ns`. The origin was moved, or forgotten
+        by a clear, when the program had begun to count in the next interval, if they differ."""
+        if counted_ns != origin_ns:
+            bucket = moved(bucket, counted_ns, origin_ns)
+        self._views.histograms.add(self.parity, direction, bucket, samples)
 
     def _fold_counts(self, direction: int, found: DelayState, origin_ns: int) -> None:
         """In whole octaves. The program may have counted some that its sums do not have yet."""
@@ -80,15 +95,11 @@ class DriverIntervals(Intervals):
         before = self._counted[direction, first:end]
         new = counts - before
         before[:] = counts
-        histograms, parity = self._views.histograms, self.parity
         if found.origin_ns == origin_ns:
-            histograms.add_stretch(parity, direction, first, new)
+            self._views.histograms.add_stretch(self.parity, direction, first, new)
             return
-        # The origin was moved, or forgotten by a clear, when the program had begun to count
-        # in the next interval.
         for at in np.flatnonzero(new).tolist():
-            bucket = moved(first + at, found.origin_ns, origin_ns)
-            histograms.add(parity, direction, bucket, int(new[at]))
+            self._count(direction, first + at, int(new[at]), found.origin_ns, origin_ns)
 
     def close(self, end_ns: int, next_start_ns: int, next_end_ns: int, *, suspect: bool) -> None:
         closing, origins = self.parity, self._origins_ns

@@ -32,7 +32,9 @@ from dataplane.stamp.session_table import (
 )
 
 DRAIN_NS = 1_000_000_000
-"""How old what the store says about replies may be."""
+DRAIN_EACH_NS = 500_000
+"""How old what a store says about replies may be: so long, or so long for each session,
+if that is more. To drain one takes a tenth of a millisecond and more."""
 
 SLOTS_AT: Final = EXTRA
 """Place of the session's slots in the arena, in words."""
@@ -49,6 +51,11 @@ first that is not settled up to the `highest` have come; -1: some have not."""
 
 _SLOT_WORDS = SLOT.itemsize // 8
 _SENT, _T1, _TAG = (word_at(SLOT, name) for name in ("sent_ns", "t1_ns", "tag"))
+
+
+def age_ns(table: SessionTable | None) -> int:
+    """How old what the stores of these sessions say about replies may be."""
+    return max(DRAIN_NS, DRAIN_EACH_NS * len(table.collectors)) if table else DRAIN_NS
 
 
 def announce_round(table: SessionTable, rows: Rows, now_ns: int) -> None:
@@ -96,6 +103,6 @@ def next_looks(table: SessionTable, rows: Range, now_ns: int) -> npt.NDArray[np.
     at = cells[TIMES, mine] + (awaited[some] & cells[MASK, mine])
     due_ns[some] = np.minimum(due_ns[some], words[at] + cells[TIMEOUT_NS, mine] + 1)
     waiting = (settled < following) | (words[collection + RECEIVED_AT] != cells[DRAINED, rows])
-    drain_ns = np.where(waiting, cells[FRESH_NS, rows], now_ns) + DRAIN_NS
+    drain_ns = np.where(waiting, cells[FRESH_NS, rows], now_ns) + age_ns(table)
     np.minimum(due_ns, drain_ns, out=due_ns)
     return due_ns

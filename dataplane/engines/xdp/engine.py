@@ -77,6 +77,9 @@ class XdpEngine:
         self._sender.ping()
         self._loop.call(lambda: None)
 
+    def freshen(self) -> None:
+        self._sender.freshen()
+
     def close(self) -> None:
         def let_go() -> None:
             self._timer.at(None)

@@ -149,7 +149,7 @@ static __always_inline __u32 read_request(const struct xdp_md *ctx, const struct
 	if (packet->form == FORM_LENGTH)
 		return UP_LENGTH;
 	if (packet->form == FORM_OPTIONS)
-		return UP_IPV4_OPTIONS;
+		return packet->version == 6 ? UP_IPV6_OPTIONS : UP_IPV4_OPTIONS;
 	if (is_link_local(&request->source))
 		return UP_LINK_LOCAL;
 	udp = bytes_at(ctx, packet->udp_at, sizeof(*udp));

@@ -78,6 +78,7 @@ enum handed_up {
 	UP_NEXT_HOP,			/* none is known, or none that a driver can send to */
 	UP_TOO_BIG,			/* with its return path the reply exceeds the MTU */
 	UP_HEAD_ROOM,			/* no room in front of the packet for the return path */
+	UP_IPV6_OPTIONS,		/* Hop-by-Hop or Destination Options */
 	UP_REASONS = 16,
 };
 

@@ -375,6 +375,6 @@ def test_a_ping_brings_the_store_up_to_date(
     store = running.store()
     for _ in range(20):
         before = running.counts()["collected"]
-        running.engine.ping()
+        running.engine.freshen()
         assert store.state.head.counters.received >= before
         time.sleep(0.02)

@@ -177,6 +177,36 @@ def test_work_in_steps_leaves_others_their_turns(loop: Loop) -> None:
     os.close(fd)
 
 
+def test_work_in_steps_goes_on_where_others_take_all_the_time(loop: Loop) -> None:
+    """Each slice takes at least half as long as the timer that is always late before it."""
+    step_ns, late_ns, steps_before = SLICE_MIN_NS // 2, 6 * SLICE_MIN_NS, [0]
+
+    def busy(for_ns: int) -> None:
+        until_ns = monotonic_ns() + for_ns
+        while monotonic_ns() < until_ns:
+            pass
+
+    def fire(_now_ns: int) -> None:
+        busy(late_ns)
+        steps_before.append(0)
+        timer.at(1)
+
+    timer = loop.timer(fire)
+
+    def steps() -> Iterator[None]:
+        timer.at(1)
+        while len(steps_before) < 6:
+            busy(step_ns)
+            steps_before[-1] += 1
+            yield
+        timer.at(None)
+
+    loop.work(steps())
+    # None was let go before the first slice.
+    assert steps_before[0] <= SLICE_MIN_NS // step_ns
+    assert max(steps_before[1:-1]) > SLICE_MIN_NS // step_ns
+
+
 def test_what_a_step_raises_ends_the_work(loop: Loop) -> None:
     def steps() -> Iterator[None]:
         yield

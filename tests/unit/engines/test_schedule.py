@@ -13,7 +13,7 @@ from dataplane.clock import monotonic_ns
 from dataplane.engines.common import schedule as module
 from dataplane.engines.common.loop import SPIN_NS, Loop
 from dataplane.engines.common.plan import slack_ns_of
-from dataplane.engines.common.schedule import FLIGHT, LATENESS_MAX_NS, REST, Schedule
+from dataplane.engines.common.schedule import FLIGHT, LATENESS_MAX_NS, REST, SLICE, Schedule
 from dataplane.stamp.sender_rounds import Rows
 from dataplane.stamp.session_table import SessionTable
 
@@ -146,7 +146,7 @@ class Expiring:
             lambda: None,
             self._expire_together,
             lambda ssid, _now_ns: self.singly.append(ssid),
-            lambda _rows, _now_ns: self.due_ns,
+            lambda rows, _now_ns: np.append(0, self.due_ns)[rows],
         )
         for ssid, each in enumerate(due_ns, 1):
             table.row(ssid)
@@ -170,6 +170,25 @@ def test_what_expires_waits_until_something_cannot(table: SessionTable) -> None:
     expiring.schedule._look(11 * MS)
     assert expiring.together == [([1, 2], 10 * MS, 11 * MS)]
     assert expiring.singly == [1]
+
+
+def test_many_are_looked_after_in_slices_but_looked_for_once(table: SessionTable) -> None:
+    count = 4 * SLICE + 2
+    expiring = Expiring(table, [10 * MS] * count)
+    singly = list(range(1, count + 1, 2))
+    expiring.schedule._look(11 * MS)
+    assert expiring.singly == singly[:SLICE]
+    assert expiring.armed_ns == [11 * MS]
+    # What is gone by then, or was looked after otherwise, is passed over.
+    gone, fresh = singly[SLICE : SLICE + 2]
+    expiring.schedule.forget(gone)
+    expiring.due_ns[fresh - 1] = 12 * MS
+    expiring.schedule._look(11 * MS)
+    assert expiring.singly == singly[:SLICE] + singly[SLICE + 2 : 2 * SLICE]
+    assert len(expiring.together) == 1
+    expiring.schedule._look(11 * MS)
+    assert expiring.singly[-1] == singly[-1]
+    assert len(expiring.together) == 1
 
 
 def test_only_what_cannot_wait_makes_replies_be_read(table: SessionTable) -> None:

@@ -10,6 +10,7 @@ from ipaddress import IPv6Address
 import pytest
 
 from dataplane.config import ReflectorMode, ReflectorSession
+from dataplane.reflector_store import HandedUp
 from dataplane.stamp.timestamp import TimestampFormat, decode_timestamp, encode_timestamp
 from tests.integration.engines.conformance import wire
 from tests.integration.engines.conformance.conftest import NATIVE, in_both_modes
@@ -55,10 +56,11 @@ def with_srh(link: Link, *segments: IPv6Address, left: int = 0) -> bytes:
     return wire.ipv6(link.there, link.here, wire.NH_ROUTING, header + datagram)
 
 
-def with_options(link: Link) -> bytes:
-    options = bytes([wire.NH_UDP, 0, 1, 4, 0, 0, 0, 0])
-    whole = plain(link)
-    return wire.ipv6(link.there, link.here, wire.NH_DESTINATION, options + whole[40:])
+def with_options(kind: int, whole: bytes) -> bytes:
+    """The packet with options of one kind before all else."""
+    options = bytes([whole[6], 0, 1, 4, 0, 0, 0, 0])
+    source, destination = IPv6Address(whole[8:24]), IPv6Address(whole[24:40])
+    return wire.ipv6(source, destination, kind, options + whole[40:])
 
 
 def inside_ipv6(inner: bytes, *segments: IPv6Address, srh: bool = True) -> bytes:
@@ -73,7 +75,11 @@ FORMS: dict[str, Callable[[Link], bytes]] = {
     "SRH": lambda link: with_srh(link, TRANSIT),
     "SRH of one segment": with_srh,
     "SRH of 16 segments": lambda link: with_srh(link, *[TRANSIT] * 15),
-    "Destination Options": with_options,
+    "Hop-by-Hop Options": lambda link: with_options(wire.NH_HOP_BY_HOP, plain(link)),
+    "Destination Options": lambda link: with_options(wire.NH_DESTINATION, plain(link)),
+    "Destination Options, SRH": lambda link: with_options(
+        wire.NH_DESTINATION, with_srh(link, TRANSIT)
+    ),
     "End.DT6": lambda link: inside_ipv6(plain(link), TRANSIT, DECAPSULATING),
     "End.DT6, outer SRH popped": lambda link: inside_ipv6(plain(link), DECAPSULATING, srh=False),
     "End.DT6, SRH within": lambda link: inside_ipv6(with_srh(link, TRANSIT), DECAPSULATING),
@@ -81,7 +87,8 @@ FORMS: dict[str, Callable[[Link], bytes]] = {
 }
 
 
-HANDED_UP = ("Destination Options", "SRH to the node's address")
+WITH_OPTIONS = ("Hop-by-Hop Options", "Destination Options", "Destination Options, SRH")
+HANDED_UP = (*WITH_OPTIONS, "SRH to the node's address")
 """Forms that no program in the driver answers."""
 
 
@@ -102,6 +109,7 @@ def test_header_forms_in_the_driver(reflecting: Reflecting) -> None:
     # All but those that the kernel has to look into first.
     counted = reflecting.running.reflector()
     assert counted.driver_answered == counted.received - 2 * len(HANDED_UP)
+    assert counted.handed_up[HandedUp.IPV6_OPTIONS] == 2 * len(WITH_OPTIONS)
 
 
 def answers_form(reflecting: Reflecting, form: str, link: Link) -> None:

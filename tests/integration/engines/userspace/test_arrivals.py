@@ -205,6 +205,16 @@ def test_what_passes_reaches_the_udp_socket(node: Node) -> None:
         assert node.in_driver().count == 0
 
 
+@pytest.mark.parametrize("kind", [wire.NH_HOP_BY_HOP, wire.NH_DESTINATION])
+def test_options_are_the_kernels_to_judge(node: Node, kind: int) -> None:
+    with node.attached():
+        whole = packet(REQUEST)
+        options = bytes([whole[6], 0, 1, 4, 0, 0, 0, 0])
+        node.stand.inject(MAIN, wire.ipv6(MAIN.there, MAIN.here, kind, options + whole[40:]))
+        assert node.in_kernel(1).source_port[0] == 49_862
+        assert node.in_driver().count == 0
+
+
 def test_ipv4_is_left_to_the_kernel(node: Node) -> None:
     with node.attached():
         node.stand.inject(MAIN, packet(REQUEST, IPV4))

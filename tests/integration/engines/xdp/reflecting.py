@@ -303,7 +303,7 @@ def random_bytes(family: Family, chance: random.Random) -> bytes:
     if family.version == 4 and len(data) > 23:
         data[14], data[23] = chance.choice([0x45, 0x46, 0x4F, 0x44, 0x60]), 17
     elif family.version == 6 and len(data) > 20:
-        data[14], data[20] = 0x60 | data[14] & 15, chance.choice([17, 41, 43, 44, 4])
+        data[14], data[20] = 0x60 | data[14] & 15, chance.choice([17, 41, 43, 44, 4, 0, 60])
     return bytes(data)
 
 

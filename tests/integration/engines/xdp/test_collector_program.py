@@ -14,6 +14,7 @@ from dataplane.bpf.syscall import XDP_DROP, XDP_PASS
 from dataplane.engines.xdp.collector_layouts import CollectorUp
 from dataplane.frames import Outer
 from dataplane.stamp.timestamp import ErrorEstimate
+from tests.integration.engines.driver.extensions import DESTINATION, HOP_BY_HOP, with_options
 from tests.integration.engines.xdp.collecting import (
     FORMS,
     NTP,
@@ -104,6 +105,18 @@ def test_what_another_socket_or_none_would_get_is_not_looked_into(
     assert twins.node.run(packet.encode(), 5 * MS) == XDP_PASS
     after = twins.node.tables.counts().handed_up
     assert after[reason] == before[reason] + 1
+    twins.compare(6 * MS)
+    assert twins.stores[1].snapshot().received == 0
+
+
+@pytest.mark.parametrize("kind", [HOP_BY_HOP, DESTINATION])
+def test_replies_with_options_are_handed_up(twins: Twins, kind: int) -> None:
+    twins.sent(0, UNIX_NS, 0)
+    before = twins.node.tables.counts().handed_up
+    data = with_options(frame(twins, payload()).encode(), (kind, 0))
+    assert twins.node.run(data, 5 * MS) == XDP_PASS
+    after = twins.node.tables.counts().handed_up
+    assert after == before | {CollectorUp.FORM: before[CollectorUp.FORM] + 1}
     twins.compare(6 * MS)
     assert twins.stores[1].snapshot().received == 0
 

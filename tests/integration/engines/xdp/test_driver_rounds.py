@@ -18,11 +18,17 @@ from dataplane.arena import Arena
 from dataplane.bpf.syscall import XDP_DROP
 from dataplane.config import ReflectorMode
 from dataplane.engines.xdp.collection import DriverCollector
-from dataplane.engines.xdp.driver_rounds import DRAIN_NS, announce_round, next_looks
+from dataplane.engines.xdp.driver_rounds import (
+    DRAIN_EACH_NS,
+    DRAIN_NS,
+    age_ns,
+    announce_round,
+    next_looks,
+)
 from dataplane.frames import Datagram, Frame
 from dataplane.stamp.sender_rounds import PACKET, fit_to_send, send_round
 from dataplane.stamp.session_sender import SessionSender
-from dataplane.stamp.session_table import NEVER, SessionTable
+from dataplane.stamp.session_table import END_NS, NEVER, SessionTable
 from dataplane.store import SessionStore
 from tests.integration.engines.xdp.collecting import CLOCK, PTP, Node, payload
 from tests.unit.stamp.network import MS, UNIX_NS, session
@@ -190,3 +196,23 @@ def test_maps_leave_the_arena_with_their_session(node: Node) -> None:
         assert table.arena.words[slots_at] == MS
         assert table.arena.words[collection_at + 1] == 1
     assert table.arena.words[slots_at] == table.arena.words[collection_at + 1] == 0
+
+
+def test_thousands_of_stores_may_be_older(node: Node) -> None:
+    """As many are brought up to date in a second as that goes beside other work."""
+    with sides(node, [0, 0]) as (one, many, table):
+        for side in (one, many):
+            for number in range(2):
+                side.send(number, MS)
+                side.reply(number, 0, 0, 10 * MS)
+        rows = np.array([config.ssid for config in many.configs], np.intp)
+        table.columns[END_NS][rows] = NEVER
+        assert age_ns(None) == age_ns(table) == DRAIN_NS
+        assert next_looks(table, rows, 10 * MS).tolist() == [MS + DRAIN_NS] * 2
+        others = range(1_000, 1_000 + 2 * DRAIN_NS // DRAIN_EACH_NS)
+        table.collectors.update(dict.fromkeys(others))
+        assert age_ns(table) > 2 * DRAIN_NS
+        expected = [each.next_timer_ns() for each in many.collectors]
+        assert next_looks(table, rows, 10 * MS).tolist() == expected
+        for each in others:
+            del table.collectors[each]

@@ -27,6 +27,12 @@ from dataplane.reflector_store import HandedUp
 from dataplane.stamp.errors import DiscardReason
 from dataplane.stamp.timestamp import ErrorEstimate
 from tests.integration.engines.driver.devices import DEVICE, DEVICES, INDEX
+from tests.integration.engines.driver.extensions import (
+    DESTINATION,
+    EXTENSIONS_MAX,
+    HOP_BY_HOP,
+    with_options,
+)
 from tests.integration.engines.xdp import reference
 from tests.integration.engines.xdp.reflecting import (
     CLOCK,
@@ -211,6 +217,58 @@ IN_IPV6_ALONE = {
 @pytest.mark.parametrize("what", IN_IPV6_ALONE)
 def test_ipv6_that_is_handed_up_unchanged(bench: Bench, what: str) -> None:
     hands_up(bench, *IN_IPV6_ALONE[what])
+
+
+ROUTED = FAMILIES["IPv6"].forms()["SRH"].encode()
+
+WITH_OPTIONS = {
+    "Hop-by-Hop": with_options(request().encode(), (HOP_BY_HOP, 0)),
+    "Destination": with_options(request().encode(), (DESTINATION, 0)),
+    "both": with_options(request().encode(), (HOP_BY_HOP, 0), (DESTINATION, 2)),
+    "as many as may be": with_options(request().encode(), *[(DESTINATION, 0)] * EXTENSIONS_MAX),
+    "long": with_options(request().encode(), (DESTINATION, 31)),
+    "before an SRH": with_options(ROUTED, (HOP_BY_HOP, 0), (DESTINATION, 0)),
+    "before a fragment": with_options(fragment(request()), (HOP_BY_HOP, 0)),
+    "with TLVs": with_options(request(tail=bytes(8)).encode(), (DESTINATION, 0)),
+}
+
+
+@pytest.mark.parametrize("what", WITH_OPTIONS)
+def test_options_of_ipv6_are_handed_up_unchanged(bench: Bench, what: str) -> None:
+    hands_up(bench, WITH_OPTIONS[what], HandedUp.IPV6_OPTIONS)
+
+
+def test_options_after_an_srh_are_handed_up_unchanged(bench: Bench) -> None:
+    srh_length = 8 * (1 + ROUTED[55])
+    options = bytes([17, 0, 1, 4, 0, 0, 0, 0])
+    length = int.from_bytes(ROUTED[18:20], "big") + len(options)
+    data = bytearray(ROUTED[: 54 + srh_length] + options + ROUTED[54 + srh_length :])
+    data[18:20], data[54] = length.to_bytes(2, "big"), DESTINATION
+    hands_up(bench, bytes(data), HandedUp.IPV6_OPTIONS)
+
+
+LEFT_TO_THE_KERNEL = {
+    "too many": with_options(request().encode(), *[(DESTINATION, 0)] * (EXTENSIONS_MAX + 1)),
+    "beyond the frame": with_options(request().encode(), (DESTINATION, 0))[:55] + b"\xff",
+    "cut short": with_options(request().encode(), (DESTINATION, 0))[:55],
+    "to another port": with_options(
+        request(destination_port=863).encode(), (HOP_BY_HOP, 0), (DESTINATION, 0)
+    ),
+    "to another node": with_options(request(destination=SENDER).encode(), (DESTINATION, 0)),
+}
+
+
+@pytest.mark.parametrize("what", LEFT_TO_THE_KERNEL)
+def test_behind_options_only_what_is_ours_is_counted(bench: Bench, what: str) -> None:
+    leaves(bench, LEFT_TO_THE_KERNEL[what])
+
+
+def test_packets_with_options_count_for_the_rate_of_their_source(bench: Bench) -> None:
+    bench.serve(Reflector(sessions=SESSIONS, rate_limit=1_000))
+    asked = with_options(request(source=IPv6Address("fd00:a::97")).encode(), (DESTINATION, 0))
+    bench.tables.fix_clock(T2_NS, T2_NS)
+    actions = [run_program(bench.program, asked).action for _ in range(150)]
+    assert actions == [XDP_PASS] * 101 + [XDP_DROP] * 49
 
 
 def test_trailers_are_handed_up_where_they_are_tlvs(bench: Bench) -> None:

@@ -7,6 +7,7 @@ import random
 import pytest
 
 from dataplane.bpf.syscall import XDP_DROP, XDP_PASS, XDP_TX
+from dataplane.reflector_store import HandedUp
 from tests.integration.engines.xdp.reflecting import (
     FAMILIES,
     Bench,
@@ -18,6 +19,7 @@ from tests.integration.engines.xdp.reflecting import (
     random_request,
 )
 from tests.integration.engines.xdp.test_reflector_ipv4 import IP_AT, UDP_AT, with_header
+from tests.integration.engines.xdp.test_reflector_program import WITH_OPTIONS
 
 pytestmark = pytest.mark.integration
 
@@ -40,6 +42,19 @@ def test_mutated_packets(bench: Bench, family: Family) -> None:
     ]
     assert actions.count(XDP_PASS) > 50_000
     assert actions.count(XDP_TX) > 100
+
+
+def test_mutated_packets_with_options(bench: Bench) -> None:
+    """However they are damaged, the driver never answers nor drops one."""
+    chance = random.Random(4)
+    originals = list(WITH_OPTIONS.values())
+    before = bench.tables.counts().handed_up[HandedUp.IPV6_OPTIONS]
+    actions = {
+        judged_rightly(bench, mutated(chance.choice(originals), chance)) for _ in range(50_000)
+    }
+    assert actions == {XDP_PASS}
+    # A good part of them is still recognised.
+    assert bench.tables.counts().handed_up[HandedUp.IPV6_OPTIONS] > before + 10_000
 
 
 def test_mutated_headers_whose_checksum_is_right(bench: Bench) -> None:
