@@ -60,6 +60,10 @@ class SenderRounds:
         if len(over):
             table.columns[UNIX_OFFSET_NS][over] = t1_ns - now_ns
             expire_over(table, over, now_ns)
+            for ssid in over[table.columns[END_NS][over] <= now_ns].tolist():
+                runs[ssid].collect(now_ns)
+            # That may have taken longer than packets are late.
+            now_ns, t1_ns = monotonic_ns(), wall_ns()
         fit = fit_to_send(table, rows, now_ns)
         if not fit.all():
             for ssid in rows[~fit].tolist():
