@@ -23,17 +23,17 @@ import numpy.typing as npt
 
 
 class TimestampMethod(enum.Enum):
-    """Where a timestamp of the Session-Sender's node is taken."""
+    """Where a timestamp is taken."""
 
     UNKNOWN = "unknown"
     USERSPACE = "userspace"
     """The clock is read by the program."""
 
     KERNEL_SOFTWARE = "kernel-software"
-    """By the kernel, as the packet leaves or enters the driver."""
+    """In the kernel, as the packet leaves or enters the driver."""
 
     HARDWARE = "hardware"
-    """By the network interface."""
+    """By the network interface. No engine has it yet; the model names it."""
 
     code: int
     """The small integer that stands for it in binary layouts."""

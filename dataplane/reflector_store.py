@@ -22,11 +22,12 @@ import numpy.typing as npt
 
 from dataplane.config import IPAddress
 from dataplane.mapped_file import MappedFile, StoreError
+from dataplane.measurement import TimestampMethod
 from dataplane.session_state import DISCARD_INDEX, DISCARD_SLOTS
 from dataplane.stamp.errors import DiscardReason
 
 MAGIC = b"STAMPrfl"
-LAYOUT_VERSION = 3
+LAYOUT_VERSION = 4
 
 _SEQUENCE = 0xFFFFFFFF
 
@@ -90,6 +91,8 @@ class ReflectorRoleState(ctypes.Structure):
         ("discards", ctypes.c_uint64 * DISCARD_SLOTS),
         ("driver_answered", ctypes.c_uint64),
         ("handed_up", ctypes.c_uint64 * HANDED_UP_SLOTS),
+        ("t2_method", ctypes.c_uint8),
+        ("t3_method", ctypes.c_uint8),
     )
 
     received: int
@@ -118,6 +121,9 @@ class ReflectorRoleState(ctypes.Structure):
     handed_up: ctypes.Array[ctypes.c_uint64]
     """Packets that it left to user space, by `HandedUp`."""
 
+    t2_method: int
+    t3_method: int
+
     def discard(self, reason: DiscardReason, packets: int = 1) -> None:
         """Count requests that are not answered."""
         self.discards[DISCARD_INDEX[reason]] += packets
@@ -141,6 +147,8 @@ class ReflectorSessionState(ctypes.Structure):
         ("received", ctypes.c_uint64),
         ("reflected", ctypes.c_uint64),
         ("last_received_ns", ctypes.c_int64),
+        ("t2_method", ctypes.c_uint8),
+        ("t3_method", ctypes.c_uint8),
     )
 
     used: int
@@ -153,6 +161,8 @@ class ReflectorSessionState(ctypes.Structure):
     received: int
     reflected: int
     last_received_ns: int
+    t2_method: int
+    t3_method: int
 
     def take(self, count: int) -> int:
         """The first of the next `count` sequence numbers, which are used now."""
@@ -178,6 +188,12 @@ class ReflectorSessionSnapshot:
     next_sequence: int
     last_received_ns: int | None
     """Unix time; None before the first request."""
+
+    t2_method: TimestampMethod
+    """Of the latest request; UNKNOWN before the first."""
+
+    t3_method: TimestampMethod
+    """Of the latest reply; UNKNOWN before the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,6 +345,8 @@ class ReflectorStore:
                 reflected=slot.reflected,
                 next_sequence=slot.next_sequence,
                 last_received_ns=slot.last_received_ns or None,
+                t2_method=TimestampMethod.from_code(slot.t2_method),
+                t3_method=TimestampMethod.from_code(slot.t3_method),
             )
             for slot in self._table
             if slot.used

@@ -18,9 +18,9 @@ from sysrepo_plugin.changes import Changes
 from sysrepo_plugin.requests import Request, parse_request
 from sysrepo_plugin.state import (
     Tree,
-    date_and_time,
     driver_state,
     reflector_counters,
+    reflector_session_state,
     reflector_state,
     refused_state,
     sender_state,
@@ -87,20 +87,7 @@ class Operational:
             return {"session-reflector": reflector_state(status, None, ())}
         counters = reflector_counters(results.received, results.reflected, results.discards)
         sessions = [
-            {
-                "ssid": key[0],
-                "sender-address": "any" if key[1] is None else str(key[1]),
-                "counters": {
-                    "received": str(session.received),
-                    "reflected": str(session.reflected),
-                },
-            }
-            | (
-                {"last-received": date_and_time(session.last_received_ns)}
-                if session.last_received_ns
-                else {}
-            )
-            for key, session in results.sessions.items()
+            reflector_session_state(key, session) for key, session in results.sessions.items()
         ]
         tree = reflector_state(status, counters, sessions)
         if status.attachments or results.driver_answered:

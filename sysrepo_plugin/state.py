@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from dataplane.clock import ClockStatus
+from dataplane.config import IPAddress
 from dataplane.engines.base import (
     Attachment,
     OperState,
@@ -19,7 +20,7 @@ from dataplane.engines.base import (
     SessionStatus,
 )
 from dataplane.measurement import Record, TimestampMethod
-from dataplane.reflector_store import HandedUp
+from dataplane.reflector_store import HandedUp, ReflectorSessionSnapshot
 from dataplane.session_state import IntervalSummary, SessionSnapshot
 from dataplane.stamp.errors import DiscardReason
 from dataplane.statistics import DelaySummary, LossSummary
@@ -121,6 +122,21 @@ def reflector_counters(
     }
 
 
+def reflector_session_state(
+    key: tuple[int, IPAddress | None], session: ReflectorSessionSnapshot
+) -> Tree:
+    """The state of one session that is reflected."""
+    ssid, sender_address = key
+    tree: Tree = {
+        "ssid": ssid,
+        "sender-address": "any" if sender_address is None else str(sender_address),
+        "counters": {"received": str(session.received), "reflected": str(session.reflected)},
+    }
+    if session.last_received_ns is not None:
+        tree["last-received"] = date_and_time(session.last_received_ns)
+    return tree | _methods({"t2-method": session.t2_method, "t3-method": session.t3_method})
+
+
 def driver_state(
     attachments: Iterable[Attachment], answered: int, handed_up: Mapping[HandedUp, int]
 ) -> Tree:
@@ -184,16 +200,21 @@ def _measured(snapshot: SessionSnapshot) -> Tree:
     since_ns = snapshot.discontinuity_time_ns or snapshot.start_time_ns
     if since_ns is not None:
         tree["start-time"] = date_and_time(since_ns)
-    if snapshot.t1_method is not TimestampMethod.UNKNOWN:
-        tree["t1-method"] = snapshot.t1_method.value
-    if snapshot.t4_method is not TimestampMethod.UNKNOWN:
-        tree["t4-method"] = snapshot.t4_method.value
+    tree |= _methods({"t1-method": snapshot.t1_method, "t4-method": snapshot.t4_method})
     if snapshot.reflector_synchronized is not None:
         tree["reflector-clock"] = {
             "synchronized": snapshot.reflector_synchronized,
             "error-estimate": str(snapshot.reflector_error_ns),
         }
     return tree
+
+
+def _methods(methods: Mapping[str, TimestampMethod]) -> Tree:
+    return {
+        name: method.value
+        for name, method in methods.items()
+        if method is not TimestampMethod.UNKNOWN
+    }
 
 
 def _history(snapshot: SessionSnapshot) -> Tree:

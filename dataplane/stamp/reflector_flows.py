@@ -21,8 +21,14 @@ import numpy as np
 import numpy.typing as npt
 
 from dataplane.config import ReflectorMode
+from dataplane.measurement import TimestampMethod
 from dataplane.stamp.packet import OPEN
-from dataplane.stamp.session_reflector import UNKNOWN_HOP_LIMIT, Reply, SessionState
+from dataplane.stamp.session_reflector import (
+    T3_METHOD,
+    UNKNOWN_HOP_LIMIT,
+    Reply,
+    SessionState,
+)
 from dataplane.stamp.timestamp import ErrorEstimate, TimestampFormat, encode_timestamp
 from dataplane.stamp.timestamp_arrays import encode_timestamps
 
@@ -38,6 +44,7 @@ Words = npt.NDArray[np.uint64]
 _SHIFT = np.uint64(64 - SETS.bit_length() + 1)
 _MIX = tuple(map(np.uint64, (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9)))
 _SEQUENCE = 0xFFFFFFFF
+_KERNEL, _USERSPACE = TimestampMethod.KERNEL_SOFTWARE, TimestampMethod.USERSPACE
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +69,9 @@ class Requests:
     """-1 where it cannot be read."""
 
     t2_ns: npt.NDArray[np.int64]
+
+    kernel_stamped: npt.NDArray[np.bool_]
+    """Whether T2 was taken in the kernel, not read by the program."""
 
 
 @dataclass(slots=True)
@@ -97,7 +107,9 @@ class Replies:
         """Count those that did leave as reflected."""
         counts = np.bincount(self.which[left], minlength=len(self.flows)).tolist()
         for flow, count in zip(self.flows, counts, strict=True):
-            flow.state.reflected += count
+            if count:
+                flow.state.reflected += count
+                flow.state.t3_method = T3_METHOD.code
 
 
 class ReflectorFlows:
@@ -167,7 +179,9 @@ class ReflectorFlows:
             flow.state.received += count
         # Flows may share a state: that of the latest request is to have the last word.
         for row, index in sorted(zip(last.tolist(), range(len(flows)), strict=True)):
-            flows[index].state.last_received_ns = int(t2_ns[row])
+            state = flows[index].state
+            state.last_received_ns = int(t2_ns[row])
+            state.t2_method = (_KERNEL if requests.kernel_stamped[row] else _USERSPACE).code
         return Replies(payloads, flows, which, self._lane[places])
 
 

@@ -23,6 +23,7 @@ from ipaddress import IPv6Address
 from typing import Protocol
 
 from dataplane.config import STAMP_PORT, IPAddress, Reflector, ReflectorMode, ReflectorSession
+from dataplane.measurement import TimestampMethod
 from dataplane.srv6 import complete_path
 from dataplane.stamp.errors import DiscardReason, PacketError
 from dataplane.stamp.packet import ReflectorPacket, SenderPacket
@@ -38,6 +39,9 @@ would fill them, are at most this many seconds apart is a reflected packet.
 Both are of the clock that wrote them, so no two clocks need to agree; their
 upper 32 bits are seconds in either format. A Session-Sender has zeros there,
 and random padding meets this once in some 200 million packets."""
+
+T3_METHOD = TimestampMethod.USERSPACE
+"""Of every reply that is made here: whoever encodes it reads the clock for it."""
 
 _SEQUENCE = 0xFFFFFFFF
 _WORD = 1 << 32
@@ -62,6 +66,12 @@ class SessionState(Protocol):
     last_received_ns: int
     """T2 of the latest request, nanoseconds since 1970; 0 before the first."""
 
+    t2_method: int
+    """How that was taken: `TimestampMethod.code`."""
+
+    t3_method: int
+    """How T3 of the latest reply was taken: `TimestampMethod.code`."""
+
     def take(self, count: int) -> int:
         """The first of the next `count` sequence numbers, which are used now."""
 
@@ -74,6 +84,8 @@ class ReflectorState:
     reflected: int = 0
     next_sequence: int = 0
     last_received_ns: int = 0
+    t2_method: int = TimestampMethod.UNKNOWN.code
+    t3_method: int = TimestampMethod.UNKNOWN.code
 
     def take(self, count: int) -> int:
         first = self.next_sequence
@@ -129,6 +141,7 @@ class Reply:
     def sent(self) -> None:
         """Count it as reflected; to be called once it has been sent."""
         self.state.reflected += 1
+        self.state.t3_method = T3_METHOD.code
 
 
 def _ordinary_state(_session: ReflectorSession | None) -> SessionState:
@@ -179,11 +192,13 @@ class SessionReflector:
         source_port: int,
         hop_limit: int | None,
         t2_ns: int,
+        t2_method: TimestampMethod = TimestampMethod.USERSPACE,
     ) -> Reply | DiscardReason:
         """Judge one UDP payload.
 
         ``source`` has no zone; ``hop_limit`` is the received TTL or Hop Limit,
-        None where it cannot be read; ``t2_ns`` is wall time since 1970.
+        None where it cannot be read; ``t2_ns`` is wall time since 1970,
+        taken by ``t2_method``.
         """
         try:
             request = SenderPacket.decode(data)
@@ -197,6 +212,7 @@ class SessionReflector:
         state = self.unconfigured if session is None else self.states[session.key]
         state.received += 1
         state.last_received_ns = t2_ns
+        state.t2_method = t2_method.code
         sequence = request.sequence
         if session is not None and session.mode is ReflectorMode.STATEFUL:
             sequence = state.take(1)

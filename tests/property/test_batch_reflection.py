@@ -142,6 +142,7 @@ class Node:
             source_port=request.source_port,
             hop_limit=request.hop_limit,
             t2_ns=request.received_ns,
+            t2_method=request.received_method,
         )
         if isinstance(reply, DiscardReason):
             return None
@@ -198,19 +199,22 @@ def traffic(draw: st.DrawFn) -> list[Datagram]:
     """Packets of a few flows, which differ in what a verdict does not depend on."""
     flows = draw(st.lists(packets, min_size=1, max_size=5))
     found = []
-    for flow, sequence, hop_limit, t2_ns in draw(
+    for flow, sequence, hop_limit, t2_ns, stamped in draw(
         st.lists(
             st.tuples(
                 st.sampled_from(flows),
                 st.binary(min_size=4, max_size=4),
                 st.sampled_from([64, 255, None]),
                 st.integers(T2_NS, T2_NS + 10**10),
+                st.booleans(),
             ),
             max_size=120,
         )
     ):
         data = (sequence + flow.data[4:]) if len(flow.data) > 4 else flow.data
-        found.append(flow._replace(data=data, hop_limit=hop_limit, received_ns=t2_ns))
+        found.append(
+            flow._replace(data=data, hop_limit=hop_limit, received_ns=t2_ns, kernel_stamped=stamped)
+        )
     return found
 
 

@@ -10,7 +10,7 @@ from dataplane.arena import PAGE
 from dataplane.config import SenderSession
 from dataplane.histogram import BUCKETS, SUB_BUCKETS
 from dataplane.mapped_file import MappedFile
-from dataplane.measurement import Record
+from dataplane.measurement import Record, TimestampMethod
 from dataplane.reflector_store import ReflectorStore
 from dataplane.session_state import SessionState
 from dataplane.stamp.collector import Collector
@@ -20,6 +20,7 @@ from tests.unit.stamp.network import FINE, FORWARD_LOST, MS, REFLECTOR, UNIX_NS,
 from tests.unit.stamp.network import session as make_session
 
 RESUMED_NS = 200 * MS
+KERNEL, USERSPACE = TimestampMethod.KERNEL_SOFTWARE, TimestampMethod.USERSPACE
 
 
 @pytest.fixture
@@ -205,6 +206,7 @@ def test_reflector_store_outlives_the_host(tmp_path: Path) -> None:
         state.received = state.reflected = number
         state.next_sequence = number * 10
         state.last_received_ns = number * 100
+        state.t2_method, state.t3_method = KERNEL.code, USERSPACE.code
     store.role.received += 5
     store.role.discard(DiscardReason.UNKNOWN_SESSION)
     with pytest.raises(StoreError, match=f"^{path}: full, it holds 3 sessions$"):
@@ -216,6 +218,8 @@ def test_reflector_store_outlives_the_host(tmp_path: Path) -> None:
     assert (snapshot.received, snapshot.reflected, snapshot.last_received_ns) == (11, 6, 300)
     assert snapshot.discards[DiscardReason.UNKNOWN_SESSION] == 1
     assert snapshot.sessions[keys[1]].received == 2
+    methods = snapshot.sessions[keys[1]].t2_method, snapshot.sessions[keys[1]].t3_method
+    assert methods == (KERNEL, USERSPACE)
     resumed.free(*keys[0])
     assert resumed.allocate(3, None).received == 0
     assert set(ReflectorStore.open(path, writable=False).snapshot().sessions) == {
@@ -231,7 +235,7 @@ def test_what_is_not_a_reflector_store_is_refused(tmp_path: Path) -> None:
     for content, text in (
         (b"", "cannot be opened: cannot mmap an empty file"),
         (b"x" * 40, "not a reflector store"),
-        (good[:8] + b"\x09" + good[9:], "layout version is 9, not 3"),
+        (good[:8] + b"\x09" + good[9:], "layout version is 9, not 4"),
         (good[:-1], f"{len(good) - 1} bytes long, not {len(good)}"),
     ):
         path.write_bytes(content)

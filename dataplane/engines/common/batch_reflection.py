@@ -228,4 +228,5 @@ def _requests(batch: Batch, rows: Rows) -> Requests:
         batch.interface[rows],
         batch.hop_limit[rows],
         batch.received_ns[rows],
+        batch.kernel_stamped[rows],
     )

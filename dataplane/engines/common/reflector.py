@@ -304,6 +304,7 @@ class ReflectorRole:
             source_port=request.source_port,
             hop_limit=request.hop_limit,
             t2_ns=request.received_ns,
+            t2_method=request.received_method,
         )
         if isinstance(reply, DiscardReason):
             store.role.discard(reply)

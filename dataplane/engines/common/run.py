@@ -30,7 +30,6 @@ from dataplane.engines.common.loop import Loop
 from dataplane.engines.common.plan import Plan
 from dataplane.engines.common.transmitter import Transmitter
 from dataplane.engines.common.transport import Datagram
-from dataplane.measurement import TimestampMethod
 from dataplane.srv6 import complete_path, rthdr_for_socket
 from dataplane.stamp.collector import Collector
 from dataplane.stamp.errors import DiscardReason
@@ -247,11 +246,7 @@ class SenderRun:
             t4_ns=datagram.received_ns,
             now_ns=now_ns,
             arrived_ns=arrived_ns,
-            t4_method=(
-                TimestampMethod.KERNEL_SOFTWARE
-                if datagram.kernel_stamped
-                else TimestampMethod.USERSPACE
-            ),
+            t4_method=datagram.received_method,
         )
         self._received(now_ns)
 

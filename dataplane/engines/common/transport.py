@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 from dataplane.addresses import endpoint
 from dataplane.config import IPAddress
 from dataplane.engines.base import Role
+from dataplane.measurement import TimestampMethod
 
 
 class Datagram(NamedTuple):
@@ -37,6 +38,11 @@ class Datagram(NamedTuple):
     """CLOCK_REALTIME of the kernel's receive path, or of reading."""
 
     kernel_stamped: bool
+
+    @property
+    def received_method(self) -> TimestampMethod:
+        """How `received_ns` was taken."""
+        return TimestampMethod.KERNEL_SOFTWARE if self.kernel_stamped else TimestampMethod.USERSPACE
 
 
 class Transport(Protocol):

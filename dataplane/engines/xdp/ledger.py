@@ -26,6 +26,7 @@ from dataplane.clock import wall_ns
 from dataplane.config import Reflector, ReflectorSession
 from dataplane.engines.xdp.reflector_tables import ReflectorTables
 from dataplane.mapped_file import StoreError
+from dataplane.measurement import TimestampMethod
 from dataplane.reflector_store import (
     ReflectorRoleState,
     ReflectorSessionState,
@@ -35,6 +36,9 @@ from dataplane.session_state import DISCARD_INDEX
 from dataplane.stamp.session_reflector import SessionKey
 
 FOLDS_AHEAD = 2
+
+DRIVER_METHOD = TimestampMethod.KERNEL_SOFTWARE
+"""Of T2 and T3 alike: the program reads the kernel's clock for each."""
 
 CAPACITY_MIN = 64
 """Sessions that the store has room for at least; it grows where that is not enough."""
@@ -48,6 +52,8 @@ class _Earlier:
     reflected: int = 0
     last_received_ns: int = 0
     next_sequence: int = 0
+    t2_method: int = TimestampMethod.UNKNOWN.code
+    t3_method: int = TimestampMethod.UNKNOWN.code
 
 
 class SlowStore:
@@ -186,11 +192,16 @@ class Ledger:
             behind.received = int(fields["received"])
             behind.reflected = int(fields["reflected"])
             behind.last_received_ns = int(fields["last_received_ns"])
+            behind.t2_method = int(fields["t2_method"])
+            behind.t3_method = int(fields["t3_method"])
         slot.received = earlier.received + driver.answered + behind.received
         slot.reflected = earlier.reflected + driver.answered + behind.reflected
-        slot.last_received_ns = max(
-            earlier.last_received_ns, driver.last_received_ns, behind.last_received_ns
-        )
+        in_user_space = max(earlier, behind, key=lambda path: path.last_received_ns)
+        slot.last_received_ns = in_user_space.last_received_ns
+        slot.t2_method, slot.t3_method = in_user_space.t2_method, in_user_space.t3_method
+        if driver.last_received_ns > slot.last_received_ns:
+            slot.last_received_ns = driver.last_received_ns
+            slot.t2_method = slot.t3_method = DRIVER_METHOD.code
         number = driver.next_sequence
         taken = number - self._numbers.get(key, number)
         self._numbers[key] = number
@@ -236,7 +247,14 @@ class Ledger:
 
 
 def _earlier(slot: ReflectorSessionState) -> _Earlier:
-    return _Earlier(slot.received, slot.reflected, slot.last_received_ns, slot.next_sequence)
+    return _Earlier(
+        slot.received,
+        slot.reflected,
+        slot.last_received_ns,
+        slot.next_sequence,
+        slot.t2_method,
+        slot.t3_method,
+    )
 
 
 def _shape(rows: npt.NDArray[Any] | None) -> tuple[int, ...] | None:

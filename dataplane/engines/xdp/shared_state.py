@@ -43,6 +43,22 @@ class SharedState:
         self._state.last_received_ns = value
 
     @property
+    def t2_method(self) -> int:
+        return self._state.t2_method
+
+    @t2_method.setter
+    def t2_method(self, value: int) -> None:
+        self._state.t2_method = value
+
+    @property
+    def t3_method(self) -> int:
+        return self._state.t3_method
+
+    @t3_method.setter
+    def t3_method(self, value: int) -> None:
+        self._state.t3_method = value
+
+    @property
     def next_sequence(self) -> int:
         """Only for reading; it may be taken by the time it is read."""
         return self._take(0)

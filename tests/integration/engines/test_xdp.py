@@ -35,6 +35,7 @@ from dataplane.engines.driver.interfaces import Kernel, Place
 from dataplane.engines.driver.layouts import LocalFlag
 from dataplane.engines.userspace import engine as userspace
 from dataplane.engines.xdp.engine import XdpEngine
+from dataplane.measurement import TimestampMethod
 from dataplane.reflector_store import HandedUp, ReflectorSnapshot, ReflectorStore
 from dataplane.stamp.errors import DiscardReason
 from dataplane.stamp.session_reflector import SessionState
@@ -244,6 +245,39 @@ def test_both_paths_share_one_counter(run: Callable[[], Running], asking: socket
     eventually(lambda: reflector.counted().sessions[5, SENDER].next_sequence == 7, "seven taken")
     assert counted.handed_up[HandedUp.SHORT] == 2
     assert counted.driver_answered >= 3
+
+
+def test_methods_are_those_of_the_path_that_the_latest_request_took(
+    run: Callable[[], Running], asking: socket.socket
+) -> None:
+    first = run()
+    first.serve(SERVED)
+    first.becomes(OperState.RUNNING)
+
+    def methods(running: Running) -> tuple[TimestampMethod, TimestampMethod]:
+        session = running.counted().sessions[5, SENDER]
+        return session.t2_method, session.t3_method
+
+    def taken(payload: bytes, t3_method: TimestampMethod) -> None:
+        ask(asking, 5, payload)
+        eventually(lambda: methods(first) == (kernel, t3_method), f"T3 is {t3_method.value}")
+
+    kernel, user = TimestampMethod.KERNEL_SOFTWARE, TimestampMethod.USERSPACE
+    assert methods(first) == (TimestampMethod.UNKNOWN, TimestampMethod.UNKNOWN)
+    # Before the neighbour is known, requests are for user space.
+    ask(asking, 5, BASE)
+    for payload, t3_method in (
+        (BASE, kernel),
+        (BASE[:16], user),
+        (BASE, kernel),
+        (BASE[:16], user),
+    ):
+        taken(payload, t3_method)
+    first.close()
+    second = run()
+    second.serve(SERVED)
+    second.becomes(OperState.RUNNING)
+    assert methods(second) == (kernel, user)
 
 
 def test_no_number_is_given_twice(run: Callable[[], Running], asking: socket.socket) -> None:

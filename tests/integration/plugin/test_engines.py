@@ -38,6 +38,8 @@ def test_scapy_measures_and_reflects(sender: Element, reflector: Element) -> Non
     served = reflector.state(REFLECTOR)["session-reflector"]
     assert (served["engine"], served["oper-state"]) == ("scapy", "running")
     assert int(served["counters"]["reflected"]) >= 20
+    (reflected,) = (entry for entry in served["session"] if "last-received" in entry)
+    assert (reflected["t2-method"], reflected["t3-method"]) == ("kernel-software", "userspace")
 
 
 def test_a_session_moves_between_engines(sender: Element, reflector: Element) -> None:
@@ -108,6 +110,8 @@ def test_xdp_reflects(sender: Element, reflector: Element) -> None:
     interface = state["driver"]["interface"][0]
     assert (interface["name"], interface["mode"]) == ("wan0", "generic")
     assert int(state["counters"]["reflected"]) >= int(state["driver"]["answered"])
+    (reflected,) = (entry for entry in state["session"] if "last-received" in entry)
+    assert reflected["t2-method"] == reflected["t3-method"] == "kernel-software"
     reflector.edit(select("session-reflector", "userspace"))
     before = int(sender.session(1)["counters"]["received"])
     sender.await_received(1, before + 20)

@@ -91,6 +91,7 @@ def test_a_session_is_measured(sender: Element, reflector: Element) -> None:
     first = next(e for e in served["session"] if e["sender-address"] == SENDER_ADDRESS)
     assert int(first["counters"]["received"]) >= 20
     assert "last-received" in first
+    assert (first["t2-method"], first["t3-method"]) == ("kernel-software", "userspace")
 
 
 def test_what_is_in_running_is_applied_at_start(sender: Element) -> None:

@@ -8,6 +8,7 @@ from ipaddress import IPv4Address, IPv6Address
 import pytest
 
 from dataplane.config import Reflector, ReflectorMode, ReflectorSession
+from dataplane.measurement import TimestampMethod
 from dataplane.stamp.errors import DiscardReason
 from dataplane.stamp.packet import ReflectorPacket, SenderPacket
 from dataplane.stamp.session_reflector import ReflectorState, Reply, SessionReflector
@@ -20,6 +21,7 @@ NTP, PTPV2 = TimestampFormat.NTP, TimestampFormat.PTPV2
 T2_NS = 1_700_000_000_000_000_000
 T3_NS = T2_NS + 4_321
 OURS = ErrorEstimate(True, NTP, 1, 9)
+USERSPACE = TimestampMethod.USERSPACE.code
 REQUEST = SenderPacket(
     sequence=77,
     timestamp=0x1112131415161718,
@@ -45,10 +47,16 @@ def receive(
     source: IPv6Address | IPv4Address = SENDER,
     source_port: int = 50_000,
     hop_limit: int | None = 63,
+    t2_method: TimestampMethod = TimestampMethod.USERSPACE,
 ) -> Reply | DiscardReason:
     data = request if isinstance(request, bytes) else request.encode()
     return role.receive(
-        data, source=source, source_port=source_port, hop_limit=hop_limit, t2_ns=T2_NS
+        data,
+        source=source,
+        source_port=source_port,
+        hop_limit=hop_limit,
+        t2_ns=T2_NS,
+        t2_method=t2_method,
     )
 
 
@@ -166,7 +174,7 @@ def test_a_reflector_for_anyone_is_stateless_and_has_no_return_path(ssid: int) -
     packet = ReflectorPacket.decode(reply.encode(T3_NS, OURS))
     assert (packet.sequence, packet.ssid) == (77, ssid)
     reply.sent()
-    assert role.unconfigured == ReflectorState(1, 1, 0, T2_NS)
+    assert role.unconfigured == ReflectorState(1, 1, 0, T2_NS, USERSPACE, USERSPACE)
 
 
 def test_a_disabled_session_does_not_answer() -> None:
@@ -216,8 +224,21 @@ def test_counters() -> None:
     assert isinstance(reply, Reply)
     reply.sent()
     assert role.states[5, None] == ReflectorState(
-        received=2, reflected=1, next_sequence=0, last_received_ns=T2_NS
+        received=2,
+        reflected=1,
+        next_sequence=0,
+        last_received_ns=T2_NS,
+        t2_method=USERSPACE,
+        t3_method=USERSPACE,
     )
+
+
+def test_t3_has_no_method_before_a_reply_was_sent() -> None:
+    role = reflector(ReflectorSession(5))
+    receive(role, t2_method=TimestampMethod.KERNEL_SOFTWARE)
+    state = role.states[5, None]
+    assert state.t2_method == TimestampMethod.KERNEL_SOFTWARE.code
+    assert state.t3_method == TimestampMethod.UNKNOWN.code
 
 
 def test_update_keeps_the_state_of_equal_sessions() -> None:
