@@ -40,12 +40,13 @@ class Actions:
         self._host.clear(ssid)
 
     def _fetch_results(self, ssid: int, values: JsonTree) -> JsonTree:
+        # Once records are taken, nothing may fail: they would be lost.
+        before = self._host.results.snapshot(ssid)
         records = self._host.results.fetch(ssid, values["max"])
-        left = self._host.results.snapshot(ssid)
-        one_way = left.round_trip is None
+        one_way = before.round_trip is None
         return {
-            "remaining": left.records_pending,
-            "dropped": left.records_dropped,
+            "remaining": max(0, before.records_pending - len(records)),
+            "dropped": before.records_dropped,
             "result": [record_state(record, one_way=one_way) for record in records],
         }
 

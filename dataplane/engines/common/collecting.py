@@ -36,8 +36,9 @@ class Collecting(Protocol):
         resumed waits instead, for what it has collected is not to be lost."""
 
     def rooms(self, sessions: Sequence[SenderSession]) -> AbstractContextManager[None]:
-        """Make what collectors of these new sessions need, at once where that is quicker; what
-        they have not taken when the context is left is given up."""
+        """Make what collectors of these sessions need, at once where that is quicker; what
+        they have not taken when the context is left is given up. Two may be open at a time,
+        for different sessions."""
 
     def collector(
         self, config: SenderSession, store: SessionStore, now_ns: int, resumed: bool

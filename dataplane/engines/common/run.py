@@ -7,6 +7,7 @@ recovers in step and the slots it missed are counted as skipped.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -206,6 +207,27 @@ class SenderRun:
         if self._store is not None:
             self._store.close()
             self._store = None
+
+    @property
+    def unwell(self) -> bool:
+        """Whether it lacks something: `provide` and `recover` are to be called then."""
+        return self._collector is None or self.status.oper_state is OperState.FAILED
+
+    def provide(self, now_ns: int) -> None:
+        """Make the store that could not be made before, if it can be by now."""
+        if self._collector is None:
+            # A session that is to run says why it cannot.
+            with contextlib.suppress(StoreError):
+                self._open_store(None, now_ns)
+
+    def recover(self, now_ns: int) -> None:
+        """Run, if that is what the session should do, and can do by now."""
+        if self.status.oper_state is not OperState.FAILED:
+            return
+        if self._sender is None:
+            self.start_by_itself(now_ns, "recovered")
+        else:
+            self.attempt(now_ns, "recovered")
 
     def attempt(self, now_ns: int, reason: str) -> None:
         """Run, or fail for a reason; to be repeated while FAILED, and while

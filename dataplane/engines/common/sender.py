@@ -34,7 +34,7 @@ from dataplane.engines.common.transport import (
 from dataplane.stamp.errors import DiscardReason
 
 TOGETHER = 64
-"""New sessions for which room is made at once; packets have to wait meanwhile."""
+"""Sessions without a collector for which room is made at once; packets have to wait meanwhile."""
 
 
 class SenderRole:
@@ -61,6 +61,7 @@ class SenderRole:
         self._runs: dict[int, SenderRun] = {}
         self._discards: Counter[DiscardReason] = Counter()
         self._attachments: tuple[Attachment, ...] = ()
+        self._mending = False
 
     def configure(self, config: Sender | None, resume: Mapping[int, Resume]) -> Iterator[None]:
         """Run exactly `config`, session by session: packets may be served between the steps.
@@ -146,10 +147,12 @@ class SenderRole:
         self._tell_attachments()
         missing = self._filter.refresh()
         for run in self._runs.values():
-            state = run.status.oper_state
             unfit = missing is not None or run in lost
-            if state is OperState.FAILED or (state is OperState.RUNNING and unfit):
+            if run.status.oper_state is OperState.RUNNING and unfit:
                 run.attempt(now_ns, "recovered")
+        unwell = [run for run in self._runs.values() if run.unwell]
+        if unwell and not self._mending:
+            self._loop.begin(self._mend(unwell))
 
     def close(self) -> None:
         for run in self._runs.values():
@@ -157,6 +160,8 @@ class SenderRole:
         for port in self._ports.values():
             port.close()
         self._tell_attachments()
+        # Steps that are still to be taken are not to wake them up again.
+        self._runs.clear()
 
     def _tell_attachments(self) -> None:
         found = {each.interface: each for port in self._ports.values() for each in port.attachments}
@@ -193,6 +198,29 @@ class SenderRole:
         disabled = dataclasses.replace(resume, oper_state=OperState.DISABLED)
         run.resume(resume if enabled else disabled, now_ns)
         return []
+
+    def _mend(self, unwell: list[SenderRun]) -> Iterator[None]:
+        """As `configure` for sessions that lack something: others come and go meanwhile."""
+
+        def is_there(run: SenderRun) -> bool:
+            return self._runs.get(run.config.ssid) is run
+
+        self._mending = True
+        try:
+            bare = [run for run in unwell if run.collector is None]
+            for first in range(0, len(bare), TOGETHER):
+                together = [run for run in bare[first : first + TOGETHER] if is_there(run)]
+                with self._collecting.rooms([run.config for run in together]):
+                    for run in together:
+                        if is_there(run):
+                            run.provide(monotonic_ns())
+                            yield
+            for run in unwell:
+                if is_there(run):
+                    run.recover(monotonic_ns())
+                    yield
+        finally:
+            self._mending = False
 
     def _adapt(self, run: SenderRun, session: SenderSession) -> None:
         """What may change without a new session: `autostart`, and whether the role is enabled."""

@@ -52,8 +52,13 @@ SOURCE = Path(__file__).with_name("collector.c")
 RELOAD_NS = 30 * NS_PER_S
 """A program that the kernel has refused is tried again after this long."""
 
-LOAD_TIMEOUT_S = 20.0
-"""How long sessions wait for the program before they fail."""
+WAIT_S = 3.0
+"""How long a configuration waits for the program, which is there by then on a machine that
+is not busy; afterwards its sessions fail, and run once it is there. Less than the 5 s that
+sysrepo grants a change."""
+
+RESUME_WAIT_S = 20.0
+"""The same where sessions are to be resumed."""
 
 _LOADING = "the XDP program is being loaded"
 
@@ -142,9 +147,9 @@ class CollectorRole:
         self._kernel.close()
         self._closed = True
 
-    def wait(self) -> None:
-        """Until the program is loaded or refused; not in the thread of a loop."""
-        self._settled.wait(LOAD_TIMEOUT_S)
+    def wait(self, resumed: bool) -> None:
+        """Until the program is loaded or refused, for a while; not in the thread of the loop."""
+        self._settled.wait(RESUME_WAIT_S if resumed else WAIT_S)
 
     def problem(self) -> str | None:
         return self._problem
@@ -168,23 +173,31 @@ class CollectorRole:
 
     def prepare(self, resumed: bool) -> None:
         if resumed:
-            self.wait()
+            self.wait(resumed)
         if self._program is None:
             raise StoreError(self._problem or _LOADING)
 
     @contextmanager
     def rooms(self, sessions: Sequence[SenderSession]) -> Iterator[None]:
+        made: dict[int, Room] = {}
         if self._program is not None:
             arena = None if self._table is None else self._table.arena
-            windows = {config.ssid: window_of(config) for config in sessions}
+            windows = {
+                config.ssid: window_of(config)
+                for config in sessions
+                if config.ssid not in self._rooms
+            }
             # Where there is no memory for all, each finds out by itself.
             with suppress(OSError):
-                self._rooms = make_rooms(self._program.module, windows, arena)
+                made = make_rooms(self._program.module, windows, arena)
+        self._rooms |= made
         try:
             yield
         finally:
-            while self._rooms:
-                self._rooms.popitem()[1].close()
+            for ssid in made:
+                room = self._rooms.pop(ssid, None)
+                if room is not None:
+                    room.close()
 
     def collector(
         self, config: SenderSession, store: SessionStore, now_ns: int, resumed: bool

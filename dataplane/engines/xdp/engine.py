@@ -47,7 +47,10 @@ class XdpEngine:
         return CAPABILITIES
 
     def configure(self, node: Node, resume: Mapping[int, Resume] | None = None) -> None:
-        """Raises EngineError where the Session-Reflector's counters have no room."""
+        """See `Engine`. Sessions that cannot wait for the program begin when it is there.
+
+        Raises EngineError where the Session-Reflector's counters have no room.
+        """
 
         def reflect() -> None:
             try:
@@ -57,7 +60,7 @@ class XdpEngine:
 
         self._loop.call(lambda: self._collector.configure(node.sender))
         if node.sender is not None:
-            self._collector.wait()
+            self._collector.wait(resumed=bool(resume))
         self._sender.configure(Node(sender=node.sender), resume)
         self._loop.call(reflect)
 

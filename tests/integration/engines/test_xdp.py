@@ -401,7 +401,7 @@ def test_no_program_is_left_by_an_engine_that_is_closed_at_once(
     def loaders() -> list[threading.Thread]:
         return [each for each in threading.enumerate() if each.name.endswith("-load")]
 
-    monkeypatch.setattr("dataplane.engines.xdp.collector.LOAD_TIMEOUT_S", 0.0)
+    monkeypatch.setattr("dataplane.engines.xdp.collector.WAIT_S", 0.0)
     before = programs()
     reflector = run()
     reflector.engine.configure(

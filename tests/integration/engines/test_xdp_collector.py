@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -41,6 +42,7 @@ from dataplane.engines.base import (
 from dataplane.engines.driver.interfaces import Kernel
 from dataplane.engines.driver.layouts import LocalFlag
 from dataplane.engines.userspace import engine as userspace
+from dataplane.engines.xdp.collector import CollectorProgram
 from dataplane.engines.xdp.engine import XdpEngine
 from dataplane.measurement import TimestampMethod
 from dataplane.stamp.timestamp import TimestampFormat
@@ -119,6 +121,12 @@ class Running:
         for store in self._stores:
             store.close()
         self.engine.close()
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No session fails only because the machine is busy."""
+    monkeypatch.setattr("dataplane.engines.xdp.collector.WAIT_S", 20.0)
 
 
 @pytest.fixture
@@ -346,6 +354,31 @@ def test_what_was_collected_before_a_restart_is_kept(
             assert after.forward.min_ns <= before.forward.min_ns
         finally:
             second.close()
+
+
+def test_a_configuration_does_not_wait_long_for_the_program(
+    running: Running, reflector: Callable[[Reflector], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold = threading.Event()
+
+    def load() -> CollectorProgram:
+        hold.wait(30)
+        return CollectorProgram()
+
+    monkeypatch.setattr("dataplane.engines.xdp.collector.WAIT_S", 0.2)
+    monkeypatch.setattr("dataplane.engines.xdp.collector.CollectorProgram", load)
+    reflector(serving(SERVED))
+    begun_s = time.monotonic()
+    running.send(SESSION)
+    assert time.monotonic() - begun_s < 5
+    assert (running.state(), running.last_error()) == (
+        OperState.FAILED,
+        "the XDP program is being loaded",
+    )
+    hold.set()
+    eventually(lambda: running.state() is OperState.COMPLETED, "the run is complete", timeout_s=30)
+    assert running.store().snapshot().received == 200
+    assert running.counts()["collected"] == 200
 
 
 def test_too_many_addresses_for_a_while(

@@ -23,7 +23,7 @@ from dataplane.engines.common.sender_port import CROWD, SenderPort
 from dataplane.engines.common.transport import Transport
 from dataplane.session_state import SessionState
 from dataplane.stamp.collector import Collector
-from dataplane.store import SessionStore
+from dataplane.store import SessionStore, StoreError
 from tests.unit.engines.test_sender_port import Queue, reply
 
 US, PEER = IPv6Address("fd00::1"), IPv6Address("fd00::2")
@@ -132,6 +132,57 @@ def test_room_is_made_for_many_new_sessions_at_once(tmp_path: Path) -> None:
     node.configure(sender(*range(1, TOGETHER + 3)))
     assert collecting.rooms_of == collecting.taken == [1, TOGETHER, 1]
     node.role.close()
+
+
+class Late(Roomy):
+    """Can make no collectors at first."""
+
+    ready = False
+
+    def problem(self) -> str | None:
+        return None if self.ready else "not yet"
+
+    def prepare(self, resumed: bool) -> None:
+        if not self.ready:
+            raise StoreError("not yet")
+
+
+def test_sessions_begin_when_collectors_can_be_made(tmp_path: Path) -> None:
+    """As new ones do: room is made for many, and they do not start at the same moment."""
+    collecting = Late()
+    node = Node(tmp_path, collecting)
+    ssids = range(1, TOGETHER + 3)
+    stopped = dataclasses.replace(sender(1, autostart=False).sessions[1], ssid=TOGETHER + 3)
+    config = sender(*ssids)
+    config = dataclasses.replace(config, sessions=config.sessions | {stopped.ssid: stopped})
+    assert set(node.configure(config)) == {(s, OperState.FAILED) for s in ssids} | {
+        (stopped.ssid, STOPPED)
+    }
+    node.role.tick(monotonic_ns())
+    assert list(tmp_path.iterdir()) == []
+    collecting.ready = True
+    collecting.taken.clear()
+    collecting.rooms_of.clear()
+    for _ in node.role._mend(list(node.role._runs.values())):
+        pass
+    assert collecting.rooms_of == collecting.taken == [TOGETHER, 3]
+    assert node._reported() == [(ssid, RUNNING) for ssid in ssids]
+    starts = {run.due_ns for run in node.role._runs.values() if run.wants_to_run}
+    assert len(starts) == len(ssids)
+    node.role.clear(stopped.ssid)
+    node.role.close()
+
+
+def test_sessions_that_are_closed_are_not_woken_up(tmp_path: Path) -> None:
+    collecting = Late()
+    node = Node(tmp_path, collecting)
+    node.configure(sender(1, 2))
+    collecting.ready = True
+    steps = node.role._mend(list(node.role._runs.values()))
+    next(steps)
+    node.role.close()
+    assert list(steps) == []
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_no_step_takes_more_than_one_session_and_what_stays_runs_on(node: Node) -> None:
