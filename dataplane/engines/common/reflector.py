@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import functools
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -51,6 +52,7 @@ from dataplane.engines.common.transport import (
     drop_text,
     is_local,
 )
+from dataplane.mapped_file import StoreError
 from dataplane.reflector_store import ReflectorStore
 from dataplane.stamp.errors import DiscardReason
 from dataplane.stamp.rate_limit import RateLimiter
@@ -71,6 +73,8 @@ _TIMESTAMP_AT = slice(4, 12)
 """T3 in an open-mode packet (RFC 8762 §4.3.1)."""
 
 _ANY = {6: ip_address("::"), 4: ip_address("0.0.0.0")}
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -206,7 +210,11 @@ class ReflectorRole:
 
     def _open_store(self, sessions: int) -> ReflectorStore:
         if self._path.exists():
-            return ReflectorStore.open(self._path, writable=True)
+            try:
+                return ReflectorStore.open(self._path, writable=True)
+            except StoreError as error:
+                # Of another version, as a rule.
+                log.warning("all counters begin anew: %s", error)
         store = ReflectorStore.create(self._path, _capacity(sessions))
         store.role.start_time_ns = wall_ns()
         return store

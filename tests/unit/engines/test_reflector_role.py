@@ -17,7 +17,7 @@ from dataplane.engines.base import EngineContext, reflector_store_path
 from dataplane.engines.common.loop import Loop
 from dataplane.engines.common.reflector import LOOPBACK_INTERFACE, ReflectorRole
 from dataplane.engines.common.transport import Datagram
-from dataplane.reflector_store import ReflectorStore
+from dataplane.reflector_store import LAYOUT_VERSION, ReflectorHeader, ReflectorStore
 from dataplane.stamp.errors import DiscardReason
 
 LINK = LOOPBACK_INTERFACE + 1
@@ -61,7 +61,7 @@ def answered(folder: Path, source: str, destination: str, interface: int) -> boo
         return Queue(arrived)
 
     folder /= str(interface)
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     context = EngineContext(folder, lambda _: None)
     role = ReflectorRole("name", cast(Loop, loop), Clock(), context, open_queue)
     role.configure(Reflector(require_configured_session=False))
@@ -87,3 +87,17 @@ def test_a_loopback_address_is_nobodys_on_a_link(
 
 def test_anybody_else_is_answered(tmp_path: Path) -> None:
     assert answered(tmp_path, "fd00::2", "fd00::1", LINK)
+
+
+def test_counters_of_another_version_begin_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / str(LINK)
+    folder.mkdir()
+    path = reflector_store_path(folder)
+    ReflectorStore.create(path, 1).close()
+    with path.open("r+b") as file:
+        file.seek(ReflectorHeader.layout_version.offset)  # type: ignore[attr-defined]
+        file.write(bytes([LAYOUT_VERSION - 1]))
+    assert answered(tmp_path, "fd00::1", "fd00::2", LINK)
+    assert f"layout version is {LAYOUT_VERSION - 1}, not {LAYOUT_VERSION}" in caplog.text
