@@ -52,13 +52,10 @@ SOURCE = Path(__file__).with_name("collector.c")
 RELOAD_NS = 30 * NS_PER_S
 """A program that the kernel has refused is tried again after this long."""
 
-WAIT_S = 3.0
-"""How long a configuration waits for the program, which is there by then on a machine that
-is not busy; afterwards its sessions fail, and run once it is there. Less than the 5 s that
-sysrepo grants a change."""
-
-RESUME_WAIT_S = 20.0
-"""The same where sessions are to be resumed."""
+WAIT_S = 20.0
+"""How long sessions wait for the program, which takes some 3 s of processor time; those that
+do not have to be resumed fail afterwards, and run once it is there. Whoever edits by way of
+sysrepo is told after 5 s that this takes long, and by way of NETCONF after 10."""
 
 _LOADING = "the XDP program is being loaded"
 
@@ -147,9 +144,9 @@ class CollectorRole:
         self._kernel.close()
         self._closed = True
 
-    def wait(self, resumed: bool) -> None:
+    def wait(self) -> None:
         """Until the program is loaded or refused, for a while; not in the thread of the loop."""
-        self._settled.wait(RESUME_WAIT_S if resumed else WAIT_S)
+        self._settled.wait(WAIT_S)
 
     def problem(self) -> str | None:
         return self._problem
@@ -173,7 +170,7 @@ class CollectorRole:
 
     def prepare(self, resumed: bool) -> None:
         if resumed:
-            self.wait(resumed)
+            self.wait()
         if self._program is None:
             raise StoreError(self._problem or _LOADING)
 
