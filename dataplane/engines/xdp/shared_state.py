@@ -3,8 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from dataplane.stamp.session_reflector import SessionState
+
+
+class _Kept:
+    """An attribute that is the state's own."""
+
+    def __set_name__(self, _owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, owner: Any, _kind: type) -> int:
+        value: int = getattr(owner._state, self._name)
+        return value
+
+    def __set__(self, owner: Any, value: int) -> None:
+        setattr(owner._state, self._name, value)
 
 
 class SharedState:
@@ -18,45 +33,11 @@ class SharedState:
         self._state = state
         self._take = take
 
-    @property
-    def received(self) -> int:
-        return self._state.received
-
-    @received.setter
-    def received(self, value: int) -> None:
-        self._state.received = value
-
-    @property
-    def reflected(self) -> int:
-        return self._state.reflected
-
-    @reflected.setter
-    def reflected(self, value: int) -> None:
-        self._state.reflected = value
-
-    @property
-    def last_received_ns(self) -> int:
-        return self._state.last_received_ns
-
-    @last_received_ns.setter
-    def last_received_ns(self, value: int) -> None:
-        self._state.last_received_ns = value
-
-    @property
-    def t2_method(self) -> int:
-        return self._state.t2_method
-
-    @t2_method.setter
-    def t2_method(self, value: int) -> None:
-        self._state.t2_method = value
-
-    @property
-    def t3_method(self) -> int:
-        return self._state.t3_method
-
-    @t3_method.setter
-    def t3_method(self, value: int) -> None:
-        self._state.t3_method = value
+    received = _Kept()
+    reflected = _Kept()
+    last_received_ns = _Kept()
+    t2_method = _Kept()
+    t3_method = _Kept()
 
     @property
     def next_sequence(self) -> int:
