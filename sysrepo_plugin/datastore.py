@@ -13,12 +13,15 @@ from __future__ import annotations
 import json
 import logging
 import re
+import sysconfig
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import _sysrepo
 import cffi  # type: ignore[import-untyped]
+import libyang
 import sysrepo
 from _sysrepo import ffi, lib
 from sysrepo.session import SysrepoSession
@@ -27,6 +30,12 @@ LOG = logging.getLogger(__name__)
 
 MODULE = "srv6-stamp"
 TOP = f"/{MODULE}:stamp"
+
+MODEL = max((Path(__file__).resolve().parent.parent / "yang").glob(f"{MODULE}@*.yang"))
+"""The model that the daemon is written for; its revision is in the name (RFC 7950 §5.2)."""
+
+IMPORTED_MODELS = Path(sysconfig.get_path("data"), "share/yang/modules/ietf")
+"""Where what it imports is."""
 
 JsonTree = dict[str, Any]
 
@@ -62,6 +71,11 @@ class Refused(Exception):
         super().__init__(text)
         self.path = path
         """Of the node that would have to be another, for a change."""
+
+
+class ModelOutdated(Exception):
+    """The repository has a model without some of what the daemon relies on; the text says
+    how to update it."""
 
 
 def explained(error: sysrepo.SysrepoError) -> str:
@@ -101,6 +115,22 @@ class Datastore:
         while self._sessions:
             self._sessions.pop().stop()
         self._connection.disconnect()
+
+    def require_model(self) -> None:
+        """Raises ModelOutdated. A later revision has all that this one has (RFC 7950 §11)."""
+        wanted = MODEL.stem.partition("@")[2]
+        with self._connection.get_ly_ctx() as context:
+            try:
+                module = context.get_module(MODULE)
+            except libyang.LibyangError:
+                # Who subscribes is told that it is missing.
+                return
+            installed = max(revision.date() for revision in module.revisions())
+        if installed < wanted:
+            raise ModelOutdated(
+                f"YANG module {MODULE} is installed in revision {installed}, {wanted} is needed: "
+                f"sysrepoctl -U {MODEL} -s {IMPORTED_MODELS}"
+            )
 
     def subscribe_changes(self, handler: ChangeHandler) -> None:
         """Have `handler` told of the running configuration, now and when it changes."""

@@ -20,7 +20,7 @@ from dataplane.engines.base import EngineError, Event
 from dataplane.host.client import EngineHost
 from sysrepo_plugin.actions import Actions
 from sysrepo_plugin.changes import Changes
-from sysrepo_plugin.datastore import Datastore, explained
+from sysrepo_plugin.datastore import Datastore, ModelOutdated, explained
 from sysrepo_plugin.event_log import EventLog
 from sysrepo_plugin.notifications import Notifier
 from sysrepo_plugin.operational import Operational
@@ -59,7 +59,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 def serve(state_dir: Path, ready_file: Path | None, stop: threading.Event) -> None:
     """Run until `stop` is set.
 
-    Raises EngineError or SysrepoError when the data plane or sysrepo cannot be used.
+    Raises EngineError, SysrepoError or ModelOutdated when the data plane or sysrepo cannot
+    be used.
     """
     # The notifier exists before the host can emit, and sends only once sysrepo
     # is connected: the host process is forked before that.
@@ -74,6 +75,7 @@ def serve(state_dir: Path, ready_file: Path | None, stop: threading.Event) -> No
     changes = Changes(registry.capabilities, host.apply)
     try:
         with Datastore() as datastore:
+            datastore.require_model()
             notifier.start(datastore.notifier())
             try:
                 # First, because of these there is one: a second daemon ends before it sends.
@@ -110,7 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
     except sysrepo.SysrepoError as error:
         LOG.error("%s", explained(error))
         return EXIT_UNUSABLE
-    except (EngineError, OSError) as error:
+    except (EngineError, ModelOutdated, OSError) as error:
         LOG.error("%s", error)
         return EXIT_UNUSABLE
     LOG.info("stopped")

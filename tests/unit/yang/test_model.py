@@ -12,7 +12,7 @@ import libyang
 import pytest
 
 from dataplane.engines import registry
-from tools.repository import PROJECT_YANG
+from tools.repository import PROJECT_YANG, STAMP_MODULE, find_module
 
 Document = dict[str, Any]
 
@@ -165,3 +165,8 @@ def test_the_model_offers_the_engines_that_there_are(context: libyang.Context) -
     (engine,) = context.find_path("/srv6-stamp:stamp/session-sender/engine")
     assert isinstance(engine, libyang.SLeaf)
     assert {each.name() for each in engine.type().all_enums()} == registry.ENGINES.keys()
+
+
+def test_the_name_of_the_file_has_the_latest_revision(context: libyang.Context) -> None:
+    latest = max(revision.date() for revision in context.get_module(STAMP_MODULE).revisions())
+    assert find_module(STAMP_MODULE).name == f"{STAMP_MODULE}@{latest}.yang"
