@@ -27,7 +27,7 @@ from dataplane.bpf.syscall import (
     update_link,
 )
 from dataplane.engines.base import Attachment, AttachmentMode
-from dataplane.engines.driver.interfaces import Interface
+from dataplane.engines.driver.interfaces import Interface, program_on
 
 _OCCUPIED = (errno.EBUSY, errno.EEXIST)
 
@@ -130,7 +130,7 @@ class Attachments:
         self._own_ids.add(program_info(place.program).identifier)
         # What was detached a moment ago may have been seen there still.
         if place.interface.program_id not in {0, *self._own_ids}:
-            raise AttachError(_occupied_text(place.interface))
+            raise AttachError(_occupied_text(place.interface.name, place.interface.program_id))
         return _attach(place)
 
     def _detach(self, name: str) -> None:
@@ -161,15 +161,13 @@ def _switched(link: _Link, place: Wanted) -> bool:
 
 
 def _attach(place: Wanted) -> _Link:
-    name, index = place.interface.name, place.interface.index
+    name = place.interface.name
     if place.frames_lost:
         note = f"the other end of {name} has no XDP program, and would take no frames of one here"
         return _attach_generic(place, note, could_not=False)
     try:
-        fd = attach_xdp(place.program, index, XDP_FLAGS_DRV_MODE)
+        fd = _attach_at(place, XDP_FLAGS_DRV_MODE)
     except OSError as error:
-        if error.errno in _OCCUPIED:
-            raise AttachError(f"interface {name} has another XDP program") from error
         note = f"no XDP in the driver of {name}: {os.strerror(error.errno or 0)}"
         if place.native_only:
             raise AttachError(note) from error
@@ -178,13 +176,25 @@ def _attach(place: Wanted) -> _Link:
 
 
 def _attach_generic(place: Wanted, note: str, could_not: bool) -> _Link:
-    name, index = place.interface.name, place.interface.index
     try:
-        fd = attach_xdp(place.program, index, XDP_FLAGS_SKB_MODE)
+        fd = _attach_at(place, XDP_FLAGS_SKB_MODE)
     except OSError as error:
         text = os.strerror(error.errno or 0)
+        name = place.interface.name
         raise AttachError(f"no XDP program can be attached to {name}: {text}") from error
     return _Link(place.interface, fd, place.program, AttachmentMode.GENERIC, note, could_not)
+
+
+def _attach_at(place: Wanted, flags: int) -> int:
+    """The descriptor of the link. Raises OSError, and AttachError where another program is
+    there: it has come since the interface was looked at."""
+    name, index = place.interface.name, place.interface.index
+    try:
+        return attach_xdp(place.program, index, flags)
+    except OSError as error:
+        if error.errno not in _OCCUPIED:
+            raise
+        raise AttachError(_occupied_text(name, program_on(index))) from error
 
 
 def _hides_vlans_text(interface: Interface) -> str:
@@ -194,13 +204,14 @@ def _hides_vlans_text(interface: Interface) -> str:
     )
 
 
-def _occupied_text(interface: Interface) -> str:
-    identifier = interface.program_id
+def _occupied_text(name: str, identifier: int) -> str:
     try:
-        name = program_by_id(identifier).name or "without a name"
-    except OSError:
-        name = "that has gone"
+        program = program_by_id(identifier).name or "without a name"
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return f"interface {name} had another XDP program, which has gone meanwhile"
+        # The names of others' programs are told to CAP_SYS_ADMIN alone.
+        program = "of someone else"
     return (
-        f"interface {interface.name} has the XDP program {name} (id {identifier}), "
-        "which is not replaced"
+        f"interface {name} has the XDP program {program} (id {identifier}), which is not replaced"
     )

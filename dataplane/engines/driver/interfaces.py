@@ -346,6 +346,14 @@ def _sysctl(version: int, device: str, name: str) -> int:
         return 0
 
 
+def program_on(index: int) -> int:
+    """Identifier of the XDP program of an interface of the calling thread's network
+    namespace; 0 where there is none, or no such interface."""
+    with IPRoute() as route, contextlib.suppress(NetlinkError):
+        return next((_program_id(link) for link in route.get_links(index)), 0)
+    return 0
+
+
 def _program_id(link: Any) -> int:
     xdp = link.get_attr("IFLA_XDP")
     return (xdp.get_attr("IFLA_XDP_PROG_ID") or 0) if xdp is not None else 0
