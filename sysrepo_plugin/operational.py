@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from dataplane.clock import read_clock_status
-from dataplane.engines.base import EngineError
+from dataplane.engines.base import EngineError, OperState
 from dataplane.host.client import EngineHost
 from dataplane.session_state import SessionSnapshot
 from sysrepo_plugin.changes import Changes
@@ -61,7 +61,8 @@ class Operational:
             # A session that is being deleted may still be known to the host.
             if ssid in depths and (request.ssids is None or ssid in request.ssids):
                 depth = depths[ssid] if request.history else 0
-                snapshot = self._snapshot(ssid, depth)
+                starting = status.oper_state is OperState.STARTING
+                snapshot = None if starting else self._snapshot(ssid, depth)
                 yield session_state(ssid, status, snapshot, history=request.history)
         for ssid, reason in self._changes.refusals.sender.items():
             if request.ssids is None or ssid in request.ssids:

@@ -51,6 +51,12 @@ class OperState(enum.Enum):
     FAILED = "failed"
     """It should run and cannot; `last_error` says why; it is tried again."""
 
+    STARTING = "starting"
+    """It should run, and does so by itself once its engine is ready, which takes a while."""
+
+
+WANT_TO_RUN = (OperState.STARTING, OperState.RUNNING, OperState.FAILED)
+
 
 @dataclass(frozen=True, slots=True)
 class SessionStatus:

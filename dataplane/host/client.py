@@ -30,6 +30,7 @@ from pathlib import Path
 from dataplane.clock import wall_ns
 from dataplane.config import Node
 from dataplane.engines.base import (
+    WANT_TO_RUN,
     EngineError,
     Event,
     HostRestarted,
@@ -82,8 +83,6 @@ BACKOFF_RESET_S = 10.0
 
 RESUME_TIMEOUT_S = 30.0
 CLOSE_GRACE_S = 3.0
-
-_WANT_TO_RUN = (OperState.RUNNING, OperState.FAILED)
 
 log = logging.getLogger(__name__)
 
@@ -344,10 +343,10 @@ class EngineHost:
             sessions, reflector = dict(self._sessions), self._reflector
             self._sender_driver = dataclasses.replace(self._sender_driver, attachments=())
         for ssid, status in sessions.items():
-            if status.oper_state in _WANT_TO_RUN:
+            if status.oper_state in WANT_TO_RUN:
                 failed = SessionStatus(OperState.FAILED, status.engine, wall_ns(), text)
                 self._take_report(SenderStatusReport(ssid, failed, text))
-        if reflector is not None and reflector.oper_state is OperState.RUNNING:
+        if reflector is not None and reflector.oper_state in WANT_TO_RUN:
             self._take_reflector(
                 ReflectorStatus(OperState.FAILED, reflector.engine, wall_ns(), text), text
             )

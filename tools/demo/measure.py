@@ -22,11 +22,7 @@ LOSS_TIMEOUT_MS = 1_000
 POLL_INTERVAL_S = 1.0
 SLACK_S = 30.0
 """How much longer than planned a run may take before it is given up."""
-RECOVERY_S = 10.0
-"""How long after the start a failed session may still come to run: its engine may be busy
-with loading a program."""
-
-FINAL_STATES = ("completed", "stopped", "disabled")
+FINAL_STATES = ("completed", "failed", "stopped", "disabled")
 
 Watcher = Callable[[float, Mapping[int, SenderSessionState]], None]
 """Told of the seconds since the start, and of the sessions' present states by SSID."""
@@ -138,7 +134,7 @@ def watch(
             raise MeasurementError(f"the Session-Sender does not show session {missing[0]}")
         ours = {path.ssid: states[path.ssid] for path in run.paths}
         for state in ours.values():
-            if state.oper_state == "failed" and elapsed_s > RECOVERY_S:
+            if state.oper_state == "failed":
                 raise MeasurementError(f"session {state.ssid} has failed: {state.last_error}")
         if all(state.oper_state in FINAL_STATES for state in ours.values()):
             return ours

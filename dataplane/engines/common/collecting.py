@@ -28,6 +28,10 @@ class Collecting(Protocol):
     def table(self) -> SessionTable | None:
         """The sessions that are worked on together: their stores are in its arena."""
 
+    def pending(self) -> str | None:
+        """What is being made ready, and keeps sessions from running until then: no failure.
+        What it leads to is a `problem`, or none."""
+
     def problem(self) -> str | None:
         """What keeps sessions from running now."""
 
@@ -80,6 +84,9 @@ class CollectingHere:
     @property
     def table(self) -> SessionTable | None:
         return self._table
+
+    def pending(self) -> str | None:
+        return None
 
     def problem(self) -> str | None:
         return None

@@ -1,8 +1,9 @@
 """One sender session: its store, its runs, and the two timers that drive it.
 
-A session that should run is RUNNING, or FAILED while something that it needs
-is missing; the schedule of a run that fails half-way goes on, so that it
-recovers in step and the slots it missed are counted as skipped.
+A session that should run is RUNNING, STARTING while its engine becomes ready, or
+FAILED while something that it needs is missing; the schedule of a run that fails
+half-way goes on, so that it recovers in step and the slots it missed are counted as
+skipped.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataplane.addresses import endpoint
 from dataplane.clock import Clock, wall_ns
 from dataplane.config import IPAddress, ReflectorMode, SenderSession, SsidZeroAction
 from dataplane.engines.base import (
+    WANT_TO_RUN,
     EngineContext,
     EngineError,
     IntervalClosed,
@@ -45,7 +47,7 @@ this much of it, so that a thousand of them do not send at the same moment."""
 _GOLDEN = 0x9E3779B1
 _NS_PER_US = 1_000
 
-WANT_TO_RUN = (OperState.RUNNING, OperState.FAILED)
+_WAITING = (OperState.STARTING, OperState.FAILED)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -104,10 +106,11 @@ class SenderRun:
         Whether it is to run: `start_by_itself` is to be called then.
         """
         state, reason, error = OperState.STOPPED, "configured", None
-        try:
-            self._open_store(None, now_ns)
-        except StoreError as failure:
-            reason = error = str(failure)
+        if self._collecting.pending() is None:
+            try:
+                self._open_store(None, now_ns)
+            except StoreError as failure:
+                reason = error = str(failure)
         if not enabled:
             state = OperState.DISABLED
             reason = error or "the Session-Sender is disabled"
@@ -176,7 +179,8 @@ class SenderRun:
     def clear(self, now_ns: int) -> None:
         """Forget results. Raises EngineError where there is no store."""
         if self._collector is None:
-            raise EngineError(f"session {self.config.ssid} has no store: {self.status.last_error}")
+            reason = self._collecting.pending() or self.status.last_error
+            raise EngineError(f"session {self.config.ssid} has no store: {reason}")
         self._collector.clear(now_ns)
         self._plan_collecting()
         self.complete(now_ns)
@@ -211,7 +215,7 @@ class SenderRun:
     @property
     def unwell(self) -> bool:
         """Whether it lacks something: `provide` and `recover` are to be called then."""
-        return self._collector is None or self.status.oper_state is OperState.FAILED
+        return self._collector is None or self.status.oper_state in _WAITING
 
     def provide(self, now_ns: int) -> None:
         """Make the store that could not be made before, if it can be by now."""
@@ -222,16 +226,22 @@ class SenderRun:
 
     def recover(self, now_ns: int) -> None:
         """Run, if that is what the session should do, and can do by now."""
-        if self.status.oper_state is not OperState.FAILED:
+        state = self.status.oper_state
+        if state not in _WAITING:
             return
+        reason = "recovered" if state is OperState.FAILED else "its engine is ready"
         if self._sender is None:
-            self.start_by_itself(now_ns, "recovered")
+            self.start_by_itself(now_ns, reason)
         else:
-            self.attempt(now_ns, "recovered")
+            self.attempt(now_ns, reason)
 
     def attempt(self, now_ns: int, reason: str) -> None:
-        """Run, or fail for a reason; to be repeated while FAILED, and while
-        RUNNING to find out whether something has gone missing."""
+        """Run, wait for the engine, or fail for a reason; to be repeated while STARTING or
+        FAILED, and while RUNNING to find out whether something has gone missing."""
+        pending = self._collecting.pending()
+        if pending is not None:
+            self._enter(OperState.STARTING, pending)
+            return
         problem = self.port.problem()
         if problem is None and self._collector is None:
             try:

@@ -3,7 +3,8 @@
 The userspace engine sends, and takes in what the program hands up. Rules that hold here:
 
 - Sessions run when the program is loaded and attached to every configured interface;
-  short of that they fail, and `last_error` says why.
+  until it is loaded they are starting, and short of the rest they fail, and `last_error`
+  says why.
 - What concerns the program belongs to the thread of `loop`, what concerns sessions to
   the userspace engine's.
 """
@@ -52,10 +53,13 @@ SOURCE = Path(__file__).with_name("collector.c")
 RELOAD_NS = 30 * NS_PER_S
 """A program that the kernel has refused is tried again after this long."""
 
-WAIT_S = 20.0
-"""How long sessions wait for the program, which takes some 3 s of processor time; those that
-do not have to be resumed fail afterwards, and run once it is there. Whoever edits by way of
-sysrepo is told after 5 s that this takes long, and by way of NETCONF after 10."""
+WAIT_S = 1.5
+"""How long a configuration waits for the program, which takes some 3 s of processor time;
+afterwards its sessions are there without it, and run once it is there. Together with what
+the userspace engine waits this is less than the 5 s that sysrepo grants a change."""
+
+RESUME_WAIT_S = 20.0
+"""The same where sessions are to be resumed."""
 
 _LOADING = "the XDP program is being loaded"
 
@@ -144,9 +148,12 @@ class CollectorRole:
         self._kernel.close()
         self._closed = True
 
-    def wait(self) -> None:
+    def wait(self, resumed: bool) -> None:
         """Until the program is loaded or refused, for a while; not in the thread of the loop."""
-        self._settled.wait(WAIT_S)
+        self._settled.wait(RESUME_WAIT_S if resumed else WAIT_S)
+
+    def pending(self) -> str | None:
+        return None if self._settled.is_set() else _LOADING
 
     def problem(self) -> str | None:
         return self._problem
@@ -170,7 +177,7 @@ class CollectorRole:
 
     def prepare(self, resumed: bool) -> None:
         if resumed:
-            self.wait()
+            self.wait(resumed=True)
         if self._program is None:
             raise StoreError(self._problem or _LOADING)
 

@@ -60,7 +60,7 @@ class XdpEngine:
 
         self._loop.call(lambda: self._collector.configure(node.sender))
         if node.sender is not None:
-            self._collector.wait()
+            self._collector.wait(resumed=bool(resume))
         self._sender.configure(Node(sender=node.sender), resume)
         self._loop.call(reflect)
 

@@ -56,6 +56,7 @@ SLOW_PATH = "slow-path"
 """Folder, below the state folder, of the userspace engine behind the program."""
 
 _LOADING = "the XDP program is being loaded"
+_DISABLED = "the Session-Reflector is disabled"
 
 
 class ReflectorRole:
@@ -175,19 +176,20 @@ class ReflectorRole:
 
     def _load(self) -> None:
         """In a thread of its own: packets and requests do not wait for the compiler."""
-        if self._loading is not None:
-            return
+        assert self._config is not None
         if self._load_problem is not None:
             text, since_ns = self._load_problem
             if monotonic_ns() - since_ns < RELOAD_NS:
                 self._enter(OperState.FAILED, text, text)
                 return
+        elif self._config.enabled:
+            self._enter(OperState.STARTING, _LOADING)
         else:
-            self._enter(OperState.STOPPED, _LOADING)
-
-        self._loading = load_aside(
-            "xdp-load", self._loop, ReflectorProgram, self._loaded, self._not_loaded
-        )
+            self._enter(OperState.DISABLED, _DISABLED)
+        if self._loading is None:
+            self._loading = load_aside(
+                "xdp-load", self._loop, ReflectorProgram, self._loaded, self._not_loaded
+            )
 
     def _not_loaded(self, problem: str) -> None:
         self._loading = None
@@ -257,7 +259,7 @@ class ReflectorRole:
             attachments.refresh(())
             self._configure_slow(config)
             program.tables.disable()
-            self._enter(OperState.DISABLED, "the Session-Reflector is disabled")
+            self._enter(OperState.DISABLED, _DISABLED)
             return
         problem = attachments.refresh(found.interfaces)
         problem = found.missing or problem

@@ -35,6 +35,7 @@ from dataplane.engines.driver.interfaces import Kernel, Place
 from dataplane.engines.driver.layouts import LocalFlag
 from dataplane.engines.userspace import engine as userspace
 from dataplane.engines.xdp.engine import XdpEngine
+from dataplane.engines.xdp.program import ReflectorProgram
 from dataplane.measurement import TimestampMethod
 from dataplane.reflector_store import HandedUp, ReflectorSnapshot, ReflectorStore
 from dataplane.stamp.errors import DiscardReason
@@ -412,6 +413,35 @@ def test_no_program_is_left_by_an_engine_that_is_closed_at_once(
     for each in loaders():
         each.join()
     assert programs() == before
+
+
+def test_it_is_starting_until_the_program_is_loaded(
+    run: Callable[[], Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_go = threading.Event()
+
+    def load() -> ReflectorProgram:
+        assert let_go.wait(30)
+        return ReflectorProgram()
+
+    monkeypatch.setattr("dataplane.engines.xdp.reflector.ReflectorProgram", load)
+    reflector = run()
+    try:
+        reflector.serve(dataclasses.replace(SERVED, enabled=False))
+        reflector.becomes(OperState.DISABLED)
+        reflector.serve(SERVED)
+        status = reflector.becomes(OperState.STARTING)
+        assert status.last_error is None
+    finally:
+        let_go.set()
+    status = reflector.becomes(OperState.RUNNING)
+    assert status.last_error is None
+    seen = [
+        report.status and report.status.oper_state
+        for report in reflector.reports
+        if isinstance(report, ReflectorStatusReport)
+    ]
+    assert seen == [OperState.DISABLED, OperState.STARTING, OperState.RUNNING]
 
 
 def test_detached_when_it_is_closed(network: Network, run: Callable[[], Running]) -> None:

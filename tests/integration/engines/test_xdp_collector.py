@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import socket
 import struct
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from dataplane.bpf.program import BpfModule
-from dataplane.bpf.syscall import XDP_FLAGS_DRV_MODE, attach_xdp
+from dataplane.bpf.syscall import XDP_FLAGS_DRV_MODE, LoadError, attach_xdp
 from dataplane.config import (
     DelayMode,
     Node,
@@ -31,6 +32,7 @@ from dataplane.engines.base import (
     AttachmentMode,
     Engine,
     EngineContext,
+    EngineError,
     OperState,
     ReflectorStatusReport,
     Report,
@@ -93,13 +95,16 @@ class Running:
         self._stores.append(SessionStore.open(path, writable=False))
         return self._stores[-1]
 
-    def state(self, ssid: int = 5) -> OperState | None:
-        found = [
-            report.status
+    def states(self, ssid: int = 5) -> list[OperState | None]:
+        """All that the session has gone through; None where it was gone."""
+        return [
+            report.status and report.status.oper_state
             for report in self.reports
             if isinstance(report, SenderStatusReport) and report.ssid == ssid
         ]
-        return found[-1].oper_state if found and found[-1] is not None else None
+
+    def state(self, ssid: int = 5) -> OperState | None:
+        return next(reversed(self.states(ssid)), None)
 
     def reflects(self) -> bool:
         found = [r.status for r in self.reports if isinstance(r, ReflectorStatusReport)]
@@ -121,12 +126,6 @@ class Running:
         for store in self._stores:
             store.close()
         self.engine.close()
-
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No session fails only because the machine is busy."""
-    monkeypatch.setattr("dataplane.engines.xdp.collector.WAIT_S", 20.0)
 
 
 @pytest.fixture
@@ -356,29 +355,92 @@ def test_what_was_collected_before_a_restart_is_kept(
             second.close()
 
 
-def test_a_configuration_does_not_wait_long_for_the_program(
-    running: Running, reflector: Callable[[Reflector], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hold = threading.Event()
+class SlowLoader:
+    """Loads when it is let go, whatever `make` makes."""
 
-    def load() -> CollectorProgram:
-        hold.wait(30)
-        return CollectorProgram()
+    def __init__(self, make: Callable[[], CollectorProgram]) -> None:
+        self._make = make
+        self.let_go = threading.Event()
 
+    def __call__(self) -> CollectorProgram:
+        assert self.let_go.wait(30)
+        return self._make()
+
+
+@pytest.fixture
+def slow_loader(running: Running, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowLoader]:
+    """A configuration does not wait for it long."""
+    loader = SlowLoader(CollectorProgram)
     monkeypatch.setattr("dataplane.engines.xdp.collector.WAIT_S", 0.2)
-    monkeypatch.setattr("dataplane.engines.xdp.collector.CollectorProgram", load)
+    monkeypatch.setattr("dataplane.engines.xdp.collector.CollectorProgram", loader)
+    yield loader
+    loader.let_go.set()
+
+
+def test_sessions_are_starting_until_the_program_is_loaded(
+    running: Running, reflector: Callable[[Reflector], None], slow_loader: SlowLoader
+) -> None:
     reflector(serving(SERVED))
     begun_s = time.monotonic()
     running.send(SESSION)
-    assert time.monotonic() - begun_s < 5
-    assert (running.state(), running.last_error()) == (
-        OperState.FAILED,
-        "the XDP program is being loaded",
-    )
-    hold.set()
+    assert time.monotonic() - begun_s < 3
+    # The role looks after its sessions once a second.
+    time.sleep(1.5)
+    assert (running.states(), running.last_error()) == ([OperState.STARTING], None)
+    slow_loader.let_go.set()
     eventually(lambda: running.state() is OperState.COMPLETED, "the run is complete", timeout_s=30)
+    assert running.states() == [OperState.STARTING, OperState.RUNNING, OperState.COMPLETED]
+    assert running.last_error() is None
     assert running.store().snapshot().received == 200
     assert running.counts()["collected"] == 200
+
+
+def test_sessions_fail_when_the_program_is_refused(
+    running: Running, slow_loader: SlowLoader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused() -> CollectorProgram:
+        raise LoadError(errno.EACCES, "collector", "R1 offset is outside of the packet\n")
+
+    monkeypatch.setattr(slow_loader, "_make", refused)
+    running.send(SESSION)
+    assert running.states() == [OperState.STARTING]
+    slow_loader.let_go.set()
+    eventually(lambda: running.state() is OperState.FAILED, "the session fails")
+    assert running.states() == [OperState.STARTING, OperState.FAILED]
+    assert running.last_error() == (
+        "the kernel refuses the XDP program: R1 offset is outside of the packet"
+    )
+    # It is not starting again while the program is tried again.
+    monkeypatch.setattr("dataplane.engines.xdp.collector.RELOAD_NS", 0)
+    time.sleep(2)
+    assert running.states() == [OperState.STARTING, OperState.FAILED]
+
+
+def test_actions_while_sessions_are_starting(
+    running: Running, reflector: Callable[[Reflector], None], slow_loader: SlowLoader
+) -> None:
+    reflector(serving(SERVED))
+    waiting = dataclasses.replace(SESSION, ssid=6, autostart=False)
+    running.send(SESSION, waiting)
+    assert running.states(6) == [OperState.STOPPED]
+    with pytest.raises(EngineError, match=r"^session 5 has no store: the XDP program is being lo"):
+        running.engine.clear(5)
+    running.engine.stop(5)
+    running.engine.start(6, 1)
+    running.engine.start(5, None)
+    assert running.states(5) == [OperState.STARTING, OperState.STOPPED, OperState.STARTING]
+    assert running.states(6) == [OperState.STOPPED, OperState.STARTING]
+    slow_loader.let_go.set()
+    for ssid in (5, 6):
+        eventually(
+            lambda ssid=ssid: running.state(ssid) is OperState.COMPLETED, "they complete", 30
+        )
+        assert running.states(ssid)[-3:] == [
+            OperState.STARTING,
+            OperState.RUNNING,
+            OperState.COMPLETED,
+        ]
+    assert running.store().snapshot().received == 200
 
 
 def test_too_many_addresses_for_a_while(

@@ -31,6 +31,7 @@ from tests.integration.engines.network import (
 )
 from tests.integration.host.conftest import Host, StartHost
 from tests.integration.host.test_measurement import FAST, received, reflecting, sending
+from tests.integration.slow_compiler import slow_compiler
 
 pytestmark = pytest.mark.integration
 
@@ -84,6 +85,7 @@ def test_killed_host_is_replaced_and_nothing_collected_is_lost(
     stopped = dataclasses.replace(FAST, ssid=6)
     sender.engine.apply(sending(session, stopped, engine=engine, interfaces=("va",)))
     sender.engine.stop(6)
+    until(sender, 5, OperState.RUNNING)
     eventually(lambda: received(sender, 5) > 50, "50 replies")
     for restart in (1, 2):
         pid = sender.engine.pid
@@ -220,6 +222,26 @@ def test_missing_address_and_interface(network: Network, start_host: StartHost) 
     eventually(lambda: received(sender, 5) > before + 10, "the session goes on")
     sequences += [record.sequence for record in sender.engine.results.fetch(5, 10_000)]
     assert sequences == sorted(set(sequences))
+
+
+def test_a_host_that_dies_while_sessions_are_starting(
+    network: Network, start_host: StartHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(slow_compiler(tmp_path / "slow", 2))
+    sender, reflector = start_host(network.sender), start_host(network.reflector)
+    reflector.engine.apply(reflecting(ReflectorSession(5)))
+    sender.engine.apply(sending(FAST, engine="xdp", interfaces=("va",)))
+    assert state(sender, 5) is OperState.STARTING
+    assert sender.engine.pid is not None
+    os.kill(sender.engine.pid, signal.SIGKILL)
+    until_restarted(sender, 1)
+    until(sender, 5, OperState.RUNNING)
+    until_received(sender, 5, 10)
+    assert [event.new for event in sender.events if isinstance(event, SessionStateChanged)] == [
+        OperState.STARTING,
+        OperState.FAILED,
+        OperState.RUNNING,
+    ]
 
 
 def test_actions(network: Network, start_host: StartHost) -> None:

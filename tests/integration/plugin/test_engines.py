@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import sys
+import time
+
 import pytest
 
 from tests.integration.engines.network import eventually
@@ -12,7 +17,8 @@ from tests.integration.plugin.element import (
     Element,
     Tree,
 )
-from tests.integration.plugin.test_stampd import session, sessions
+from tests.integration.plugin.test_stampd import other_subscriber, session, sessions
+from tests.integration.slow_compiler import slow_compiler
 
 pytestmark = pytest.mark.integration
 
@@ -140,6 +146,39 @@ def test_xdp_collects(sender: Element, reflector: Element) -> None:
     sender.await_received(1, 5)
     kept = collecting()
     assert int(kept["collected"]) >= int(state["collected"])
+
+
+def test_an_edit_does_not_wait_for_the_compiler(sender: Element, reflector: Element) -> None:
+    """Not for as long as its client does."""
+    sender.stop()
+    paths = [slow_compiler(sender.folder / "slow", 6), *filter(None, sys.path)]
+    sender.environment |= {"PYTHONPATH": os.pathsep.join(paths)}
+    sender.start()
+    sender.edit(sessions(session(1), session(2, enabled=False)))
+    sender.await_received(1, 5)
+    states: dict[int, list[str]] = {1: [], 2: []}
+    with other_subscriber(sender, "listen") as listener:
+        assert listener.stdout is not None
+        begun_s = time.monotonic()
+        sender.edit({"session-sender": {"engine": "xdp", "interface": ["wan0"]}})
+        assert time.monotonic() - begun_s < 4
+        waiting = sender.session(1)
+        assert (waiting["oper-state"], waiting["active-engine"]) == ("starting", "xdp")
+        assert "last-error" not in waiting
+        sender.edit(sessions(session(1, interval="20000")))
+        while "running" not in states[1]:
+            _, values = json.loads(listener.stdout.readline())
+            states[values["ssid"]].append(values["oper-state"])
+            assert "failed" not in states[1]
+    sender.await_received(1, 5)
+    assert states[1] == ["starting", "running"]
+    assert set(states[2]) <= {"stopped"}
+    assert "last-error" not in sender.session(1)
+    assert sender.stop() == 0
+    log = sender.log.read_text()
+    assert "session 1 is starting: the XDP program is being loaded" in log
+    assert "failed" not in log, log
+    assert "no results" not in log, log
 
 
 def test_userspace_receives_in_the_driver(sender: Element, reflector: Element) -> None:

@@ -28,6 +28,7 @@ from tests.unit.engines.test_sender_port import Queue, reply
 
 US, PEER = IPv6Address("fd00::1"), IPv6Address("fd00::2")
 RUNNING, STOPPED, DISABLED = OperState.RUNNING, OperState.STOPPED, OperState.DISABLED
+STARTING, FAILED = OperState.STARTING, OperState.FAILED
 
 
 class Silent(Queue):
@@ -138,13 +139,17 @@ class Late(Roomy):
     """Can make no collectors at first."""
 
     ready = False
+    refusal: str | None = None
+
+    def pending(self) -> str | None:
+        return None if self.ready or self.refusal else "not yet"
 
     def problem(self) -> str | None:
-        return None if self.ready else "not yet"
+        return self.pending() or self.refusal
 
     def prepare(self, resumed: bool) -> None:
         if not self.ready:
-            raise StoreError("not yet")
+            raise StoreError(self.problem())
 
 
 def test_sessions_begin_when_collectors_can_be_made(tmp_path: Path) -> None:
@@ -155,9 +160,8 @@ def test_sessions_begin_when_collectors_can_be_made(tmp_path: Path) -> None:
     stopped = dataclasses.replace(sender(1, autostart=False).sessions[1], ssid=TOGETHER + 3)
     config = sender(*ssids)
     config = dataclasses.replace(config, sessions=config.sessions | {stopped.ssid: stopped})
-    assert set(node.configure(config)) == {(s, OperState.FAILED) for s in ssids} | {
-        (stopped.ssid, STOPPED)
-    }
+    assert set(node.configure(config)) == {(s, STARTING) for s in ssids} | {(stopped.ssid, STOPPED)}
+    assert {run.status.last_error for run in node.role._runs.values()} == {None}
     node.role.tick(monotonic_ns())
     assert list(tmp_path.iterdir()) == []
     collecting.ready = True
@@ -170,6 +174,22 @@ def test_sessions_begin_when_collectors_can_be_made(tmp_path: Path) -> None:
     starts = {run.due_ns for run in node.role._runs.values() if run.wants_to_run}
     assert len(starts) == len(ssids)
     node.role.clear(stopped.ssid)
+    node.role.close()
+
+
+def test_no_session_that_waits_for_collectors_has_an_error(tmp_path: Path) -> None:
+    collecting = Late()
+    node = Node(tmp_path, collecting)
+    assert node.configure(sender(1, enabled=False)) == [(1, DISABLED)]
+    assert node.configure(sender(1)) == [(1, STARTING)]
+    assert node.configure(sender(1, dscp=1)) == [(1, STARTING)]
+    assert node.configure(sender(1, dscp=1, autostart=False)) == [(1, STOPPED)]
+    assert node.configure(sender(1, dscp=1)) == [(1, STARTING)]
+    assert node.role._run(1).status.last_error is None
+    collecting.refusal = "it cannot be made"
+    mended = node.role._mend(list(node.role._runs.values()))
+    assert [node._reported() for _ in mended][-1] == [(1, FAILED)]
+    assert node.role._run(1).status.last_error == "it cannot be made"
     node.role.close()
 
 

@@ -196,4 +196,5 @@ def test_oper_states_have_stable_names() -> None:
         "running",
         "completed",
         "failed",
+        "starting",
     ]

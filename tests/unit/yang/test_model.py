@@ -12,6 +12,7 @@ import libyang
 import pytest
 
 from dataplane.engines import registry
+from dataplane.engines.base import OperState
 from tools.repository import PROJECT_YANG, STAMP_MODULE, find_module
 
 Document = dict[str, Any]
@@ -165,6 +166,14 @@ def test_the_model_offers_the_engines_that_there_are(context: libyang.Context) -
     (engine,) = context.find_path("/srv6-stamp:stamp/session-sender/engine")
     assert isinstance(engine, libyang.SLeaf)
     assert {each.name() for each in engine.type().all_enums()} == registry.ENGINES.keys()
+
+
+def test_the_model_has_the_states_that_there_are(context: libyang.Context) -> None:
+    for role in ("session-sender/session", "session-reflector"):
+        (state,) = context.find_path(f"/srv6-stamp:stamp/{role}/oper-state")
+        assert isinstance(state, libyang.SLeaf)
+        names = [each.name() for each in state.type().all_enums()]
+        assert names == [each.value for each in OperState]
 
 
 def test_the_name_of_the_file_has_the_latest_revision(context: libyang.Context) -> None:
