@@ -91,7 +91,7 @@ class Results:
             return known[1]
         self._drop(ssid)
         if inode is None:
-            raise EngineError(f"session {ssid} does not exist")
+            raise EngineError(f"session {ssid} has no results")
         try:
             store = SessionStore.open(path, writable=True)
         except StoreError as error:

@@ -289,7 +289,7 @@ def test_actions(network: Network, start_host: StartHost) -> None:
     sender.engine.apply(Node())
     assert sender.engine.status() == {}
     assert refused("start", 5) == "there is no Session-Sender"
-    with pytest.raises(EngineError, match=r"^session 5 does not exist$"):
+    with pytest.raises(EngineError, match=r"^session 5 has no results$"):
         sender.engine.results.snapshot(5)
     eventually(
         lambda: (

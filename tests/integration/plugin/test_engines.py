@@ -165,6 +165,8 @@ def test_an_edit_does_not_wait_for_the_compiler(sender: Element, reflector: Elem
         waiting = sender.session(1)
         assert (waiting["oper-state"], waiting["active-engine"]) == ("starting", "xdp")
         assert "last-error" not in waiting
+        with pytest.raises(ClientError, match="session 1 has no results"):
+            sender.act(1, "fetch-results")
         sender.edit(sessions(session(1, interval="20000")))
         while "running" not in states[1]:
             _, values = json.loads(listener.stdout.readline())

@@ -22,11 +22,11 @@ def test_a_fetch_that_is_refused_takes_no_records() -> None:
         return taken
 
     def snapshot(ssid: int) -> None:
-        raise EngineError(f"session {ssid} does not exist")
+        raise EngineError(f"session {ssid} has no results")
 
     host = SimpleNamespace(results=SimpleNamespace(fetch=fetch, snapshot=snapshot))
     changes = SimpleNamespace(refusals=SimpleNamespace(sender={}))
     actions = Actions(cast(EngineHost, host), cast(Changes, changes))
-    with pytest.raises(Refused, match=r"^session 5 does not exist$"):
+    with pytest.raises(Refused, match=r"^session 5 has no results$"):
         actions.handlers()[f"{SESSION}/fetch-results"]({"ssid": "5"}, {"max": 10})
     assert records == [1, 2]

@@ -114,7 +114,7 @@ def test_a_session_that_goes_leaves_nothing(sending: Sending) -> None:
         if isinstance(report, SenderStatusReport) and report.status is None
     ]
     assert gone == [SenderStatusReport(SSID, None, "not configured")]
-    with pytest.raises(EngineError, match=r"^session 5 does not exist$"):
+    with pytest.raises(EngineError, match=r"^session 5 has no results$"):
         sending.running.session(SSID)
     sending.stand.frames(MAIN)
     assert {Request.read(request.payload).ssid for request in sending.requests(5)} == {6}
