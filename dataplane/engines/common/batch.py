@@ -115,6 +115,10 @@ class BatchTransport(Transport, Protocol):
         which they arrived.
         """
 
+    def flooded(self, overrun: bool) -> None:
+        """To be told by who takes in replies that they flood in, and whether there are more
+        than a batch holds: then they may come in larger portions, with later timestamps."""
+
     def send_burst(
         self,
         payloads: npt.NDArray[np.uint8],

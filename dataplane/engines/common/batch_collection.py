@@ -68,6 +68,8 @@ class BatchCollection:
         before_ns = monotonic_ns()
         more = self._transport.receive_batch(batch)
         self.latest_count = batch.count
+        if batch.is_flood:
+            self._transport.flooded(overrun=batch.count == batch.capacity)
         if batch.count:
             self._take_in(batch, single)
         if not more:

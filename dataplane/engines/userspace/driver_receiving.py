@@ -28,6 +28,7 @@ from dataplane.engines.driver.loading import load_aside, not_filled_text
 from dataplane.engines.hook_claims import HookClaims
 from dataplane.engines.userspace.driver_program import DriverProgram
 from dataplane.engines.userspace.driver_socket import DriverSocket
+from dataplane.engines.userspace.moderation import Moderation, make_moderation
 from dataplane.engines.userspace.receiving import Receiver
 from dataplane.engines.userspace.surroundings import Surroundings, Watch
 from dataplane.engines.userspace.xsk import Pool, XdpSocket
@@ -71,6 +72,7 @@ class DriverReceiving:
         self._vacated_ns: dict[int, int] = {}
         self._program: DriverProgram | None = None
         self._attachments: Attachments | None = None
+        self._moderation: Moderation | None = None
         self._watch: Watch | None = None
         self._found: Surroundings | None = None
         self._problem: str | None = None
@@ -109,7 +111,9 @@ class DriverReceiving:
         receiver: Receiver,
     ) -> DriverSocket:
         """See `OpenTransport`."""
-        sock = DriverSocket(role, address, port, receiver=receiver, on_close=self._forget)
+        sock = DriverSocket(
+            role, address, port, receiver=receiver, on_close=self._forget, on_flood=self._flooded
+        )
         self._sockets[sock] = []
         if self._program is None:
             sock.shortcoming = self._shortcoming(role)
@@ -135,6 +139,8 @@ class DriverReceiving:
         self._closed = True
         self._timer.at(None)
         self._found = None
+        if self._moderation is not None:
+            self._moderation.close()
         if self._program is not None:
             self._attend()
             self._program.close()
@@ -201,6 +207,7 @@ class DriverReceiving:
         self._problem = None
         self._program = program
         self._attachments = Attachments()
+        self._moderation = make_moderation(self._loop)
         self._attend()
         self._settled.set()
 
@@ -356,6 +363,11 @@ class DriverReceiving:
         for each, place in list(self._sockets[sock]):
             self._detach(sock, each, place)
         del self._sockets[sock]
+
+    def _flooded(self, sock: DriverSocket, overrun: bool) -> None:
+        if self._moderation is not None:
+            interfaces = {each.pool.ifindex for each, _ in self._sockets[sock]}
+            self._moderation.flooded(interfaces, overrun)
 
     def _shortcoming(self, role: Role, problem: str | None = None) -> str | None:
         problem = problem or self._problem

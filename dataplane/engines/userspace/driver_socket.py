@@ -35,8 +35,10 @@ class DriverSocket(UdpSocket):
         *,
         receiver: Receiver,
         on_close: Callable[[DriverSocket], None],
+        on_flood: Callable[[DriverSocket, bool], None],
     ) -> None:
-        """Raises OSError as `UdpSocket` does. `on_close` detaches what was attached."""
+        """Raises OSError as `UdpSocket` does. `on_close` detaches what was attached, `on_flood`
+        is called as `flooded` is."""
         sender = role is Role.SENDER
         super().__init__(
             address, port, transmit_timestamps=sender, headers=not sender, receiver=receiver
@@ -51,6 +53,7 @@ class DriverSocket(UdpSocket):
         """Interfaces whose packets are handed over in the driver."""
 
         self._on_close = on_close
+        self._on_flood = on_flood
         self._sockets: list[XdpSocket] = []
         self._leaving: set[XdpSocket] = set()
         self._lost = 0
@@ -117,6 +120,10 @@ class DriverSocket(UdpSocket):
             if batch.count:
                 return full or source > 1
         return False
+
+    def flooded(self, overrun: bool) -> None:
+        """See `BatchTransport`."""
+        self._on_flood(self, overrun)
 
     def _receive_next(self, batch: Batch) -> bool:
         """From the socket whose turn it is; whether it may have more."""

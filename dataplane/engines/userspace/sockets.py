@@ -198,6 +198,9 @@ class UdpSocket:
         self._receiver.receive(self._socket.fileno(), batch, self._family)
         return batch.count == batch.capacity
 
+    def flooded(self, overrun: bool) -> None:
+        """See `BatchTransport`: the kernel's stack is left as it is."""
+
     def dress(self, rthdr: bytes, traffic_class: int, hop_limit: int) -> None:
         """Send from now on with this SRH (empty: none, as always over IPv4), Traffic Class
         and Hop Limit."""

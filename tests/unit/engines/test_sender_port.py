@@ -16,7 +16,7 @@ import pytest
 from dataplane.clock import Clock, monotonic_ns, wall_ns
 from dataplane.config import IPAddress, SenderSession
 from dataplane.engines.base import Attachment, Role
-from dataplane.engines.common.batch import Batch
+from dataplane.engines.common.batch import BATCH, Batch
 from dataplane.engines.common.loop import Loop
 from dataplane.engines.common.run import SenderRun
 from dataplane.engines.common.schedule import Schedule
@@ -73,6 +73,8 @@ class Batches(Queue):
         batch.source[0] = np.frombuffer(PEER.packed, np.uint64)
         batch.received_ns[0] = datagram.received_ns
         return True
+
+    def flooded(self, overrun: bool) -> None: ...
 
     def send_burst(self, *_: object) -> int:
         raise NotImplementedError
@@ -265,6 +267,13 @@ def test_a_process_that_was_held_up_reads_once_what_has_waited() -> None:
 class Flood(Batches):
     """All replies at once."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.overruns: list[bool] = []
+
+    def flooded(self, overrun: bool) -> None:
+        self.overruns.append(overrun)
+
     def receive_batch(self, batch: Batch) -> bool:
         count = batch.count = len(self.coming)
         data = reply(0).data
@@ -278,7 +287,7 @@ class Flood(Batches):
 
 @pytest.mark.parametrize(
     ("count", "apart_ns", "flood"),
-    [(100, 2_000, True), (100, MS, False), (10, 2_000, False)],
+    [(100, 2_000, True), (BATCH, 2_000, True), (100, MS, False), (10, 2_000, False)],
 )
 def test_replies_that_flood_in_gather(count: int, apart_ns: int, flood: bool) -> None:
     queue = Flood()
@@ -296,6 +305,7 @@ def test_replies_that_flood_in_gather(count: int, apart_ns: int, flood: bool) ->
     assert sender.read() is False
     assert len(run.arrived_ns) == count
     assert told == (["flooded", "paused"] if flood else [])
+    assert queue.overruns == ([count == BATCH] if flood else [])
     assert [before_ns < at_ns <= monotonic_ns() + FLOOD_REST_NS for at_ns in timers] == (
         [True] if flood else []
     )

@@ -34,6 +34,7 @@ def sock(node: Node) -> Iterator[DriverSocket]:
             *(Role.REFLECTOR, ANY, OTHER_PORT),
             receiver=Receiver(FRAMES),
             on_close=lambda _: None,
+            on_flood=lambda _sock, _overrun: None,
         )
     yield made
     made.close()
