@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 from tools.bench import topology
+from tools.bench.capacity import Capacity
 from tools.bench.errors import BenchError
 from tools.bench.frames import GENERATOR_MAC, SYSTEM_MAC
 from tools.bench.generator import Generator
@@ -59,6 +60,7 @@ class Bed:
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings()
+        self.capacity = Capacity()
         tag = f"stamp-{self.settings.tag}-{os.getpid()}"
         self.generator_namespace = f"{tag}-generator"
         self.system_namespace = f"{tag}-system"

@@ -247,7 +247,6 @@ def _run(options: argparse.Namespace) -> int:
             for line in found.lines():
                 file.add_note(line)
                 progress.say(line)
-            trial = replace(trial, capacity_pps=found.capacity_pps)
             make = catalogue(trial.shape, listeners)
             Runner(bed, file, make, RunnerSettings(search, trial), progress).run(cells.pairs())
     _measure_extras(extras, file, progress)

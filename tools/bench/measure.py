@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -40,10 +40,6 @@ WAIT_EXPLAINS = 4
 OFFER_TOLERANCE = 0.01
 """A generator that offers this much less than asked for has not been held up."""
 
-FAR_BELOW = 0.5
-"""Up to this part of the most that the bed was seen to offer, it is able to offer what it
-is asked for, and was held up where it did not."""
-
 CHECK_PPS = 200
 CHECK_NS = 200_000_000
 """Before a system is measured it is seen to work at this rate."""
@@ -61,9 +57,6 @@ _NS_PER_S = 1_000_000_000
 class TrialSettings:
     duration_ns: int = _NS_PER_S
     shape: Shape = field(default_factory=Shape)
-    capacity_pps: Mapping[Role, float] = field(default_factory=dict)
-    """The most that the bed was seen to offer and to count, by what becomes of the packets;
-    of a role that is not there it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +166,9 @@ class Measurement:
             "system-waited-ns": max(0, waited_ns),
             **{name: drops_after[name] - count for name, count in drops.items()},
         }
-        return Observed(self._judge(rate_pps, offered, counters), counters)
+        trial = self._judge(rate_pps, offered, counters)
+        bed.capacity.learn(self._role, trial)
+        return Observed(trial, counters)
 
     def _judge(self, rate_pps: int, offered: Offered, counters: dict[str, int]) -> Trial:
         stamp_end = "collected" if self._role is Role.COLLECTOR else "reflected"
@@ -183,8 +178,7 @@ class Measurement:
             notes.append(f"the sinks lost {lost_by_bed} packets")
         asked = rate_pps * offered.duration_ns / _NS_PER_S
         short = offered.packets < asked * (1 - OFFER_TOLERANCE)
-        able = rate_pps <= FAR_BELOW * self._settings.capacity_pps.get(self._role, 0.0)
-        full = not offered.idle and not able
+        full = not offered.idle and not self._bed.capacity.is_far_above(self._role, rate_pps)
         if full:
             notes.append(GENERATOR_FULL)
         elif short:

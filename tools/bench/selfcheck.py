@@ -7,12 +7,17 @@ from decimal import Decimal
 
 from tools.bench.bed import Bed
 from tools.bench.cell import Role
-from tools.bench.measure import Measurement, Observed, TrialSettings
+from tools.bench.measure import Measurement, TrialSettings
 from tools.bench.progress import kpps
 from tools.bench.systems import BareProgram
 
 MAXIMUM_PPS = 20_000_000
 MODERATE_PPS = 100_000
+
+ROUNDS = 3
+ATTEMPTS = 2
+"""In each round, of each of the two: a machine that stalls for a second or two spoils those
+of one round, and the best of all counts."""
 
 QUIET_NS = 1_000_000
 """A generator that slips by more than this at a moderate rate has company on its core."""
@@ -35,15 +40,6 @@ class SelfCheck:
     slipped_ns: int
     """By which the generator was held up at a moderate rate, in one trial."""
 
-    @property
-    def capacity_pps(self) -> dict[Role, float]:
-        """The most that the bed can offer and count, by what becomes of the packets."""
-        return {
-            Role.FORWARDER: self.bounce_pps,
-            Role.REFLECTOR: self.bounce_pps,
-            Role.COLLECTOR: self.generator_pps,
-        }
-
     def lines(self) -> list[str]:
         """What a reader should know, for the notes of a results file."""
         found = [
@@ -60,23 +56,23 @@ class SelfCheck:
 
 
 def check(bed: Bed, settings: TrialSettings) -> SelfCheck:
-    """A few seconds of trials. Raises BenchError where the bed does not work."""
+    """Some ten seconds of trials. Raises BenchError where the bed does not work.
+
+    `bed.capacity` knows afterwards what they offered, as it does of all that follow.
+    """
     full = Decimal(100)
     drop = Measurement(bed, BareProgram("xdp-drop"), Role.COLLECTOR, full, settings)
-    with drop.running():
-        offered = max(_maximum(drop) for _ in range(2))
-        moderate = drop.observe(MODERATE_PPS)
     bounce = Measurement(bed, BareProgram("xdp-tx"), Role.REFLECTOR, full, settings)
-    with bounce.running():
-        returned = max(bounce.observe(MAXIMUM_PPS).trial.delivered_pps for _ in range(2))
+    for _ in range(ROUNDS):
+        for measurement in (drop, bounce):
+            with measurement.running():
+                for _ in range(ATTEMPTS):
+                    measurement.observe(MAXIMUM_PPS)
+    with drop.running():
+        moderate = drop.observe(MODERATE_PPS)
     return SelfCheck(
-        generator_pps=offered,
-        bounce_pps=returned,
+        generator_pps=bed.capacity.offered_pps,
+        bounce_pps=bed.capacity.returned_pps,
         moderate_loss=moderate.trial.loss_ratio or 0.0,
         slipped_ns=moderate.counters["generator-slipped-ns"],
     )
-
-
-def _maximum(measurement: Measurement) -> float:
-    seen: Observed = measurement.observe(MAXIMUM_PPS)
-    return seen.trial.offered_pps

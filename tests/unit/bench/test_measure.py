@@ -10,19 +10,20 @@ from typing import cast
 import pytest
 
 from tools.bench.bed import Bed
+from tools.bench.capacity import Capacity
 from tools.bench.cell import Role
 from tools.bench.generator import Offered
 from tools.bench.measure import GENERATOR_FULL, Measurement, TrialSettings
-from tools.bench.search import BOUNDED_BY_BED, HELD_UP, NS_PER_S
+from tools.bench.search import BOUNDED_BY_BED, HELD_UP, NS_PER_S, Trial
 from tools.bench.systems import Idle
 
-CAPACITY = {Role.COLLECTOR: 1_000_000.0}
+CAPACITY = Capacity()
+CAPACITY.learn(Role.COLLECTOR, Trial(20_000_000, 1_000_000, 1_000_000, NS_PER_S))
 
 
 def notes(rate_pps: int, offered: int, *, idle: int = 0, role: Role = Role.COLLECTOR) -> set[str]:
-    bed = cast(Bed, SimpleNamespace(generator=None))
-    settings = TrialSettings(capacity_pps=CAPACITY)
-    measurement = Measurement(bed, Idle(), role, Decimal(100), settings)
+    bed = cast(Bed, SimpleNamespace(generator=None, capacity=CAPACITY))
+    measurement = Measurement(bed, Idle(), role, Decimal(100), TrialSettings())
     seen = Offered(0, offered, NS_PER_S, idle=idle, slipped_ns=0, next_sequence=1)
     counters: Counter[str] = Counter(collected=offered, reflected=offered)
     return set(measurement._judge(rate_pps, seen, counters).notes)
