@@ -37,6 +37,10 @@ TOGETHER = 64
 """Sessions without a collector for which room is made at once; packets have to wait meanwhile."""
 
 
+FRESHENED = 256
+"""Sessions that are brought up to date together before packets get their turn."""
+
+
 class SenderRole:
     """Belongs to the thread of its loop."""
 
@@ -128,6 +132,11 @@ class SenderRole:
         together = {} if table is None else table.collectors
         expiring: set[int] = set()
         if table is not None and together:
+            rows = np.fromiter(together, np.intp, len(together))
+            rows = rows[self._collecting.stale(rows, now_ns)]
+            for first in range(0, len(rows), FRESHENED):
+                self._collecting.expire_together(rows[first : first + FRESHENED], now_ns)
+                yield
             rows = np.fromiter(together, np.intp, len(together))
             expiring.update(rows[self._collecting.stale(rows, now_ns)].tolist(), table.untold)
         for run in [

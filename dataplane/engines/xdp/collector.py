@@ -36,9 +36,10 @@ from dataplane.engines.xdp.collection import DriverCollector
 from dataplane.engines.xdp.collector_layouts import CollectorFlag
 from dataplane.engines.xdp.collector_report import DriverReports
 from dataplane.engines.xdp.collector_tables import CollectorTables
+from dataplane.engines.xdp.driver_expiry import expire_together
 from dataplane.engines.xdp.driver_rounds import announce_round, next_looks, stale
 from dataplane.engines.xdp.hook import Hook, Share
-from dataplane.engines.xdp.session_maps import Room, make_rooms
+from dataplane.engines.xdp.session_maps import Commands, Room, make_rooms
 from dataplane.mapped_file import StoreError
 from dataplane.stamp.collector import Collector
 from dataplane.stamp.sender_rounds import Range, Rows
@@ -68,9 +69,11 @@ class CollectorProgram:
         try:
             self.fd = self.module.load("collector")
             self.first = self.module.load("collector_first")
-            self.module.load("control")
+            for name in ("control", "controls"):
+                self.module.load(name)
             self.module.free_compiler()
             self.tables = CollectorTables(self.module)
+            self.commands = Commands(self.module)
         except Exception:
             self.module.close()
             raise
@@ -163,6 +166,11 @@ class CollectorRole:
     def next_timers(self, rows: Range, now_ns: int) -> npt.NDArray[np.int64]:
         assert self._table is not None
         return next_looks(self._table, rows, now_ns)
+
+    def expire_together(self, rows: Rows, as_of_ns: int) -> None:
+        assert self._table is not None
+        if self._program is not None:
+            expire_together(self._table, rows, self._program.commands, as_of_ns)
 
     def stale(self, rows: Rows, now_ns: int) -> npt.NDArray[np.bool_]:
         assert self._table is not None

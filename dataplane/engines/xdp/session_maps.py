@@ -17,12 +17,13 @@ from dataplane.addresses import packed
 from dataplane.arena import Arena
 from dataplane.bpf.maps import F_INNER_MAP, ArrayMap, MapOfMaps
 from dataplane.bpf.program import BpfModule
-from dataplane.bpf.syscall import XDP_PASS, Exchange
+from dataplane.bpf.syscall import XDP_PASS, Exchange, update_element
 from dataplane.config import ReflectorMode, SenderSession
 from dataplane.engines.xdp.collector_layouts import (
     BREAKS_AT,
     COLLECTION,
     COMMAND,
+    COMMANDS,
     DIRECTIONS,
     HIGHEST_AT,
     NEXT_SEQUENCE_AT,
@@ -49,6 +50,9 @@ _OUTCOME_AT = COMMAND.fields["outcome"][1] if COMMAND.fields else 0
 
 _OUTCOMES = list(Outcome)
 _UINT32 = struct.Struct("=I")
+_RANGE = struct.Struct("=QQ")
+"""struct command_range."""
+
 _UDP = 17
 
 
@@ -114,6 +118,43 @@ def make_rooms(
         for room in rooms.values():
             room.let_go()
     return rooms
+
+
+class Commands:
+    """What `SessionMaps.command` does, for many sessions at once."""
+
+    def __init__(self, module: BpfModule) -> None:
+        self._commands: npt.NDArray[Any] = module.array("commands", COMMAND)
+        program = module.load("controls")
+        update_element(module.map_fd("next_controls"), _UINT32.pack(0), _UINT32.pack(program))
+        self._control = Exchange(program, _RANGE.size)
+
+    def carry_out(
+        self, ssids: npt.NDArray[np.intp], what: npt.ArrayLike, **fields: npt.ArrayLike
+    ) -> None:
+        """`what`, and the `fields` of `COMMAND`, are of all or of each of the sessions, each of
+        which has maps. Raises LockError and OSError."""
+        for first in range(0, len(ssids), COMMANDS):
+            part = slice(first, first + COMMANDS)
+            wanted = np.zeros(len(ssids[part]), COMMAND)
+            wanted["ssid"], wanted["outcome"] = ssids[part], Outcome.BUSY
+            for name, values in {"flags": what, **fields}.items():
+                wanted[name] = np.broadcast_to(values, len(ssids))[part]
+            self._insist(wanted)
+
+    def _insist(self, wanted: npt.NDArray[Any]) -> None:
+        for _ in range(LOCK_ATTEMPTS):
+            commands = self._commands[: len(wanted)]
+            commands[:] = wanted
+            done = 0
+            while done < len(wanted):
+                _RANGE.pack_into(self._control.packet, 0, done, len(wanted))
+                self._control.run()
+                done = _RANGE.unpack_from(self._control.packet)[0]
+            wanted = wanted[commands["outcome"] == Outcome.BUSY]
+            if not len(wanted):
+                return
+        raise LockError(f"the lock of session {wanted['ssid'][0]} is not given back")
 
 
 class SessionMaps:
