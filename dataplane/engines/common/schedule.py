@@ -201,11 +201,12 @@ class Schedule:
         # Most intervals end when a packet is due, and are closed when that leaves.
         if not pressing.any():
             return
-        due = due_ns <= now_ns
-        if np.count_nonzero(due) > EXPIRING:
-            # Those that have waited longest; more of them find another turn at once.
-            due &= latest_ns <= np.partition(latest_ns, EXPIRING)[EXPIRING]
-        expiring, last_ns = self._picked(due), int(due_ns[pressing].max())
+        due = np.flatnonzero(due_ns <= now_ns)
+        if len(due) > EXPIRING:
+            # Those that have waited longest; for others there is another turn at once.
+            due = due[np.argpartition(latest_ns[due], EXPIRING)[:EXPIRING]]
+            due.sort()
+        expiring, last_ns = self._rows_at(due), int(due_ns[pressing].max())
         as_of_ns = self._expire_together(expiring, last_ns, now_ns)
         self._expiring = expiring[self._next_timers(expiring, now_ns) <= as_of_ns]
 
@@ -217,5 +218,8 @@ class Schedule:
         return due_ns, np.where(due_ns == NEVER, NEVER, due_ns + slack_ns)
 
     def _picked(self, which: npt.NDArray[np.bool_]) -> Rows:
-        rows, found = self._all(), which.nonzero()[0]
+        return self._rows_at(which.nonzero()[0])
+
+    def _rows_at(self, found: npt.NDArray[np.intp]) -> Rows:
+        rows = self._all()
         return found + rows.start if isinstance(rows, slice) else rows[found]
