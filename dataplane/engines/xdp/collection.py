@@ -122,6 +122,11 @@ class DriverCollector(Collector):
         return self._driven
 
     @property
+    def room(self) -> Room:
+        """Where its maps are."""
+        return self._maps.room
+
+    @property
     def fresh(self) -> bool:
         """Whether the program has taken in nothing that has not been drained."""
         return self._maps.received == self._drained

@@ -39,7 +39,7 @@ from dataplane.engines.xdp.collector_tables import CollectorTables
 from dataplane.engines.xdp.driver_expiry import expire_together
 from dataplane.engines.xdp.driver_rounds import announce_round, next_looks, stale
 from dataplane.engines.xdp.hook import Hook, Share
-from dataplane.engines.xdp.session_maps import Commands, Room, make_rooms
+from dataplane.engines.xdp.session_maps import Commands, Room, make_rooms, take_away
 from dataplane.mapped_file import StoreError
 from dataplane.stamp.collector import Collector
 from dataplane.stamp.sender_rounds import Range, Rows
@@ -219,6 +219,12 @@ class CollectorRole:
         except (MemoryError, OSError) as error:
             text = os.strerror(getattr(error, "errno", None) or errno.ENOMEM)
             raise StoreError(f"no room for session {config.ssid} in the kernel: {text}") from error
+
+    def parting(self, ssids: Sequence[int]) -> None:
+        if self._program is not None and self._table is not None:
+            there = self._table.collectors
+            rooms = [there[ssid].room for ssid in ssids if ssid in there]
+            take_away(self._program.module, rooms)
 
     def opened(self, port: int) -> None:
         if self._program is not None:
