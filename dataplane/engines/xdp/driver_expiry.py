@@ -2,9 +2,10 @@
 
 The sessions are rows of one `SessionTable`, their maps are in its arena. Done together is
 what nearly all of thousands of sessions need: replies that have come in the order of their
-packets are drained, and an interval is closed. Where anything else has happened (a packet
-is lost, or was overtaken), or sums do not fit into 64 bits, nothing is done, and the session
-is left to be worked on by itself. A property test holds this against `DriverCollector.expire`.
+packets are drained, an interval is closed, and packets are timed out, unless losses are told
+by direction. Where anything else has happened (a reply that does not follow on the one
+before), or sums do not fit into 64 bits, nothing is done, and the session is left to be
+worked on by itself. A property test holds this against `DriverCollector.expire`.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ from dataplane.session_state import (
     Synchronization,
 )
 from dataplane.stamp.collector_rounds import DELAY_STATE, begin_octaves
+from dataplane.stamp.expiry_rounds import lose_round
 from dataplane.stamp.interval_rounds import close_round
 from dataplane.stamp.sender_rounds import VERSION, Rows, word_of, words_of
 from dataplane.stamp.session_table import (
@@ -168,10 +170,13 @@ def _expire_some(table: SessionTable, rows: Rows, commands: Commands, now_ns: in
     words[state + VERSION] |= 1
     _fold(table, found)
     _take_in(table, found)
+    lose_round(table, rows, now_ns)
     columns[EARLY][rows] = found.following["samples"]
     columns[FRESH_NS][rows] = now_ns
     over = found.where(columns[END_NS][rows] <= now_ns)
     _close(table, over, commands)
+    lose_round(table, over.rows, now_ns)
+    words[state + VERSION] |= 1
     begun = over._replace(parity=1 - over.parity, sums=over.following)
     simple = _are_simple(table, begun)
     _fold(table, begun.where(simple))
@@ -204,8 +209,8 @@ def _asked(table: SessionTable, rows: Rows, commands: Commands, now_ns: int) -> 
 
 
 def _are_calm(table: SessionTable, found: _Sessions, now_ns: int) -> Mask:
-    """Where replies to all packets up to the newest one have come, in their order, and
-    nothing is lost by now."""
+    """Where replies have come in the order of their packets, without a gap since the last
+    one that was drained, and no loss is to be told by direction."""
     columns, words = table.columns, table.arena.words
     rows, running = found.rows, found.running
     count = running["received"].astype(np.int64) - columns[DRAINED][rows]
@@ -213,7 +218,9 @@ def _are_calm(table: SessionTable, found: _Sessions, now_ns: int) -> Mask:
     calm: Mask = running["breaks"].astype(np.int64) == columns[CALM][rows]
     calm &= settled <= columns[NEXT][rows]
     sent_ns = words[columns[TIMES][rows] + (settled & mask)]
-    calm &= (settled == columns[NEXT][rows]) | (now_ns <= sent_ns + columns[TIMEOUT_NS][rows])
+    kept = (settled == columns[NEXT][rows]) | (now_ns <= sent_ns + columns[TIMEOUT_NS][rows])
+    stateful = np.array([kind.stateful for kind in table.kinds], np.bool_)
+    calm &= kept | ~stateful[columns[KIND][rows]]
     at = columns[SLOTS_AT][rows] + (settled - 1 & mask) * _SLOT_WORDS
     calm &= (count == 0) | (words[at + _TAG] == settled - 1 << 1 | 1)
     calm &= _are_simple(table, found)

@@ -52,7 +52,7 @@ class Side:
             session(
                 ssid=first + number,
                 reflector_mode=ReflectorMode.STATELESS if kind % 2 else ReflectorMode.STATEFUL,
-                loss_timeout_ms=30 if kind == 2 else 400,
+                loss_timeout_ms=30 if kind in (1, 2) else 400,
                 packet_count=20 if kind == 3 else None,
                 delay_mode=DelayMode.ONE_WAY if kind == 4 else DelayMode.TWO_WAY,
                 result_depth=3 if kind == 5 else 1_000,
@@ -355,3 +355,23 @@ def test_calm_sessions_need_nothing_else(node: Node) -> None:
                     collector.expire(now_ns)
         assert one.stores[0].state.head.closed == 11
         compare_stores(one, many)
+
+
+def test_packets_are_lost_together(node: Node) -> None:
+    """Unless losses are told by direction."""
+    with sides(node, [3, 5] * 4) as (one, many, table):
+        commands, rows = Commands(node.module), np.array([c.ssid for c in many.configs], np.intp)
+        now_ns = 0
+        for sequence in range(30):
+            now_ns += 100 * MS
+            for number in range(SESSIONS):
+                for side in (one, many):
+                    side.collectors[number].sent(sequence, UNIX_NS + now_ns, now_ns)
+            now_ns += MS
+            expire_together(table, rows, commands, now_ns)
+            assert (next_looks(table, rows, now_ns) > now_ns).all()
+            for side in (one, many):
+                for collector in side.collectors:
+                    collector.expire(now_ns)
+            compare_stores(one, many)
+        assert many.stores[0].state.head.counters.lost > 20
