@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dataplane.arena import Arena
-from dataplane.bpf.syscall import bpf, delete_element, lookup_element, update_elements
+from dataplane.bpf.syscall import bpf, delete_element, lookup_element, map_id, update_elements
 
 F_MMAPABLE = 1 << 10
 F_INNER_MAP = 1 << 12
@@ -89,16 +89,20 @@ class MapOfMaps:
         self._fd = fd
 
     def put(self, inner: Mapping[int, int]) -> None:
-        """Give programs the maps with these descriptors, by index, none of which has one.
+        """Give programs the maps with these descriptors, by index, in place of those that
+        they may have.
 
-        Raises OSError, and programs have been given none of them.
+        Raises OSError, and programs have none at any of these indices.
         """
+        if not inner:
+            return
         indices = list(inner)
         keys, values = _uint32(indices), _uint32(inner.values())
         change = _waiters().submit(update_elements, self._fd, keys, values, len(inner))
         # They are put in their order.
-        last = _uint32(indices[-1:])
-        while not self._has(last) and not change.done():
+        last = indices[-1]
+        wanted, key = _uint32([map_id(inner[last])]), _uint32([last])
+        while self._found(key) != wanted and not change.done():
             pass
         try:
             _raise_of(change)
@@ -111,12 +115,13 @@ class MapOfMaps:
         """Take it away again; nothing where there is none. Raises OSError."""
         key = _uint32([index])
         change = _waiters().submit(delete_element, self._fd, key)
-        while self._has(key) and not change.done():
+        while self._found(key) is not None and not change.done():
             pass
         _raise_of(change)
 
-    def _has(self, key: bytes) -> bool:
-        return lookup_element(self._fd, key, len(key)) is not None
+    def _found(self, key: bytes) -> bytes | None:
+        """The kernel's number of the map there."""
+        return lookup_element(self._fd, key, len(key))
 
 
 def _raise_of(change: Future[Any]) -> None:

@@ -296,6 +296,11 @@ def map_info(fd: int) -> MapInfo:
     return MapInfo(name, key_size, value_size, max_entries, btf_id, key_type, value_type)
 
 
+def map_id(fd: int) -> int:
+    """The kernel's number of a map. Raises OSError."""
+    return int(struct.unpack_from("=II", object_info(fd, 8))[1])
+
+
 def object_info(fd: int, size: int, request: bytes = b"") -> bytes:
     """`size` bytes of what BPF_OBJ_GET_INFO_BY_FD says; `request` is what the kernel
     finds there. Raises OSError."""

@@ -85,7 +85,7 @@ class Ping:
 
 @dataclass(frozen=True, slots=True)
 class Freshen:
-    """Bring the stores up to date."""
+    """Bring the stores up to date. Requests that come after it may be answered before."""
 
     request: int
 

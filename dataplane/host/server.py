@@ -1,6 +1,7 @@
 """The host process: engines on one side, the channel to the supervisor on the other.
 
-The main thread reads requests and carries them out one after another. One
+The main thread reads requests and carries them out one after another, but that a
+thread of its own brings stores up to date, for nobody else is to wait for that. One
 more thread writes answers and reports in the order in which they came to be,
 so that an answer never overtakes the reports that led up to it. The end of
 the channel is the end of the process.
@@ -17,6 +18,7 @@ import signal
 import socket
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from dataplane.config import Node
@@ -114,7 +116,8 @@ class EngineSet:
             engine.ping()
 
     def freshen(self) -> None:
-        for engine in self._engines.values():
+        """From any thread."""
+        for engine in list(self._engines.values()):
             engine.freshen()
 
     def close(self) -> None:
@@ -157,6 +160,7 @@ class Server:
         self._answered = threading.Event()
         self._engines = EngineSet(EngineContext(state_dir, self._outgoing.put))
         self._writer = threading.Thread(target=self._write, name="channel-writer", daemon=True)
+        self._freshener = ThreadPoolExecutor(1, "freshen")
 
     def run(self) -> None:
         self._writer.start()
@@ -164,6 +168,7 @@ class Server:
             self._read()
         finally:
             self._engines.close()
+            self._freshener.shutdown(cancel_futures=True)
             self._send(None)
             self._writer.join()
 
@@ -188,17 +193,21 @@ class Server:
                     self._engines.close()
                     self._send(Answer(message.request))
                     return
-                self._send(self._answer(message))
+                if isinstance(message, Freshen):
+                    self._freshener.submit(self._answer, message)
+                else:
+                    self._answer(message)
 
-    def _answer(self, message: Request) -> Answer:
+    def _answer(self, message: Request) -> None:
+        problem = None
         try:
             self._carry_out(message)
         except EngineError as error:
-            return Answer(message.request, str(error))
+            problem = str(error)
         except Exception as error:
             log.exception("a request failed")
-            return Answer(message.request, f"{type(error).__name__}: {error}")
-        return Answer(message.request)
+            problem = f"{type(error).__name__}: {error}"
+        self._send(Answer(message.request, problem))
 
     def _carry_out(self, message: Request) -> None:
         match message:

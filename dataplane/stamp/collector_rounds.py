@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dataplane.arena import Arena
 from dataplane.histogram import SUB_BUCKETS, buckets_of, distances
 from dataplane.histogram_store import (
     BLOCK_WORDS,
@@ -80,13 +81,13 @@ _ORIGIN = word_of(DelayState, "origin_ns")
 _RING_WORDS = words_of(RingHeader)
 _RING_HEAD = word_of(RingHeader, "head")
 _RECORD_WORDS = RECORD.size // 8
-_DELAY_STATE = np.dtype(
+DELAY_STATE = np.dtype(
     [
         (name, np.float64 if kind is ctypes.c_double else np.int64)
         for name, kind in DelayState._fields_
     ]
 )
-assert _DELAY_STATE.itemsize == 8 * _DELAY_WORDS
+assert DELAY_STATE.itemsize == 8 * _DELAY_WORDS
 _DIRECTIONS = np.arange(DIRECTIONS)
 _AHEAD = np.arange(32)
 """Packets whose fate is looked at at once."""
@@ -174,16 +175,19 @@ def _origins(table: SessionTable, rows: Rows) -> Int64:
 
 
 def _begin_octaves(table: SessionTable, at: Int64, directory: Int64, new: Mask) -> None:
-    """As `HistogramStore.add` does with the first delay of an octave, where there is
-    memory for its block."""
-    arena = table.arena
     for direction in range(DIRECTIONS):
         mine = new[:, direction].nonzero()[0]
-        used = at[mine] // 8
-        entries = arena.words[used] + 1
-        ready = ~needs_memory(at[mine], entries)
-        arena.words[used[ready]] = entries[ready]
-        arena.halves[directory[mine[ready], direction]] = entries[ready]
+        begin_octaves(table.arena, at[mine], directory[mine, direction])
+
+
+def begin_octaves(arena: Arena, at: Int64, directory: Int64) -> None:
+    """As `HistogramStore.add` does with the first delay of an octave of each of these
+    histograms, where there is memory for its block."""
+    used = at // 8
+    entries = arena.words[used] + 1
+    ready = ~needs_memory(at, entries)
+    arena.words[used[ready]] = entries[ready]
+    arena.halves[directory[ready]] = entries[ready]
 
 
 def take_round(
@@ -209,7 +213,7 @@ def take_round(
     used = columns[DELAYS][rows][:, None] > _DIRECTIONS
     at = state + _INTERVALS + parity * _INTERVAL_WORDS + _DELAY
     whole = arena.pick(at, DIRECTIONS * _DELAY_WORDS)
-    states, numbers = whole.view(_DELAY_STATE), np.broadcast_to(sequences[:, None], used.shape)
+    states, numbers = whole.view(DELAY_STATE), np.broadcast_to(sequences[:, None], used.shape)
     places = places + parity[:, None] * SUB_BUCKETS
     if used.all():
         _update(states, delays, numbers)

@@ -30,15 +30,16 @@ def expire_over(table: SessionTable, rows: Rows, as_of_ns: int) -> None:
     together."""
     columns = table.columns
     rows = rows[(columns[STATEFUL][rows] == 0) & (columns[STATE][rows] != 0)]
-    _lose_over(table, rows, as_of_ns)
+    lose_round(table, rows, as_of_ns)
     rows = rows[columns[END_NS][rows] <= as_of_ns]
     if len(rows):
         close_over(table, rows, as_of_ns)
-        _lose_over(table, rows, as_of_ns)
+        lose_round(table, rows, as_of_ns)
 
 
-def _lose_over(table: SessionTable, rows: Rows, as_of_ns: int) -> None:
-    """Packets that are lost by then, and in the current interval."""
+def lose_round(table: SessionTable, rows: Rows, as_of_ns: int) -> None:
+    """Time out packets that are lost by then, and in the current interval, of sessions with
+    stateless Session-Reflectors."""
     columns, arena = table.columns, table.arena
     while True:
         lost_ns = losses_due(table, rows)

@@ -1,7 +1,7 @@
 """What `Intervals.roll` does at the end of one interval, for many sessions at once.
 
-The sessions are rows of one `SessionTable`, with stateless Session-Reflectors. A property
-test holds this against `Collector.expire`.
+The sessions are rows of one `SessionTable`. A property test holds this against
+`Collector.expire`.
 """
 
 from __future__ import annotations
@@ -117,7 +117,10 @@ def close_over(table: SessionTable, rows: Rows, as_of_ns: int | Int64) -> None:
 
 
 def close_round(table: SessionTable, rows: Rows, kind: Kind) -> None:
-    """Close the current interval of each of these sessions, which are fit, of one kind."""
+    """Close the current interval of each of these sessions, of one kind, which are fit.
+
+    Those with stateful Session-Reflectors have no losses that are still to be attributed.
+    """
     columns, words = table.columns, table.arena.words
     state = columns[STATE][rows]
     version = words[state + VERSION] | 1
@@ -141,9 +144,10 @@ def close_round(table: SessionTable, rows: Rows, kind: Kind) -> None:
     at_start = _OF_INTERVAL["at_start"]
     since = counters - whole[:, at_start : at_start + _COUNTERS_WORDS]
     entry[:, 4:11] = since[:, _REPORTED]
-    # Of a stateless Session-Reflector nothing is known about directions.
     entry[:, 11:13] = 0
-    entry[:, 13] = entry[:, 10]
+    if kind.stateful:
+        entry[:, 11:13] = _attributed(whole, entry[:, 10])
+    entry[:, 13] = entry[:, 10] - entry[:, 11] - entry[:, 12]
     summaries = entry[:, _FRONT:].reshape(len(rows), DIRECTIONS, width)
     _summarize(delays, summaries[:, :, :_SUMMARY])
     moves = _take_histograms(table, rows, new, delays, kind, summaries[:, :, _SUMMARY:])
@@ -189,6 +193,13 @@ def _begin(
     for name in ("suspect", "carried", "forward_lost", "backward_lost"):
         words[at + _OF_INTERVAL[name]] = 0
     arena.put(at + _OF_INTERVAL["at_start"], counters)
+
+
+def _attributed(intervals: Int64, lost: Int64) -> Int64:
+    """Forward and backward losses, as `loss_summary` has them."""
+    found = intervals[:, [_OF_INTERVAL["forward_lost"], _OF_INTERVAL["backward_lost"]]]
+    found[(found < 0).any(axis=1) | (found.sum(axis=1) > lost)] = 0
+    return found
 
 
 def _summarize(delays: Int64, summaries: Int64) -> None:

@@ -106,7 +106,8 @@ class PacketFates:
         cells[STATE, row], cells[RING, row], cells[HISTOGRAMS, row] = places[:3]
         cells[INTERVALS, row], cells[LENGTH_NS, row] = places.intervals, self._intervals.length_ns
         kind = Kind(
-            self._store.percentiles, len(self._store.directions), self.config.history_depth + 1
+            *(self._store.percentiles, len(self._store.directions)),
+            *(self.config.history_depth + 1, self._store.stateful),
         )
         cells[KIND, row] = table.kind_of(kind)
         cells[SLOTS, row] = self._records.capacity + 1
@@ -208,6 +209,7 @@ class PacketFates:
     def close(self) -> None:
         """Let go of what is not in the store."""
         if self.row.table is not None:
+            self.row.table.cells[STATE, self.row.index] = 0
             self.row.table.collectors.pop(self.row.index, None)
             self.row.table.untold.discard(self.row.index)
         self._window.close()

@@ -46,6 +46,7 @@ FATES: Final = 13
 TIMES: Final = 14
 """Place of the window's times of sending, in words."""
 STATE: Final = 15
+"""0 where there is none any more."""
 RING: Final = 16
 HISTOGRAMS: Final = 17
 """Places of the store's parts, as `StorePlaces` has them."""
@@ -88,7 +89,7 @@ KIND: Final = 33
 EXTRA: Final = 34
 """The first of those that an engine may use as it likes."""
 
-COLUMNS: Final = 40
+COLUMNS: Final = 56
 NEVER: Final = (1 << 63) - 1
 
 
@@ -101,6 +102,9 @@ class Kind(NamedTuple):
 
     slots: int
     """Of the ring of closed intervals."""
+
+    stateful: bool
+    """Whether losses are told by direction."""
 
 
 class SessionTable:

@@ -14,6 +14,7 @@ from dataplane.arena import Arena
 from dataplane.config import SenderSession
 from dataplane.stamp.collector import Collector
 from dataplane.stamp.collector_rounds import next_expiries
+from dataplane.stamp.expiry_rounds import expire_over
 from dataplane.stamp.sender_rounds import Range, Rows
 from dataplane.stamp.session_table import SessionTable
 from dataplane.store import SessionStore, StoreError
@@ -49,12 +50,20 @@ class Collecting(Protocol):
     ) -> Collector:
         """Raises StoreError."""
 
+    def parting(self, ssids: Sequence[int]) -> None:
+        """The collectors of these sessions are about to be closed, with all that they have:
+        do at once what is quicker so."""
+
     def announced(self, rows: Rows, now_ns: int) -> None:
         """`send_round` has announced a packet of each of these sessions of the `table`."""
 
     def next_timers(self, rows: Range, now_ns: int) -> npt.NDArray[np.int64]:
         """As `Collector.next_timer_ns` of each of these sessions of the `table`; `NEVER`
         for None."""
+
+    def expire_together(self, rows: Rows, as_of_ns: int) -> None:
+        """As `Collector.expire` of each of these sessions of the `table`, as far as that goes
+        together; closed intervals are told by the `table`."""
 
     def stale(self, rows: Rows, now_ns: int) -> npt.NDArray[np.bool_]:
         """Which of these sessions of the `table` have stores that are not up to date."""
@@ -105,12 +114,19 @@ class CollectingHere:
         except (MemoryError, OSError) as error:
             raise StoreError(f"{store.path}: no memory for the session: {error}") from error
 
+    def parting(self, ssids: Sequence[int]) -> None:
+        pass
+
     def announced(self, rows: Rows, now_ns: int) -> None:
         pass
 
     def next_timers(self, rows: Range, now_ns: int) -> npt.NDArray[np.int64]:
         assert self._table is not None
         return next_expiries(self._table, rows)
+
+    def expire_together(self, rows: Rows, as_of_ns: int) -> None:
+        assert self._table is not None
+        expire_over(self._table, rows, as_of_ns)
 
     def stale(self, rows: Rows, now_ns: int) -> npt.NDArray[np.bool_]:
         assert self._table is not None

@@ -34,7 +34,11 @@ from dataplane.engines.common.transport import (
 from dataplane.stamp.errors import DiscardReason
 
 TOGETHER = 64
-"""Sessions without a collector for which room is made at once; packets have to wait meanwhile."""
+"""Sessions for which room is made, or given up, at once; packets have to wait meanwhile."""
+
+
+FRESHENED = 256
+"""Sessions that are brought up to date together before packets get their turn."""
 
 
 class SenderRole:
@@ -75,10 +79,13 @@ class SenderRole:
             self._filter = InterfaceFilter(config.interfaces)
             for port in self._ports.values():
                 port.filter = self._filter
-        for ssid in [ssid for ssid in self._runs if ssid not in config.sessions]:
-            self._remove(self._runs[ssid])
-            self._context.emit(SenderStatusReport(ssid, None, "not configured"))
-            yield
+        gone = [ssid for ssid in self._runs if ssid not in config.sessions]
+        for first in range(0, len(gone), TOGETHER):
+            self._collecting.parting(gone[first : first + TOGETHER])
+            for ssid in gone[first : first + TOGETHER]:
+                self._remove(self._runs[ssid])
+                self._context.emit(SenderStatusReport(ssid, None, "not configured"))
+                yield
         new = [session for ssid, session in config.sessions.items() if ssid not in self._runs]
         for ssid, run in list(self._runs.items()):
             session = config.sessions[ssid]
@@ -129,6 +136,11 @@ class SenderRole:
         expiring: set[int] = set()
         if table is not None and together:
             rows = np.fromiter(together, np.intp, len(together))
+            rows = rows[self._collecting.stale(rows, now_ns)]
+            for first in range(0, len(rows), FRESHENED):
+                self._collecting.expire_together(rows[first : first + FRESHENED], now_ns)
+                yield
+            rows = np.fromiter(together, np.intp, len(together))
             expiring.update(rows[self._collecting.stale(rows, now_ns)].tolist(), table.untold)
         for run in [
             run for ssid, run in self._runs.items() if ssid not in together or ssid in expiring
@@ -155,6 +167,7 @@ class SenderRole:
             self._loop.begin(self._mend(unwell))
 
     def close(self) -> None:
+        self._collecting.parting(list(self._runs))
         for run in self._runs.values():
             run.close()
         for port in self._ports.values():

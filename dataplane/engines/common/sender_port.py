@@ -37,7 +37,6 @@ from dataplane.engines.common.transport import (
 )
 from dataplane.measurement import TimestampMethod
 from dataplane.stamp.errors import DiscardReason
-from dataplane.stamp.expiry_rounds import expire_over
 from dataplane.stamp.interval_rounds import set_local_clock
 from dataplane.stamp.packet import OPEN
 from dataplane.stamp.sender_rounds import Rows, all_sent
@@ -131,7 +130,8 @@ class SenderPort:
                 self._collecting.next_timers,
             )
             self._rounds = SenderRounds(
-                address, table, clock, self._lanes, self._collecting.announced
+                *(address, table, clock, self._lanes),
+                *(self._collecting.announced, self._collecting.expire_together),
             )
         self._resting = False
         self._rest_over_ns = 0
@@ -293,7 +293,7 @@ class SenderPort:
         if as_of_ns < pressing_ns:
             self.drain()
             as_of_ns = now_ns
-        expire_over(table, rows, as_of_ns)
+        self._collecting.expire_together(rows, as_of_ns)
         self._tell_closed(table)
         for ssid in rows[all_sent(table, rows)].tolist():
             if ssid in self.runs:

@@ -18,7 +18,6 @@ from dataplane.config import IPAddress
 from dataplane.engines.common.batch import BURST, BatchTransport
 from dataplane.engines.common.run import SenderRun, rthdr_of
 from dataplane.engines.common.sender_bursts import Lane
-from dataplane.stamp.expiry_rounds import expire_over
 from dataplane.stamp.packet import OPEN
 from dataplane.stamp.sender_rounds import PACKET, Rows, fit_to_send, send_round
 from dataplane.stamp.session_table import (
@@ -41,14 +40,16 @@ class SenderRounds:
         clock: Clock,
         lanes: Mapping[Lane, int],
         announced: Callable[[Rows, int], None],
+        expire_together: Callable[[Rows, int], None],
     ) -> None:
-        """`lanes` are numbered from 0 in their order; more may be added. `announced` is
-        that of a `Collecting`."""
+        """`lanes` are numbered from 0 in their order; more may be added. `announced` and
+        `expire_together` are those of a `Collecting`."""
         self._source = packed(address)
         self._table = table
         self._clock = clock
         self._lanes = lanes
         self._announced = announced
+        self._expire_together = expire_together
         self._known: list[tuple[Lane, bytes]] = []
         self._room = np.zeros(BURST, PACKET)
 
@@ -59,7 +60,7 @@ class SenderRounds:
         over = rows[table.columns[END_NS][rows] <= now_ns]
         if len(over):
             table.columns[UNIX_OFFSET_NS][over] = t1_ns - now_ns
-            expire_over(table, over, now_ns)
+            self._expire_together(over, now_ns)
             for ssid in over[table.columns[END_NS][over] <= now_ns].tolist():
                 runs[ssid].collect(now_ns)
             # That may have taken longer than packets are late.

@@ -19,6 +19,7 @@
 
 #define SSIDS 65536
 #define COLLECTOR_INTERFACES 4096	/* indices; what arrives elsewhere is handed up */
+#define COMMANDS 1024			/* at once */
 #define ORDER_MAX 1024			/* records that are found by order; a power of two */
 
 #define DIRECTIONS 3			/* forward, backward, round-trip */
@@ -177,6 +178,12 @@ struct command {
 	__u8 record_flags;
 	__u32 outcome;
 	__u32 reserved_too;
+};
+
+/* Of the map `commands`, those that are still to be carried out: a packet. */
+struct command_range {
+	__u64 next;
+	__u64 end;
 };
 
 /* In this order: */

@@ -31,14 +31,19 @@ from dataplane.engines.xdp.driver_rounds import (
     CALM,
     COLLECTION_AT,
     DRAINED,
+    EARLY,
+    FIT,
     FRESH_NS,
+    NEWEST,
+    NEWEST_NUMBER,
     SLOTS_AT,
     age_ns,
 )
 from dataplane.engines.xdp.session_maps import Room, SessionMaps, make_rooms
+from dataplane.engines.xdp.slots import records_of
 from dataplane.engines.xdp.sums import Running
 from dataplane.loss import LossAttribution
-from dataplane.measurement import RECORD_DTYPE, Record, RecordFlag, TimestampMethod
+from dataplane.measurement import Record, TimestampMethod
 from dataplane.stamp.collector import Collector, window_of
 from dataplane.stamp.errors import DiscardReason
 from dataplane.stamp.intervals import Intervals
@@ -82,8 +87,6 @@ class DriverCollector(Collector):
         self._maps = SessionMaps(module, room, config, head.next_sequence, parity, origins_ns)
         self._reordered_seen = 0
         self._breaks_seen = self._turns_seen = 0
-        self._early = 0
-        self._newest_seen = (-1, 0)
         self._unobserved = False
         self._newest_then: int | None = None
         self._arrived_ns = 0
@@ -99,6 +102,10 @@ class DriverCollector(Collector):
     _fresh_ns = Cell(FRESH_NS)
     _drained = Cell(DRAINED)
     _calm = Cell(CALM)
+    _fit = Cell(FIT)
+    _newest = Cell(NEWEST)
+    _newest_number = Cell(NEWEST_NUMBER)
+    _early = Cell(EARLY)
 
     def _join(self, table: SessionTable) -> None:
         super()._join(table)
@@ -106,11 +113,18 @@ class DriverCollector(Collector):
         cells[SLOTS_AT, row], cells[COLLECTION_AT, row] = self._maps.places
         # What comes by the socket is taken in one by one, as of stateful sessions.
         cells[STATEFUL, row] = 1
+        self._fit = self._driven.regular and self._has_no_losses_open
 
     def _make_intervals(self) -> Intervals:
+        self._newest = -1
         length_ns = self.config.computation_interval_s * 1_000_000_000
         self._driven = DriverIntervals(self._store, length_ns, self.window, self._maps, self.row)
         return self._driven
+
+    @property
+    def room(self) -> Room:
+        """Where its maps are."""
+        return self._maps.room
 
     @property
     def fresh(self) -> bool:
@@ -126,6 +140,7 @@ class DriverCollector(Collector):
     def close(self) -> None:
         """Take the session from the program; replies go up to the socket from here on."""
         self._maps.close()
+        self._driven.let_go()
         super().close()
 
     def clear(self, now_ns: int) -> None:
@@ -134,6 +149,7 @@ class DriverCollector(Collector):
         self._driven.reset()
         self._absorb(None)
         self._driven.hold = True
+        self._fit = 0
         super().clear(now_ns)
         self._driven.hold = False
 
@@ -204,6 +220,12 @@ class DriverCollector(Collector):
         self._end_write()
         return super().take(reply, arrived_ns)
 
+    def count_octave(
+        self, parity: int, direction: int, first: int, counts: npt.NDArray[np.uint32]
+    ) -> None:
+        """A round has found that delays are counted in an octave that had none so far."""
+        self._store.histograms.add_stretch(parity, direction, first, counts)
+
     def packets(
         self, slots: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
@@ -247,7 +269,7 @@ class DriverCollector(Collector):
         self._expire(self._arrived_ns)
         if outcome is Outcome.RECORDED:
             found = self._maps.slots[sequence & self._mask : (sequence & self._mask) + 1]
-            return Record._make(_records_of(found)[0].item())
+            return Record._make(records_of(found)[0].item())
         if outcome is Outcome.COPY:
             self._counters.duplicates += 1
             self._observe_copy(reply, sequence)
@@ -268,7 +290,10 @@ class DriverCollector(Collector):
         super()._expire(now_ns)
         if over:
             intervals.fold()
-        self._calm = self._breaks_seen if self._settled > self._newest_seen[0] else -1
+            # What had come early is the current interval's now.
+            self._early = 0
+        self._calm = self._breaks_seen if self._settled > self._newest else -1
+        self._fit = self._driven.regular and not self._apart and self._has_no_losses_open
 
     def _make_room(self, now_ns: int) -> None:
         self._expire(now_ns)
@@ -321,9 +346,10 @@ class DriverCollector(Collector):
         if self._unobserved:
             # Of those that wait nothing can be told any more, but which number is the latest.
             self._unobserved = False
-            slot, loss = self._maps.slots[self._newest_seen[0] & self._mask], self._intervals.loss
+            slot, loss = self._maps.slots[self._newest & self._mask], self._intervals.loss
             assert loss is not None
-            loss.observe(self._newest_seen[1], int(slot["t3_ns"]))
+            loss.observe(self._newest_number, int(slot["t3_ns"]))
+        self._fit = 0
         super()._give_up()
 
     def _absorb(self, parity: int | None) -> None:
@@ -346,8 +372,9 @@ class DriverCollector(Collector):
         else:
             self._observe(found, sequences)
         newest = int(np.argmax(sequences))
-        if int(sequences[newest]) > self._newest_seen[0]:
-            self._newest_seen = int(sequences[newest]), int(found["reflector_sequence"][newest])
+        if int(sequences[newest]) > self._newest:
+            self._newest = int(sequences[newest])
+            self._newest_number = int(found["reflector_sequence"][newest])
         if parity is None:
             self._note_all(running)
 
@@ -365,7 +392,7 @@ class DriverCollector(Collector):
             count -= self._maps.copied.intervals[1 - parity].samples - self._early
         if count <= 0:
             return True
-        sequence, number = self._newest_seen
+        sequence, number = self._newest, self._newest_number
         places = None
         if running.breaks == self._breaks_seen:
             newest = sequence + count, (number + count) % _WRAP
@@ -377,7 +404,7 @@ class DriverCollector(Collector):
         if loss is not None and not self._can_wait(loss):
             return False
         self._drained += count
-        self._newest_seen = newest
+        self._newest, self._newest_number = newest
         self._take_run(sequence + 1, count, places)
         if count == waiting:
             self._note_all(running)
@@ -409,12 +436,18 @@ class DriverCollector(Collector):
     def _fates(self) -> npt.NDArray[np.uint8]:
         return self._as_arrays()[0]
 
+    @property
+    def _has_no_losses_open(self) -> bool:
+        """Whether replies in order lead to nothing but that `LossAttribution` is told of them."""
+        loss = self._intervals.loss
+        return loss is None or (self._unobserved and loss.based and not loss.pending)
+
     def _can_wait(self, loss: LossAttribution) -> bool:
         """Whether packets may be settled in runs; from here on they are, if so."""
         self._unobserved = self._unobserved or (
             loss.clean
-            and loss.latest_counter in (None, self._newest_seen[1])
-            and self._settled > self._newest_seen[0]
+            and loss.latest_counter in (None, self._newest_number)
+            and self._settled > self._newest
             and not self._copies
         )
         return self._unobserved
@@ -441,7 +474,7 @@ class DriverCollector(Collector):
         """The same, among all packets whose reply may have come since."""
         received, highest, first = running.received, running.highest, self._settled
         if running.reordered == self._reordered_seen:
-            first = max(first, self._newest_seen[0] + 1)
+            first = max(first, self._newest + 1)
         self._reordered_seen = running.reordered
         slots = self._maps.slots
         found = np.concatenate([slots[part] for part in self._pieces(first, highest)])
@@ -466,7 +499,7 @@ class DriverCollector(Collector):
 
     def _append(self, found: _Slots, before: int) -> None:
         """The newest records, in order; `before` more came before them."""
-        records = _records_of(found)
+        records = records_of(found)
         self._records.extend(records, before)
         head, last = self._head, records[-1]
         head.last_received_ns = int(last["t4_ns"])
@@ -493,7 +526,7 @@ class DriverCollector(Collector):
     def _is_regular(self, found: _Slots, sequences: npt.NDArray[np.uint64]) -> bool:
         """Whether the packets follow those before in order, and their numbers grow as
         they do where some packets are lost and nothing else happens."""
-        sequence, counter = self._newest_seen
+        sequence, counter = self._newest, self._newest_number
         passed = np.diff(sequences.astype(np.int64), prepend=sequence)
         counters = found["reflector_sequence"]
         counted = np.diff(counters, prepend=np.uint32(counter)).astype(np.int64)
@@ -530,6 +563,7 @@ class DriverCollector(Collector):
         if not self._unobserved:
             return
         self._unobserved = False
+        self._fit = 0
         for part in self._pieces(self._settled, self._next):
             received = self._fates[part] == RECEIVED
             found = self._maps.slots[part][received]
@@ -576,17 +610,3 @@ class DriverCollector(Collector):
                 return at + found
             at += part.stop - start
         return at
-
-
-def _records_of(found: _Slots) -> npt.NDArray[Any]:
-    """`RECORD_DTYPE` of each slot."""
-    records = np.empty(len(found), RECORD_DTYPE)
-    flags = found["flags"]
-    records["sequence"] = found["tag"] >> _ONE
-    for name in ("t1_ns", "t2_ns", "t3_ns", "t4_ns", "reflector_sequence", "sender_ttl"):
-        records[name] = found[name]
-    kernel, user = TimestampMethod.KERNEL_SOFTWARE.code, TimestampMethod.USERSPACE.code
-    records["t1_method"] = np.where(flags & SlotFlag.T1_KERNEL, kernel, user)
-    records["t4_method"] = np.where(flags & SlotFlag.T4_USER, user, kernel)
-    records["flags"] = flags & np.uint8(sum(RecordFlag))
-    return records

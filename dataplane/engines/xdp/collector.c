@@ -12,6 +12,11 @@ int control(struct xdp_md *ctx)
 	return run_control(ctx);
 }
 
+int controls(struct xdp_md *ctx)
+{
+	return run_controls(ctx);
+}
+
 BPF_PROG_ARRAY(next_programs, 1);
 
 /* On an interface that another program serves as well. */

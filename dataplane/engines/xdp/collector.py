@@ -37,9 +37,10 @@ from dataplane.engines.xdp.collection import DriverCollector
 from dataplane.engines.xdp.collector_layouts import CollectorFlag
 from dataplane.engines.xdp.collector_report import DriverReports
 from dataplane.engines.xdp.collector_tables import CollectorTables
+from dataplane.engines.xdp.driver_expiry import expire_together
 from dataplane.engines.xdp.driver_rounds import announce_round, next_looks, stale
 from dataplane.engines.xdp.hook import Hook, Share
-from dataplane.engines.xdp.session_maps import Room, make_rooms
+from dataplane.engines.xdp.session_maps import Commands, Room, make_rooms, take_away
 from dataplane.mapped_file import StoreError
 from dataplane.stamp.collector import Collector
 from dataplane.stamp.sender_rounds import Range, Rows
@@ -72,9 +73,11 @@ class CollectorProgram:
         try:
             self.fd = self.module.load("collector")
             self.first = self.module.load("collector_first")
-            self.module.load("control")
+            for name in ("control", "controls"):
+                self.module.load(name)
             self.module.free_compiler()
             self.tables = CollectorTables(self.module)
+            self.commands = Commands(self.module)
         except Exception:
             self.module.close()
             raise
@@ -171,6 +174,11 @@ class CollectorRole:
         assert self._table is not None
         return next_looks(self._table, rows, now_ns)
 
+    def expire_together(self, rows: Rows, as_of_ns: int) -> None:
+        assert self._table is not None
+        if self._program is not None:
+            expire_together(self._table, rows, self._program.commands, as_of_ns)
+
     def stale(self, rows: Rows, now_ns: int) -> npt.NDArray[np.bool_]:
         assert self._table is not None
         return stale(self._table, rows, now_ns)
@@ -218,6 +226,12 @@ class CollectorRole:
         except (MemoryError, OSError) as error:
             text = os.strerror(getattr(error, "errno", None) or errno.ENOMEM)
             raise StoreError(f"no room for session {config.ssid} in the kernel: {text}") from error
+
+    def parting(self, ssids: Sequence[int]) -> None:
+        if self._program is not None and self._table is not None:
+            there = self._table.collectors
+            rooms = [there[ssid].room for ssid in ssids if ssid in there]
+            take_away(self._program.module, rooms)
 
     def opened(self, port: int) -> None:
         if self._program is not None:

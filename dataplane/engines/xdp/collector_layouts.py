@@ -11,6 +11,7 @@ from dataplane.engines.driver.layouts import ADDRESS, BE16, structure
 
 SSIDS = 65_536
 COLLECTOR_INTERFACES = 4_096
+COMMANDS = 1_024
 ORDER_MAX = 1_024
 DIRECTIONS = 3
 BUCKETS = 1_664
@@ -201,8 +202,9 @@ MAPS: dict[str, np.dtype[np.void]] = {
     "no_slots": SLOT,
     "collector_configs": COLLECTOR_CONFIG,
     "collector_counts": COLLECTOR_COUNTERS,
+    "commands": COMMAND,
 }
-"""Values of maps, by name; `COMMAND` is in none."""
+"""Values of maps, by name."""
 
 _CODES = {"u8": "Q", "i8": "q", "u4": "I", "u2": "H", "u1": "B"}
 
@@ -232,3 +234,9 @@ RECEIVED_AT, HIGHEST_AT, BREAKS_AT = (
     for name in ("received", "highest", "breaks")
 )
 """Places in `COLLECTION`, in words, of what is read and written one by one."""
+
+RUNNING_THEN_AT, INTERVAL_THEN_AT, ORIGINS_AT, HISTOGRAM_AT = (
+    word_at(COLLECTION, name)
+    for name in ("running_then", "interval_then", "origin_ns", "histogram")
+)
+"""Likewise, of many sessions at once."""

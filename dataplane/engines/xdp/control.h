@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
 /*
  * What user space has done under a session's lock. It is run by BPF_PROG_RUN and
- * attached nowhere; its packet is a struct command.
+ * attached nowhere; its packet is a struct command, or says which of the map `commands`
+ * are to be carried out.
  */
 #ifndef STAMP_CONTROL_H
 #define STAMP_CONTROL_H
@@ -79,14 +80,10 @@ static __always_inline void obey(struct collection *session, struct command *com
 	command->outcome = OUTCOME_NONE;
 }
 
-static __always_inline int run_control(struct xdp_md *ctx)
+static __always_inline int carry_out(struct command *command)
 {
-	struct command *command = (void *)(long)ctx->data;
-	struct collection *session;
+	struct collection *session = collection_of(command->ssid);
 
-	if ((void *)(command + 1) > (void *)(long)ctx->data_end)
-		return XDP_ABORTED;
-	session = collection_of(command->ssid);
 	if (!session)
 		return XDP_ABORTED;
 	command->outcome = OUTCOME_BUSY;
@@ -94,6 +91,40 @@ static __always_inline int run_control(struct xdp_md *ctx)
 		obey(session, command);
 		unlock(session);
 	}
+	return XDP_PASS;
+}
+
+static __always_inline int run_control(struct xdp_md *ctx)
+{
+	struct command *command = (void *)(long)ctx->data;
+
+	if ((void *)(command + 1) > (void *)(long)ctx->data_end)
+		return XDP_ABORTED;
+	return carry_out(command);
+}
+
+BPF_F_TABLE("array", int, struct command, commands, COMMANDS, BPF_F_MMAPABLE);
+BPF_PROG_ARRAY(next_controls, 1);
+
+/*
+ * One of many, and then the next by a tail call, of which the kernel allows some thirty in
+ * a run. To repeat a test run would do as well, but the kernel waits for a grace period then.
+ */
+static __always_inline int run_controls(struct xdp_md *ctx)
+{
+	struct command_range *range = (void *)(long)ctx->data;
+	struct command *command;
+	int index;
+
+	if ((void *)(range + 1) > (void *)(long)ctx->data_end || range->next >= range->end)
+		return XDP_PASS;
+	index = range->next;
+	command = commands.lookup(&index);
+	if (!command)
+		return XDP_ABORTED;
+	carry_out(command);
+	range->next++;
+	next_controls.call(ctx, 0);
 	return XDP_PASS;
 }
 

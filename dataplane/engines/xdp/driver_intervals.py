@@ -9,17 +9,37 @@ from __future__ import annotations
 import numpy as np
 
 from dataplane.engines.xdp.collector_layouts import BUCKETS, DIRECTIONS, ORIGINS, Command
+from dataplane.engines.xdp.driver_rounds import (
+    COUNTED_AT,
+    FOLDED_DUPLICATES,
+    FOLDED_LATE,
+    FOLDED_REORDERED,
+    FOLDED_SAMPLES,
+    TOGETHER,
+    TOGETHER_T3_NS,
+)
 from dataplane.engines.xdp.session_maps import SessionMaps
-from dataplane.engines.xdp.sums import IntervalSums, Running, delay_state
+from dataplane.engines.xdp.sums import DelaySums, IntervalSums, Running, delay_state
 from dataplane.histogram import SUB_BUCKETS, bucket_of, distance, moved
+from dataplane.loss import LossAttribution
 from dataplane.stamp.intervals import Intervals
-from dataplane.stamp.session_table import Row
+from dataplane.stamp.session_table import Cell, Row
 from dataplane.statistics import INT64_MAX, DelayState
 from dataplane.store import SessionStore
+
+_COUNTED_SIZE = 4 * DIRECTIONS * BUCKETS
+_WRAP = 1 << 32
 
 
 class DriverIntervals(Intervals):
     """As `Intervals`, with the sums of the program folded in."""
+
+    _samples = Cell(FOLDED_SAMPLES)
+    _duplicates = Cell(FOLDED_DUPLICATES)
+    _late = Cell(FOLDED_LATE)
+    _reordered = Cell(FOLDED_REORDERED)
+    _together = Cell(TOGETHER)
+    _together_t3_ns = Cell(TOGETHER_T3_NS)
 
     def __init__(
         self,
@@ -32,10 +52,40 @@ class DriverIntervals(Intervals):
         self.hold = False
         """The program is not to be asked, for a moment."""
         self._maps = maps
-        self._folded = [IntervalSums(), IntervalSums()]
         self._earlier: list[DelayState] | None = None
-        self._counted = np.zeros((DIRECTIONS, BUCKETS), np.uint32)
+        arena = self._arena = None if row.table is None else row.table.arena
+        self._counted_at = 0 if arena is None else arena.allocate(_COUNTED_SIZE)
+        memory = bytearray(_COUNTED_SIZE) if arena is None else arena.view[self._counted_at :]
+        self._counted = np.frombuffer(memory, np.uint32, DIRECTIONS * BUCKETS).reshape(
+            DIRECTIONS, BUCKETS
+        )
+        row.cells[COUNTED_AT, row.index] = self._counted_at // 8
         super().__init__(store, length_ns, window, row)
+
+    def let_go(self) -> None:
+        """Of memory that is not the store's."""
+        if self._arena is not None:
+            self._arena.free(self._counted_at, _COUNTED_SIZE)
+            self._arena = None
+
+    @property
+    def loss(self) -> LossAttribution | None:
+        """Up to date with packets that were settled together with others'."""
+        loss, packets = self._loss, self._together
+        if packets and loss is not None:
+            self._together = 0
+            counter = ((loss.latest_counter or 0) + packets) % _WRAP
+            loss.settle_in_order(counter, self._together_t3_ns, packets)
+        return loss
+
+    @loss.setter
+    def loss(self, value: LossAttribution | None) -> None:
+        self._loss = value
+
+    @property
+    def regular(self) -> bool:
+        """Whether all that the current interval has counted is the program's."""
+        return self._earlier is None
 
     @property
     def parity(self) -> int:
@@ -45,18 +95,17 @@ class DriverIntervals(Intervals):
     def fold(self) -> None:
         """Bring the current interval up to date with what the program has copied."""
         copied, parity = self._maps.copied, self.parity
-        sums, before = copied.intervals[parity], self._folded[parity]
-        if sums == before:
-            return
-        counters = self.counters
-        if sums.samples != before.samples:
-            new = sums.samples - before.samples
+        sums, counters = copied.intervals[parity], self.counters
+        if sums.samples != self._samples:
+            new = sums.samples - self._samples
             self._fold_delays(sums, copied.running, new)
             counters.received += new
-        counters.duplicates += sums.duplicates - before.duplicates
-        counters.late += sums.late - before.late
-        counters.reordered += sums.reordered - before.reordered
-        self._folded[parity] = sums
+            self._samples = sums.samples
+        counters.duplicates += sums.duplicates - self._duplicates
+        counters.late += sums.late - self._late
+        counters.reordered += sums.reordered - self._reordered
+        self._duplicates, self._late = sums.duplicates, sums.late
+        self._reordered = sums.reordered
 
     def _fold_delays(self, sums: IntervalSums, running: Running, new: int) -> None:
         for direction in self._store.directions:
@@ -86,11 +135,7 @@ class DriverIntervals(Intervals):
 
     def _fold_counts(self, direction: int, found: DelayState, origin_ns: int) -> None:
         """In whole octaves. The program may have counted some that its sums do not have yet."""
-        least, most = (
-            bucket_of(distance(delay_ns, found.origin_ns))
-            for delay_ns in (found.min_ns, found.max_ns)
-        )
-        first, end = least & -SUB_BUCKETS, (most | SUB_BUCKETS - 1) + 1
+        first, end = _stretch(found)
         counts = self._maps.histograms[self.parity][direction][first:end].copy()
         before = self._counted[direction, first:end]
         new = counts - before
@@ -142,14 +187,29 @@ class DriverIntervals(Intervals):
             parity=self.parity,
         )
         # There is nothing in the program's histogram that was not counted yet.
-        self._counted[:] = 0
+        self._forget_counts(self.parity)
         self.fold()
         self._forget(self.parity)
 
     def _forget(self, parity: int) -> None:
-        self._folded[parity] = IntervalSums()
-        self._counted[:] = 0
+        self._forget_counts(parity)
+        self._samples = self._duplicates = self._late = self._reordered = 0
         self._earlier = None
+
+    def _forget_counts(self, parity: int) -> None:
+        sums = self._maps.copied.intervals[parity]
+        if sums.samples:
+            for counted, delay in zip(self._counted, sums.delays, strict=True):
+                counted[slice(*_stretch(delay))] = 0
 
     def _publish_end(self) -> None:
         self._maps.command(Command.BOUNDARY, boundary=self.end_ns << 1 | self.parity)
+
+
+def _stretch(delay: DelaySums | DelayState) -> tuple[int, int]:
+    """Of the buckets that these delays are counted in, in whole octaves: the first, and the
+    first one behind them."""
+    least, most = (
+        bucket_of(distance(delay_ns, delay.origin_ns)) for delay_ns in (delay.min_ns, delay.max_ns)
+    )
+    return least & -SUB_BUCKETS, (most | SUB_BUCKETS - 1) + 1

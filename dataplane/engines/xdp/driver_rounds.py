@@ -32,9 +32,10 @@ from dataplane.stamp.session_table import (
 )
 
 DRAIN_NS = 1_000_000_000
-DRAIN_EACH_NS = 500_000
+DRAIN_EACH_NS = 200_000
 """How old what a store says about replies may be: so long, or so long for each session,
-if that is more. To drain one takes a tenth of a millisecond and more."""
+if that is more. To drain one takes a tenth of a millisecond and more; together with many
+others, a few microseconds."""
 
 SLOTS_AT: Final = EXTRA
 """Place of the session's slots in the arena, in words."""
@@ -47,6 +48,25 @@ DRAINED: Final = EXTRA + 3
 CALM: Final = EXTRA + 4
 """As long as the program has counted so many `breaks`, the replies to all packets from the
 first that is not settled up to the `highest` have come; -1: some have not."""
+FIT: Final = EXTRA + 5
+"""Not 0: nothing but `CALM` decides whether `expire_together` can be used."""
+NEWEST: Final = EXTRA + 6
+"""The highest sequence number of those records; -1 before the first."""
+NEWEST_NUMBER: Final = EXTRA + 7
+"""The Session-Reflector's in the reply to it."""
+EARLY: Final = EXTRA + 8
+"""How many of them count in the next interval."""
+FOLDED_SAMPLES: Final = EXTRA + 9
+FOLDED_DUPLICATES: Final = EXTRA + 10
+FOLDED_LATE: Final = EXTRA + 11
+FOLDED_REORDERED: Final = EXTRA + 12
+"""What the store has of the program's sums of the current interval."""
+COUNTED_AT: Final = EXTRA + 13
+"""Place in the arena, in words, of what it has of the program's histograms."""
+TOGETHER: Final = EXTRA + 14
+"""Packets that were settled together with others', which `LossAttribution` is to be told of."""
+TOGETHER_T3_NS: Final = EXTRA + 15
+"""Of the reply to the last of these."""
 
 
 _SLOT_WORDS = SLOT.itemsize // 8

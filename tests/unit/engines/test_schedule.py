@@ -13,7 +13,14 @@ from dataplane.clock import monotonic_ns
 from dataplane.engines.common import schedule as module
 from dataplane.engines.common.loop import SPIN_NS, Loop
 from dataplane.engines.common.plan import slack_ns_of
-from dataplane.engines.common.schedule import FLIGHT, LATENESS_MAX_NS, REST, SLICE, Schedule
+from dataplane.engines.common.schedule import (
+    EXPIRING,
+    FLIGHT,
+    LATENESS_MAX_NS,
+    REST,
+    SLICE,
+    Schedule,
+)
 from dataplane.stamp.sender_rounds import Rows
 from dataplane.stamp.session_table import SessionTable
 
@@ -160,6 +167,11 @@ class Expiring:
         self.due_ns[done] = 1_000 * MS
         return as_of_ns
 
+    def all_together(self, rows: Rows, pressing_ns: int, now_ns: int) -> int:
+        self.together.append((rows.tolist(), pressing_ns, now_ns))
+        self.due_ns[rows - 1] = 1_000 * MS
+        return now_ns
+
 
 def test_what_expires_waits_until_something_cannot(table: SessionTable) -> None:
     expiring = Expiring(table, [10 * MS + MS, 10 * MS])
@@ -189,6 +201,35 @@ def test_many_are_looked_after_in_slices_but_looked_for_once(table: SessionTable
     expiring.schedule._look(11 * MS)
     assert expiring.singly[-1] == singly[-1]
     assert len(expiring.together) == 1
+
+
+def test_packets_have_their_turn_before_more_are_looked_after_together(
+    table: SessionTable,
+) -> None:
+    """Those that have waited longest come first."""
+    expiring = Expiring(table, [10 * MS + 1] * EXPIRING + [10 * MS] * 3)
+    table.columns[module.TIMEOUT_NS][1 : EXPIRING + 4] = 10_000 * MS
+    # Nothing is left to be done one by one.
+    expiring.schedule._expire_together = expiring.all_together
+    expiring.schedule._look(11 * MS)
+    [(rows, _, _)] = expiring.together
+    assert len(rows) == EXPIRING
+    assert rows[-3:] == [EXPIRING + 1, EXPIRING + 2, EXPIRING + 3]
+    assert expiring.armed_ns[-1] < 11 * MS
+    expiring.schedule._look(11 * MS)
+    others = expiring.together[1][0]
+    assert sorted(rows + others) == [*range(1, EXPIRING + 4)]
+    assert not expiring.singly
+
+
+def test_what_the_first_packet_leads_to_is_looked_for_in_time(table: SessionTable) -> None:
+    """Before an interval ends for the first time."""
+    timers = Timers()
+    schedule = schedule_of(table, timers, 0, due_ns=0)
+    table.row(7)
+    table.columns[module.TIMEOUT_NS][7] = 2_000 * MS
+    schedule.send_at(7, 30 * MS, SLACK_NS)
+    assert timers.armed_ns[-1] == 30 * MS + SLACK_NS + 2_000 * MS
 
 
 def test_only_what_cannot_wait_makes_replies_be_read(table: SessionTable) -> None:

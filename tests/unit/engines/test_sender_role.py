@@ -249,6 +249,23 @@ def test_what_is_gone_leaves_nothing_to_collect(node: Node, count: int) -> None:
         gc.enable()
 
 
+def test_many_part_together(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While they still have all that they collect with."""
+    parted: list[list[int]] = []
+
+    def parting(ssids: Sequence[int]) -> None:
+        assert all(node.role._run(ssid).collector is not None for ssid in ssids)
+        parted.append(list(ssids))
+
+    monkeypatch.setattr(node.role._collecting, "parting", parting)
+    node.configure(sender(*range(1, TOGETHER + 10)))
+    assert not parted
+    node.configure(sender(1, 2, 3))
+    assert parted == [[*range(4, TOGETHER + 4)], [*range(TOGETHER + 4, TOGETHER + 10)]]
+    node.role.close()
+    assert parted[2:] == [[1, 2, 3]]
+
+
 @pytest.mark.parametrize(
     "look",
     [

@@ -56,7 +56,8 @@ def test_intervals_that_are_closed_one_by_one_leave_their_packets_in_the_burst(
     transport = SimpleNamespace(send_burst=send_burst, dress=lambda *_: None)
     lane = lane_of(config)
     rounds = SenderRounds(
-        config.source_address, table, clock, {lane: 0}, lambda _rows, _now_ns: None
+        *(config.source_address, table, clock, {lane: 0}),
+        *(lambda _rows, _now_ns: None, lambda _rows, _now_ns: None),
     )
     rounds.send(cast(BatchTransport, transport), np.array([1, 2, 3]), runs)
     assert bursts == [3]

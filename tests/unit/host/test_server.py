@@ -11,7 +11,16 @@ import pytest
 
 from dataplane.engines.base import IntervalClosed
 from dataplane.host import server
-from dataplane.host.messages import Answer, Message, Ping, Reports, Shutdown, Splitter, encode
+from dataplane.host.messages import (
+    Answer,
+    Freshen,
+    Message,
+    Ping,
+    Reports,
+    Shutdown,
+    Splitter,
+    encode,
+)
 from dataplane.host.server import Server
 
 LONG_S = 20.0
@@ -64,3 +73,31 @@ def test_reports_that_nobody_asked_for_come_all_the_same(host: Host) -> None:
     assert host.receive() == Reports((IntervalClosed(1, 2),))
     host.channel.sendall(encode(Shutdown(8)))
     assert host.receive() == Answer(8)
+
+
+def test_pings_do_not_wait_for_stores_to_be_brought_up_to_date(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+    monkeypatch.setattr(host.server._engines, "freshen", go_on.wait)
+    host.channel.sendall(encode(Freshen(1)) + encode(Ping(2)))
+    assert host.receive() == Answer(2)
+    go_on.set()
+    assert host.receive() == Answer(1)
+
+
+def test_a_host_ends_whatever_is_being_brought_up_to_date(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, closed = threading.Event(), threading.Event()
+
+    def freshen() -> None:
+        begun.set()
+        closed.wait()
+
+    monkeypatch.setattr(host.server._engines, "freshen", freshen)
+    monkeypatch.setattr(host.server._engines, "close", closed.set)
+    host.channel.sendall(encode(Freshen(1)) + encode(Freshen(2)))
+    begun.wait()
+    host.channel.sendall(encode(Shutdown(3)))
+    assert {host.receive(), host.receive()} == {Answer(3), Answer(1)}

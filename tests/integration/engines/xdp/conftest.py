@@ -34,7 +34,7 @@ def reflector_module() -> Iterator[BpfModule]:
 def collector_module() -> Iterator[BpfModule]:
     """The collector with a clock that the tests set."""
     module = BpfModule(SOURCES / "collector.c", {"FIXED_CLOCK": 1})
-    for program in ("collector", "control"):
+    for program in ("collector", "control", "controls"):
         module.load(program)
     module.free_compiler()
     yield module

@@ -174,3 +174,23 @@ def test_replies_that_come_while_records_are_read_as_the_core(
         assert twins.stores[1].snapshot().received == 500 + more
     finally:
         twins.close()
+
+
+@pytest.mark.parametrize("mode", ReflectorMode)
+def test_replies_that_came_early_count_once(
+    node: Node, tmp_path: Path, mode: ReflectorMode
+) -> None:
+    """They are drained when an interval is closed late, and nothing is drained until the next
+    one is closed."""
+    twins = Twins(node, session(reflector_mode=mode), tmp_path)
+    twins.start(0, UNIX_NS)
+    try:
+        for sequence, now_ns in enumerate((100 * MS, 200 * MS, S - 10 * MS, S + 300 * MS)):
+            twins.sent(sequence, UNIX_NS + now_ns, now_ns)
+            twins.arrive(frame(twins, payload(sequence, sequence)), now_ns + 20 * MS)
+            if sequence == 2:
+                twins.compare(now_ns + 30 * MS)
+        twins.compare(2 * S + 10 * MS)
+        assert twins.driver._drained == 4
+    finally:
+        twins.close()

@@ -80,7 +80,7 @@ def test_reasons() -> None:
 
 @pytest.mark.parametrize(
     "limit",
-    ["SSIDS", "COLLECTOR_INTERFACES", "ORDER_MAX", "DIRECTIONS", "BUCKETS"],
+    ["SSIDS", "COLLECTOR_INTERFACES", "COMMANDS", "ORDER_MAX", "DIRECTIONS", "BUCKETS"],
 )
 def test_limits_of_the_collector(limit: str) -> None:
     assert macros("", COLLECTION)[limit] == getattr(collector_layouts, limit)

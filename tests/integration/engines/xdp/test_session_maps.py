@@ -16,7 +16,7 @@ from dataplane.bpf.syscall import XDP_DROP, XDP_PASS, lookup_element
 from dataplane.config import SenderSession
 from dataplane.engines.xdp.collection import DriverCollector
 from dataplane.engines.xdp.collector_layouts import CollectorUp
-from dataplane.engines.xdp.session_maps import make_rooms
+from dataplane.engines.xdp.session_maps import make_rooms, take_away
 from dataplane.frames import Datagram, Frame
 from dataplane.stamp.window import window_of
 from dataplane.store import SessionStore
@@ -119,3 +119,36 @@ def test_rooms_that_cannot_be_made_leave_nothing_behind(
     for room in make_rooms(collector_module, {1: WINDOW, 2: WINDOW}, arena).values():
         room.close()
     assert arena._files_used == used
+
+
+@pytest.mark.usefixtures("ports")
+def test_rooms_are_taken_away_together_and_given_anew(
+    node: Node, arena: Arena, tmp_path: Path
+) -> None:
+    configs = [session(ssid=ssid) for ssid in (1, 2, 3)]
+    windows = {config.ssid: window_of(config) for config in configs}
+    rooms = make_rooms(node.module, windows, arena)
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+        for config in configs:
+            store = SessionStore.create(tmp_path / folder / str(config.ssid), config)
+            collector = DriverCollector(
+                *(config, store, node.module), now_ns=0, room=rooms[config.ssid]
+            )
+            collector.start(0, UNIX_NS)
+            collector.sent(0, UNIX_NS, 0)
+            assert reply(node, config, 5 * MS) == XDP_DROP
+            assert not collector.fresh
+        take_away(node.module, list(rooms.values()))
+        before = node.tables.counts().handed_up[CollectorUp.PEER]
+        for config in configs:
+            assert reply(node, config, 6 * MS) == XDP_PASS
+            assert rooms[config.ssid].collection.values["running"]["received"] == 1
+        assert node.tables.counts().handed_up[CollectorUp.PEER] == before + len(configs)
+        for room in rooms.values():
+            room.close()
+        # Programs have maps there, but none that is anybody's: new ones take their place.
+        rooms = make_rooms(node.module, windows, arena)
+    for room in rooms.values():
+        room.close()
+    assert not any(any(given(node.module, ssid)) for ssid in windows)
