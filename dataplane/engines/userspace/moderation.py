@@ -28,8 +28,8 @@ MODERATION_SETTING = "STAMP_MODERATION_US"
 """Environment variable: microseconds for which packets wait for company where replies flood
 in, 0 for never; `MODERATION_US` where it is not set."""
 
-MODERATION_US = 64
-"""A veth's ring has room for 256 packets: four million a second, for so long."""
+MODERATION_US = 100
+"""A veth's ring has room for 256 packets: two and a half million a second, for so long."""
 
 MODERATION_US_MAX = 10_000
 
