@@ -124,6 +124,7 @@ def test_killed_reflector_keeps_its_counters(
     reflector.engine.apply(reflecting(served, engine=engine, interfaces=("vb",)))
     stateful = dataclasses.replace(FAST, reflector_mode=ReflectorMode.STATEFUL)
     sender.engine.apply(sending(stateful, engine=engine, interfaces=("va",)))
+    until(sender, 5, OperState.RUNNING)
     eventually(lambda: received(sender, 5) > 50, "50 replies")
     os.kill(reflector.engine.pid or 0, signal.SIGKILL)
     eventually(lambda: reflector.engine.restarts == 1, "the reflector's host is replaced")
