@@ -8,7 +8,6 @@ is left to be taken one by one. A property test holds this against
 
 from __future__ import annotations
 
-import ctypes
 from typing import Any
 
 import numpy as np
@@ -24,18 +23,15 @@ from dataplane.histogram_store import (
     OCTAVES,
     needs_memory,
 )
-from dataplane.measurement import RECORD, RingHeader
+from dataplane.measurement import RECORD
 from dataplane.session_state import (
     BACKWARD,
     DIRECTIONS,
     FORWARD,
     ROUND_TRIP,
     Counters,
-    IntervalState,
-    SessionHead,
-    SessionState,
 )
-from dataplane.stamp.sender_rounds import VERSION, Range, Rows, word_of, words_of
+from dataplane.stamp.sender_rounds import Range, Rows
 from dataplane.stamp.session_table import (
     APART,
     DELAYS,
@@ -58,6 +54,22 @@ from dataplane.stamp.session_table import (
     TIMES,
     SessionTable,
 )
+from dataplane.stamp.state_words import (
+    CLOSED_AT,
+    COUNTERS_AT,
+    DELAY_STATE,
+    DELAY_WORDS,
+    DELAYS_AT,
+    INTERVAL_WORDS,
+    LAST_RECEIVED_AT,
+    RECORD_WORDS,
+    RING_HEAD_AT,
+    RING_WORDS,
+    T1_METHOD_AT,
+    T4_METHOD_AT,
+    VERSION,
+    word_of,
+)
 from dataplane.stamp.window import RECEIVED, UNDER_WAY
 from dataplane.statistics import FAR_NS, DelayState
 
@@ -67,27 +79,8 @@ Mask = npt.NDArray[np.bool_]
 _WRAP = 1 << 32
 _HALF = 1 << 31
 
-_HEAD = word_of(SessionState, "head")
-_CLOSED = _HEAD + word_of(SessionHead, "closed")
-_LAST_RECEIVED = _HEAD + word_of(SessionHead, "last_received_ns")
-_RECEIVED = _HEAD + word_of(SessionHead, "counters") + word_of(Counters, "received")
-_T1_METHOD = 8 * _HEAD + SessionHead.t1_method.offset  # type: ignore[attr-defined]
-_T4_METHOD = 8 * _HEAD + SessionHead.t4_method.offset  # type: ignore[attr-defined]
-_INTERVALS = word_of(SessionState, "interval")
-_DELAY = word_of(IntervalState, "delay")
-_INTERVAL_WORDS = words_of(IntervalState)
-_DELAY_WORDS = words_of(DelayState)
+_RECEIVED = COUNTERS_AT + word_of(Counters, "received")
 _ORIGIN = word_of(DelayState, "origin_ns")
-_RING_WORDS = words_of(RingHeader)
-_RING_HEAD = word_of(RingHeader, "head")
-_RECORD_WORDS = RECORD.size // 8
-DELAY_STATE = np.dtype(
-    [
-        (name, np.float64 if kind is ctypes.c_double else np.int64)
-        for name, kind in DelayState._fields_
-    ]
-)
-assert DELAY_STATE.itemsize == 8 * _DELAY_WORDS
 _DIRECTIONS = np.arange(DIRECTIONS)
 _AHEAD = np.arange(32)
 """Packets whose fate is looked at at once."""
@@ -149,11 +142,12 @@ def places_in_histograms(
     bits, apart from the parity of the interval; and which sessions have a place for all,
     about an origin that is known, and none that is too far off to be worked on in 64 bits."""
     at = table.columns[HISTOGRAMS][rows][:, None]
-    origins = _origins(table, rows)
+    parity = table.arena.words[table.columns[STATE][rows] + CLOSED_AT] & 1
+    origins = origins_of(table, rows, parity)
     buckets = buckets_of(distances(delays, origins))
     directory = (at + DIRECTORY_AT) // 2 + _DIRECTIONS * OCTAVES + (buckets >> OCTAVE_BITS)
     entries = table.arena.halves[directory].astype(np.int64)
-    unused = table.columns[DELAYS][rows][:, None] <= _DIRECTIONS
+    unused = ~evaluated(table, rows)
     near: Mask = np.all(np.abs(delays) <= FAR_NS, axis=1)
     near &= ((origins != 0) | unused).all(axis=1)
     new = (entries == 0) & ~unused & near[:, None]
@@ -165,12 +159,22 @@ def places_in_histograms(
     return places, known
 
 
-def _origins(table: SessionTable, rows: Rows) -> Int64:
-    """`DelayState.origin_ns` of each delay."""
-    words, state = table.arena.words, table.columns[STATE][rows]
-    parity = words[state + _CLOSED] & 1
-    at = state + _INTERVALS + parity * _INTERVAL_WORDS + _DELAY + _ORIGIN
-    origins: Int64 = words[at[:, None] + _DIRECTIONS * _DELAY_WORDS]
+def evaluated(table: SessionTable, rows: Rows) -> Mask:
+    """Which delays of each session are, by direction."""
+    used: Mask = table.columns[DELAYS][rows][:, None] > _DIRECTIONS
+    return used
+
+
+def delays_at(table: SessionTable, rows: Rows, parity: Int64) -> Int64:
+    """Where the three `DelayState` of the intervals of this parity begin, in words."""
+    at: Int64 = table.columns[STATE][rows] + DELAYS_AT + parity * INTERVAL_WORDS
+    return at
+
+
+def origins_of(table: SessionTable, rows: Rows, parity: Int64) -> Int64:
+    """`DelayState.origin_ns` of each delay of these intervals."""
+    at = delays_at(table, rows, parity)[:, None] + _DIRECTIONS * DELAY_WORDS + _ORIGIN
+    origins: Int64 = table.arena.words[at]
     return origins
 
 
@@ -205,14 +209,14 @@ def take_round(
     words[state + VERSION] = version
     _append(table, rows, records)
     words[state + _RECEIVED] += 1
-    words[state + _LAST_RECEIVED] = records["t4_ns"]
-    arena.bytes[8 * state + _T1_METHOD] = records["t1_method"]
-    arena.bytes[8 * state + _T4_METHOD] = records["t4_method"]
+    words[state + LAST_RECEIVED_AT] = records["t4_ns"]
+    arena.bytes[8 * state + T1_METHOD_AT] = records["t1_method"]
+    arena.bytes[8 * state + T4_METHOD_AT] = records["t4_method"]
     columns[HIGHEST][rows] = sequences
-    parity = words[state + _CLOSED] & 1
-    used = columns[DELAYS][rows][:, None] > _DIRECTIONS
-    at = state + _INTERVALS + parity * _INTERVAL_WORDS + _DELAY
-    whole = arena.pick(at, DIRECTIONS * _DELAY_WORDS)
+    parity = words[state + CLOSED_AT] & 1
+    used = evaluated(table, rows)
+    at = delays_at(table, rows, parity)
+    whole = arena.pick(at, DIRECTIONS * DELAY_WORDS)
     states, numbers = whole.view(DELAY_STATE), np.broadcast_to(sequences[:, None], used.shape)
     places = places + parity[:, None] * SUB_BUCKETS
     if used.all():
@@ -256,10 +260,10 @@ def settle_round(table: SessionTable, rows: Rows) -> None:
 def _append(table: SessionTable, rows: Rows, records: npt.NDArray[Any]) -> None:
     """As `RecordRing.append`."""
     words, ring = table.arena.words, table.columns[RING][rows]
-    head = words[ring + _RING_HEAD]
-    at = ring + _RING_WORDS + head % table.columns[SLOTS][rows] * _RECORD_WORDS
+    head = words[ring + RING_HEAD_AT]
+    at = ring + RING_WORDS + head % table.columns[SLOTS][rows] * RECORD_WORDS
     table.arena.pieces(RECORD.size)[at] = records.view((np.void, RECORD.size))
-    words[ring + _RING_HEAD] = head + 1
+    words[ring + RING_HEAD_AT] = head + 1
 
 
 def _update(states: npt.NDArray[Any], values_ns: Int64, sequences: Int64) -> None:

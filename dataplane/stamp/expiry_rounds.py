@@ -7,10 +7,10 @@ property test holds this against `Collector.expire`.
 
 from __future__ import annotations
 
-from dataplane.session_state import Counters, SessionHead, SessionState
+from dataplane.session_state import Counters
 from dataplane.stamp.collector_rounds import losses_due, settle_round
 from dataplane.stamp.interval_rounds import close_over
-from dataplane.stamp.sender_rounds import VERSION, Rows, word_of
+from dataplane.stamp.sender_rounds import Rows
 from dataplane.stamp.session_table import (
     END_NS,
     FATES,
@@ -20,9 +20,10 @@ from dataplane.stamp.session_table import (
     STATEFUL,
     SessionTable,
 )
+from dataplane.stamp.state_words import COUNTERS_AT, VERSION, word_of
 from dataplane.stamp.window import LOST
 
-_LOST = word_of(SessionState, "head") + word_of(SessionHead, "counters") + word_of(Counters, "lost")
+_LOST = COUNTERS_AT + word_of(Counters, "lost")
 
 
 def expire_over(table: SessionTable, rows: Rows, as_of_ns: int) -> None:

@@ -38,7 +38,7 @@ from dataplane.session_state import (
     TotalState,
 )
 from dataplane.stamp.collector_rounds import losses_due
-from dataplane.stamp.sender_rounds import VERSION, Rows, word_of, words_of
+from dataplane.stamp.sender_rounds import Rows
 from dataplane.stamp.session_table import (
     END_NS,
     HISTOGRAMS,
@@ -52,6 +52,17 @@ from dataplane.stamp.session_table import (
     Kind,
     SessionTable,
 )
+from dataplane.stamp.state_words import (
+    CLOSED_AT,
+    COUNTERS_AT,
+    DELAY_WORDS,
+    HEAD_AT,
+    INTERVAL_WORDS,
+    INTERVALS_AT,
+    VERSION,
+    word_of,
+    words_of,
+)
 from dataplane.statistics import INT64_MAX, DelayState
 
 Int64 = npt.NDArray[np.int64]
@@ -60,19 +71,13 @@ Mask = npt.NDArray[np.bool_]
 
 _LARGEST = np.nextafter(2.0**63, 0.0)
 
-_HEAD = word_of(SessionState, "head")
-_CLOSED = _HEAD + word_of(SessionHead, "closed")
-_COUNTERS = _HEAD + word_of(SessionHead, "counters")
-_LOCAL_ERROR = _HEAD + word_of(SessionHead, "local_error_ns")
-_LOCAL_SYNCHRONIZATION = 8 * _HEAD + SessionHead.local_synchronization.offset  # type: ignore[attr-defined]
+_LOCAL_ERROR = HEAD_AT + word_of(SessionHead, "local_error_ns")
+_LOCAL_SYNCHRONIZATION = 8 * HEAD_AT + SessionHead.local_synchronization.offset  # type: ignore[attr-defined]
 _COUNTERS_WORDS = words_of(Counters)
-_INTERVALS = word_of(SessionState, "interval")
-_INTERVAL_WORDS = words_of(IntervalState)
 _TOTALS = word_of(SessionState, "total")
 _TOTAL_WORDS = words_of(TotalState)
 _OF_INTERVAL = {name: word_of(IntervalState, name) for name, _ in IntervalState._fields_}
 _OF_DELAY = {name: word_of(DelayState, name) for name, _ in DelayState._fields_}
-_DELAY_WORDS = words_of(DelayState)
 _PREVIOUS = [
     _OF_DELAY[name] for name in ("origin_ns", "previous_sequence", "previous_ns", "has_previous")
 ]
@@ -125,15 +130,15 @@ def close_round(table: SessionTable, rows: Rows, kind: Kind) -> None:
     state = columns[STATE][rows]
     version = words[state + VERSION] | 1
     words[state + VERSION] = version
-    number = words[state + _CLOSED] + 1
+    number = words[state + CLOSED_AT] + 1
     new = number & 1
     closing, following = (
-        state + _INTERVALS + parity * _INTERVAL_WORDS for parity in (1 - new, new)
+        state + INTERVALS_AT + parity * INTERVAL_WORDS for parity in (1 - new, new)
     )
-    whole = table.arena.pick(closing, _INTERVAL_WORDS)
+    whole = table.arena.pick(closing, INTERVAL_WORDS)
     at = _OF_INTERVAL["delay"]
-    delays = whole[:, at:].reshape(len(rows), DIRECTIONS, _DELAY_WORDS)
-    counters = table.arena.pick(state + _COUNTERS, _COUNTERS_WORDS)
+    delays = whole[:, at:].reshape(len(rows), DIRECTIONS, DELAY_WORDS)
+    counters = table.arena.pick(state + COUNTERS_AT, _COUNTERS_WORDS)
     end_ns = columns[END_NS][rows]
     unix_ns = columns[UNIX_OFFSET_NS][rows] + end_ns
     width = _SUMMARY + len(kind.percentiles)
@@ -157,14 +162,14 @@ def close_round(table: SessionTable, rows: Rows, kind: Kind) -> None:
     table.arena.put(place, entry)
     _add_to_totals(table.arena, state + _TOTALS, new, delays[:, : kind.directions])
     _begin(table.arena, following, unix_ns, end_ns, columns[LENGTH_NS][rows], counters)
-    fresh = np.zeros((len(rows), kind.directions, _DELAY_WORDS), np.int64)
+    fresh = np.zeros((len(rows), kind.directions, DELAY_WORDS), np.int64)
     fresh[:, :, _PREVIOUS] = delays[:, : kind.directions, _PREVIOUS]
     table.arena.put(following + at, fresh.reshape(len(rows), -1))
     columns[END_NS][rows] = end_ns + columns[LENGTH_NS][rows]
     for index, direction, origin_ns in moves:
         collector = table.collectors[int(rows[index])]
         collector.move_origin(int(new[index]), direction, origin_ns)
-    words[state + _CLOSED] = number
+    words[state + CLOSED_AT] = number
     words[state + VERSION] = version + 1
     for row, closed in zip(rows.tolist(), number.tolist(), strict=True):
         table.collectors[row].closed_together(closed)
@@ -278,7 +283,7 @@ def _add_to_totals(arena: Arena, at: Int64, new: Int64, later: Int64) -> None:
     """As `DelayState.merge`: the totals of the other parity become those of parity `new`,
     with `later` added."""
     count, directions = later.shape[:2]
-    words = directions * _DELAY_WORDS
+    words = directions * DELAY_WORDS
     old = arena.pick(at + (1 - new) * _TOTAL_WORDS, words).reshape(later.shape)
     floats, theirs = old.view(np.float64), later.view(np.float64)
     field = {name: old[..., place] for name, place in _OF_DELAY.items()}

@@ -5,14 +5,13 @@ The sessions are rows of one `SessionTable`. A property test holds this against 
 
 from __future__ import annotations
 
-import ctypes
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from dataplane.measurement import TimestampMethod
-from dataplane.session_state import Counters, SessionHead, SessionState
+from dataplane.session_state import Counters, SessionHead
 from dataplane.stamp.packet import OPEN
 from dataplane.stamp.session_table import (
     APART,
@@ -37,6 +36,13 @@ from dataplane.stamp.session_table import (
     UNIX_OFFSET_NS,
     SessionTable,
 )
+from dataplane.stamp.state_words import (
+    COUNTERS_AT,
+    HEAD_AT,
+    T1_METHOD_AT,
+    VERSION,
+    word_of,
+)
 from dataplane.stamp.window import UNDER_WAY
 
 Rows = npt.NDArray[np.intp]
@@ -54,25 +60,10 @@ assert PACKET.itemsize == OPEN.length
 _WRAP = 0xFFFFFFFF
 
 
-def word_of(structure: Any, name: str) -> int:
-    """Where a field is in its structure, in words of 8 bytes."""
-    at: int = getattr(structure, name).offset
-    assert at % 8 == 0
-    return at // 8
-
-
-def words_of(structure: Any) -> int:
-    return ctypes.sizeof(structure) // 8
-
-
-_HEAD = word_of(SessionState, "head")
-_COUNTERS = _HEAD + word_of(SessionHead, "counters")
-VERSION = _HEAD + word_of(SessionHead, "version")
-_NEXT_SEQUENCE = _HEAD + word_of(SessionHead, "next_sequence")
-_LAST_SENT = _HEAD + word_of(SessionHead, "last_sent_ns")
-_SENT = _COUNTERS + word_of(Counters, "sent")
-_SKIPPED = _COUNTERS + word_of(Counters, "skipped")
-_T1_METHOD = 8 * _HEAD + SessionHead.t1_method.offset  # type: ignore[attr-defined]
+_NEXT_SEQUENCE = HEAD_AT + word_of(SessionHead, "next_sequence")
+_LAST_SENT = HEAD_AT + word_of(SessionHead, "last_sent_ns")
+_SENT = COUNTERS_AT + word_of(Counters, "sent")
+_SKIPPED = COUNTERS_AT + word_of(Counters, "skipped")
 
 
 def fit_to_send(table: SessionTable, rows: Rows, now_ns: int) -> npt.NDArray[np.bool_]:
@@ -111,7 +102,7 @@ def send_round(
     columns[NEXT][rows] = columns[SEQUENCE][rows] = words[state + _NEXT_SEQUENCE] = sequence
     words[state + _SENT] += 1
     words[state + _LAST_SENT] = t1_ns
-    arena.bytes[8 * state + _T1_METHOD] = TimestampMethod.USERSPACE.code
+    arena.bytes[8 * state + T1_METHOD_AT] = TimestampMethod.USERSPACE.code
     columns[UNIX_OFFSET_NS][rows] = t1_ns - now_ns
     slot, end_slot = columns[SLOT][rows], columns[END_SLOT][rows]
     start_ns, interval_ns = columns[START_NS][rows], columns[INTERVAL_NS][rows]

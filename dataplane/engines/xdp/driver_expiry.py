@@ -45,6 +45,7 @@ from dataplane.engines.xdp.driver_rounds import (
     FRESH_NS,
     NEWEST,
     NEWEST_NUMBER,
+    SLOT_WORDS,
     SLOTS_AT,
     TOGETHER,
     TOGETHER_T3_NS,
@@ -56,18 +57,20 @@ from dataplane.histogram_store import BLOCK, BLOCKS_AT, DIRECTORY_AT, OCTAVE_BIT
 from dataplane.measurement import RECORD, RingHeader
 from dataplane.session_state import (
     Counters,
-    IntervalState,
     SessionHead,
-    SessionState,
     Synchronization,
 )
-from dataplane.stamp.collector_rounds import DELAY_STATE, begin_octaves
+from dataplane.stamp.collector_rounds import (
+    begin_octaves,
+    delays_at,
+    evaluated,
+    origins_of,
+)
 from dataplane.stamp.expiry_rounds import lose_round
 from dataplane.stamp.interval_rounds import close_round
-from dataplane.stamp.sender_rounds import VERSION, Rows, word_of, words_of
+from dataplane.stamp.sender_rounds import Rows
 from dataplane.stamp.session_table import (
     APART,
-    DELAYS,
     END_NS,
     ESTIMATE,
     FATES,
@@ -84,9 +87,24 @@ from dataplane.stamp.session_table import (
     TIMES,
     SessionTable,
 )
+from dataplane.stamp.state_words import (
+    CLOSED_AT,
+    COUNTERS_AT,
+    DELAY_STATE,
+    DELAY_WORDS,
+    HEAD_AT,
+    LAST_RECEIVED_AT,
+    RECORD_WORDS,
+    RING_HEAD_AT,
+    RING_WORDS,
+    T1_METHOD_AT,
+    T4_METHOD_AT,
+    VERSION,
+    word_of,
+)
 from dataplane.stamp.timestamp import ErrorEstimate
 from dataplane.stamp.window import RECEIVED
-from dataplane.statistics import INT64_MAX, DelayState
+from dataplane.statistics import INT64_MAX
 
 Int64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -97,22 +115,9 @@ TOGETHER_MAX = 512
 _EXACT = 2.0**62
 """Products below this are exact in 64 bits, however they were rounded to find out."""
 
-_HEAD = word_of(SessionState, "head")
-_CLOSED = _HEAD + word_of(SessionHead, "closed")
-_LAST_RECEIVED = _HEAD + word_of(SessionHead, "last_received_ns")
-_COUNTERS = _HEAD + word_of(SessionHead, "counters")
-_T1_METHOD = 8 * _HEAD + SessionHead.t1_method.offset  # type: ignore[attr-defined]
-_T4_METHOD = 8 * _HEAD + SessionHead.t4_method.offset  # type: ignore[attr-defined]
-_REFLECTOR_ERROR = _HEAD + word_of(SessionHead, "reflector_error_ns")
-_REFLECTOR_SYNCHRONIZATION = 8 * _HEAD + SessionHead.reflector_synchronization.offset  # type: ignore[attr-defined]
-_DELAYS = word_of(SessionState, "interval") + word_of(IntervalState, "delay")
-_INTERVAL_WORDS = words_of(IntervalState)
-_DELAY_WORDS = words_of(DelayState)
-_ORIGIN = word_of(DelayState, "origin_ns")
-_RING_WORDS = words_of(RingHeader)
-_RING_HEAD, _RING_CLAIMED = (word_of(RingHeader, name) for name in ("head", "claimed"))
-_RECORD_WORDS = RECORD.size // 8
-_SLOT_WORDS = SLOT.itemsize // 8
+_REFLECTOR_ERROR = HEAD_AT + word_of(SessionHead, "reflector_error_ns")
+_REFLECTOR_SYNCHRONIZATION = 8 * HEAD_AT + SessionHead.reflector_synchronization.offset  # type: ignore[attr-defined]
+_RING_CLAIMED = word_of(RingHeader, "claimed")
 _TAG = word_at(SLOT, "tag")
 _SUMS_WORDS = INTERVAL_SUMS.itemsize // 8
 _RUNNING_WORDS = RUNNING.itemsize // 8
@@ -189,7 +194,7 @@ def _asked(table: SessionTable, rows: Rows, commands: Commands, now_ns: int) -> 
     """As `Command.COPY`. Where the interval is over, what comes counts in the next one from
     here on; it would do so anyway, for nothing comes before `now_ns` any more."""
     columns, arena = table.columns, table.arena
-    parity = arena.words[columns[STATE][rows] + _CLOSED] & 1
+    parity = arena.words[columns[STATE][rows] + CLOSED_AT] & 1
     over = columns[END_NS][rows] <= now_ns
     commands.carry_out(
         rows,
@@ -221,7 +226,7 @@ def _are_calm(table: SessionTable, found: _Sessions, now_ns: int) -> Mask:
     kept = (settled == columns[NEXT][rows]) | (now_ns <= sent_ns + columns[TIMEOUT_NS][rows])
     stateful = np.array([kind.stateful for kind in table.kinds], np.bool_)
     calm &= kept | ~stateful[columns[KIND][rows]]
-    at = columns[SLOTS_AT][rows] + (settled - 1 & mask) * _SLOT_WORDS
+    at = columns[SLOTS_AT][rows] + (settled - 1 & mask) * SLOT_WORDS
     calm &= (count == 0) | (words[at + _TAG] == settled - 1 << 1 | 1)
     calm &= _are_simple(table, found)
     return calm
@@ -231,7 +236,7 @@ def _are_simple(table: SessionTable, found: _Sessions) -> Mask:
     """Where sums are about the origin that the store has, or is to have, and what is made of
     them fits into 64 bits."""
     delay, samples = found.sums["delay"], found.sums["samples"][:, None].astype(np.float64)
-    known = _origins(table, found)
+    known = origins_of(table, found.rows, found.parity)
     large: npt.NDArray[np.uint64]
     large = delay["squares_high"] | delay["squares_top"] | delay["ipdv_high"]
     simple: Mask = (known == 0) | (known == delay["origin_ns"])
@@ -240,33 +245,16 @@ def _are_simple(table: SessionTable, found: _Sessions) -> Mask:
     simple &= large == 0
     simple &= samples * delay["squares_low"] < _EXACT
     simple &= total.astype(np.float64) ** 2 < _EXACT
-    simple |= ~_used(table, found.rows) | (samples == 0)
+    simple |= ~evaluated(table, found.rows) | (samples == 0)
     fits: Mask = np.all(simple, axis=1)
     return fits
-
-
-def _used(table: SessionTable, rows: Rows) -> Mask:
-    """Delays that are evaluated, by direction."""
-    used: Mask = table.columns[DELAYS][rows][:, None] > _DIRECTIONS
-    return used
-
-
-def _delays_at(table: SessionTable, found: _Sessions) -> Int64:
-    """Of the current interval, in the store."""
-    return table.columns[STATE][found.rows] + _DELAYS + found.parity * _INTERVAL_WORDS
-
-
-def _origins(table: SessionTable, found: _Sessions) -> Int64:
-    at = _delays_at(table, found)[:, None] + _DIRECTIONS * _DELAY_WORDS + _ORIGIN
-    origins: Int64 = table.arena.words[at]
-    return origins
 
 
 def _fold(table: SessionTable, found: _Sessions) -> None:
     """As `DriverIntervals.fold`."""
     columns, words = table.columns, table.arena.words
     rows, sums = found.rows, found.sums
-    counters = columns[STATE][rows] + _COUNTERS
+    counters = columns[STATE][rows] + COUNTERS_AT
     new = sums["samples"].astype(np.int64) != columns[FOLDED_SAMPLES][rows]
     for theirs, ours, column in _FOLDED:
         counted = sums[theirs].astype(np.int64)
@@ -280,8 +268,8 @@ def _fold(table: SessionTable, found: _Sessions) -> None:
 
 def _fold_delays(table: SessionTable, found: _Sessions) -> None:
     """As `sums.delay_state` of each."""
-    arena, at = table.arena, _delays_at(table, found)
-    whole = arena.pick(at, DIRECTIONS * _DELAY_WORDS)
+    arena, at = table.arena, delays_at(table, found.rows, found.parity)
+    whole = arena.pick(at, DIRECTIONS * DELAY_WORDS)
     delay, running = found.sums["delay"], found.running
     samples = found.sums["samples"].astype(np.int64)[:, None]
     total, squares = (delay[name].astype(np.int64) for name in ("sum_low", "squares_low"))
@@ -297,7 +285,7 @@ def _fold_delays(table: SessionTable, found: _Sessions) -> None:
     states["has_previous"] = previous > 0
     states["previous_sequence"] = np.maximum(previous - 1, 0)
     states["previous_ns"] = np.where(previous > 0, running["previous_ns"], 0)
-    used = _used(table, found.rows)
+    used = evaluated(table, found.rows)
     whole.view(DELAY_STATE)[used] = states[used]
     arena.put(at, whole)
 
@@ -310,7 +298,7 @@ def _octaves(table: SessionTable, found: _Sessions) -> tuple[npt.NDArray[np.intp
         (buckets_of(distances(delay[name], delay["origin_ns"])) >> OCTAVE_BITS).ravel()
         for name in ("min_ns", "max_ns")
     )
-    counted = _used(table, found.rows) & (found.sums["samples"] > 0)[:, None]
+    counted = evaluated(table, found.rows) & (found.sums["samples"] > 0)[:, None]
     owner, within = _runs(np.where(counted.ravel(), most - least + 1, 0))
     return owner // DIRECTIONS, owner % DIRECTIONS, least[owner] + within
 
@@ -374,23 +362,23 @@ def _take_in(table: SessionTable, found: _Sessions) -> None:
     kept = np.minimum(count, columns[SLOTS][rows] - 1)
     owner, within = _runs(kept)
     places = (end - kept)[owner] + within & mask[owner]
-    at = columns[SLOTS_AT][rows][owner] + places * _SLOT_WORDS
-    slots = arena.pick(at, _SLOT_WORDS).view(SLOT)[:, 0]
+    at = columns[SLOTS_AT][rows][owner] + places * SLOT_WORDS
+    slots = arena.pick(at, SLOT_WORDS).view(SLOT)[:, 0]
     records = records_of(slots)
     ring = columns[RING][rows]
-    head = words[ring + _RING_HEAD] + count
+    head = words[ring + RING_HEAD_AT] + count
     words[ring + _RING_CLAIMED] = head
     places = ((head - kept)[owner] + within) % columns[SLOTS][rows][owner]
-    at = ring[owner] + _RING_WORDS + places * _RECORD_WORDS
+    at = ring[owner] + RING_WORDS + places * RECORD_WORDS
     arena.pieces(RECORD.size)[at] = records.view((np.void, RECORD.size))
-    words[ring + _RING_HEAD] = head
+    words[ring + RING_HEAD_AT] = head
     ends = kept.cumsum() - 1
     last = records[ends]
     _know_reflectors(table, rows, slots["error_estimate"][ends])
     state = columns[STATE][rows]
-    words[state + _LAST_RECEIVED] = last["t4_ns"]
-    arena.bytes[8 * state + _T1_METHOD] = last["t1_method"]
-    arena.bytes[8 * state + _T4_METHOD] = last["t4_method"]
+    words[state + LAST_RECEIVED_AT] = last["t4_ns"]
+    arena.bytes[8 * state + T1_METHOD_AT] = last["t1_method"]
+    arena.bytes[8 * state + T4_METHOD_AT] = last["t4_method"]
     columns[SETTLED][rows] = end
     columns[DRAINED][rows] = received
     columns[NEWEST][rows] = end - 1
@@ -421,9 +409,9 @@ def _close(table: SessionTable, over: _Sessions, commands: Commands) -> None:
     words = arena.words
     words[columns[STATE][rows] + VERSION] |= 1
     begun = over._replace(parity=1 - over.parity)
-    known = _origins(table, begun)
+    known = origins_of(table, begun.rows, begun.parity)
     theirs = words[columns[COLLECTION_AT][rows][:, None] + ORIGINS_AT + _DIRECTIONS]
-    known = np.where(_used(table, rows) & (known != 0), known, theirs)
+    known = np.where(evaluated(table, rows) & (known != 0), known, theirs)
     moved = (known != theirs).any(axis=1)
     commands.carry_out(
         rows,

@@ -69,7 +69,7 @@ TOGETHER_T3_NS: Final = EXTRA + 15
 """Of the reply to the last of these."""
 
 
-_SLOT_WORDS = SLOT.itemsize // 8
+SLOT_WORDS = SLOT.itemsize // 8
 _SENT, _T1, _TAG = (word_at(SLOT, name) for name in ("sent_ns", "t1_ns", "tag"))
 
 
@@ -84,7 +84,7 @@ def announce_round(table: SessionTable, rows: Rows, now_ns: int) -> None:
     cells, words = table.cells, table.arena.words
     following = cells[NEXT, rows]
     sequence = following - 1
-    at = cells[SLOTS_AT, rows] + (sequence & cells[MASK, rows]) * _SLOT_WORDS
+    at = cells[SLOTS_AT, rows] + (sequence & cells[MASK, rows]) * SLOT_WORDS
     words[at + _SENT] = now_ns
     words[at + _T1] = 0
     # The tag comes last, as in `SessionMaps.sent`.
