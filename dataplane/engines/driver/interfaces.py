@@ -94,6 +94,10 @@ class Device:
 
     source_validation: SourceValidation = SourceValidation.NONE
 
+    requires_hmac: bool = False
+    """Whether SIDs refuse unsigned ones that came through it (`seg6_require_hmac`); what
+    `seg6_enabled` says is not asked of a SID."""
+
 
 class Vlan(NamedTuple):
     """What a VLAN tag says of where a frame belongs (IEEE 802.1Q §9.6)."""
@@ -331,6 +335,7 @@ def _device(link: Any) -> Device:
         _mac(address).ljust(6, b"\0"),
         enabled and not signed,
         SourceValidation(min(validation, SourceValidation.LOOSE)),
+        signed,
     )
 
 

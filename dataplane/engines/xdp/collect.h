@@ -287,7 +287,8 @@ static __always_inline int is_admitted(const struct xdp_md *ctx, const struct pa
 	frame = bytes_at(ctx, 0, sizeof(*frame));
 	return admitted && frame && *admitted & COLLECTOR_ADMITTED &&
 	       !((*admitted ^ *frame) & COLLECTOR_MAC) &&
-	       (!packet->routed || *admitted & COLLECTOR_SRV6);
+	       (!packet->routed || *admitted & COLLECTOR_SRV6) &&
+	       !(packet->outer_routed && *admitted & COLLECTOR_SIGNED);
 }
 
 /* What keeps a packet from being looked into, COLLECTOR_UP_REASONS for nothing. */

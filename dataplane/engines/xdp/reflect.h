@@ -29,6 +29,8 @@
 #define REPLY_HOP_LIMIT 255
 #define IPV6_ECN_MASK 0x00300000		/* in the first word of the header */
 #define IPV4_ECN_MASK 0x00030000
+#define IPV6_ROUTED_BY 0x0fcfffff	/* DSCP and flow label */
+#define IPV4_ROUTED_BY 0x00fc0000	/* DSCP */
 
 #define REFLECTION_S 10			/* as in session_reflector.py */
 
@@ -141,6 +143,7 @@ static __always_inline __u32 read_request(const struct xdp_md *ctx, const struct
 	__s64 trailer;
 	__u64 pseudo;
 	__u16 check;
+	int complete;
 
 	if (packet->form == FORM_FRAGMENT)
 		return UP_FRAGMENT;
@@ -186,7 +189,9 @@ static __always_inline __u32 read_request(const struct xdp_md *ctx, const struct
 	/* Over IPv4 a request may have none (RFC 768); replies have. */
 	if (packet->version == 4 && !check)
 		return UP_REASONS;
-	if (!request->open && check != checksum(request->sum + sum_words(request->base, BASE_WORDS)))
+	complete = check == checksum(request->sum + sum_words(request->base, BASE_WORDS));
+	/* One that is right either way is complete or open: only the kernel knows. */
+	if (request->open == complete)
 		return UP_CHECKSUM;
 	return UP_REASONS;
 }
