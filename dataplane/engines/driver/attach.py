@@ -206,7 +206,9 @@ def _hides_vlans_text(interface: Interface) -> str:
 
 
 def _handed_on_text(port: Port) -> str:
-    return f"{port.name} belongs to {port.master}, which gets its frames: they are left to the kernel"
+    return (
+        f"{port.name} belongs to {port.master}, which gets its frames: they are left to the kernel"
+    )
 
 
 def _occupied_text(name: str, identifier: int) -> str:
