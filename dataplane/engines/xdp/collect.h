@@ -235,6 +235,9 @@ static __always_inline enum outcome take_in(struct collection *session, struct s
 	parity = interval_at(session, reply->now_ns);
 	if (parity < 0)
 		return OUTCOME_AHEAD;
+	/* Records count in one interval first, then in the next: CPUs differ by a moment. */
+	if (parity != (session->boundary & 1))
+		session->horizon_ns = reply->now_ns;
 	if (tag == under_way && reply->sequence >= session->settled &&
 	    reply->now_ns <= slot->sent_ns + session->timeout_ns) {
 		if (slot->t1_ns) {

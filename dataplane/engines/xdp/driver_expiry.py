@@ -36,7 +36,6 @@ from dataplane.engines.xdp.driver_rounds import (
     COLLECTION_AT,
     COUNTED_AT,
     DRAINED,
-    EARLY,
     FIT,
     FOLDED_DUPLICATES,
     FOLDED_LATE,
@@ -176,7 +175,6 @@ def _expire_some(table: SessionTable, rows: Rows, commands: Commands, now_ns: in
     _fold(table, found)
     _take_in(table, found)
     lose_round(table, rows, now_ns)
-    columns[EARLY][rows] = found.following["samples"]
     columns[FRESH_NS][rows] = now_ns
     over = found.where(columns[END_NS][rows] <= now_ns)
     _close(table, over, commands)
@@ -423,5 +421,5 @@ def _close(table: SessionTable, over: _Sessions, commands: Commands) -> None:
     owner, direction, octave = _octaves(table, over)
     counted = columns[COUNTED_AT][rows][owner] + direction * (BUCKETS // 2)
     arena.put(counted + octave * _OCTAVE_WORDS, np.zeros((len(owner), _OCTAVE_WORDS), np.int64))
-    for column in (EARLY, *(each for _, _, each in _FOLDED)):
+    for _, _, column in _FOLDED:
         columns[column][rows] = 0
