@@ -31,7 +31,7 @@ from dataplane.engines.xdp.session_maps import Commands
 from dataplane.frames import Datagram, Frame
 from dataplane.stamp.sender_rounds import PACKET, fit_to_send, send_round
 from dataplane.stamp.session_sender import SessionSender
-from dataplane.stamp.session_table import END_NS, NEVER, SessionTable
+from dataplane.stamp.session_table import COLUMNS, END_NS, NEVER, SessionTable
 from dataplane.store import SessionStore
 from tests.integration.engines.xdp.collecting import CLOCK, PTP, Node, payload
 from tests.unit.stamp.network import MS, UNIX_NS, session
@@ -103,7 +103,7 @@ class Side:
 @contextmanager
 def sides(node: Node, kinds: list[int]) -> Iterator[tuple[Side, Side, SessionTable]]:
     """One by one, and together."""
-    table = SessionTable(Arena(1 << 28, 1 << 24))
+    table = SessionTable(Arena(1 << 28, 1 << 24), COLUMNS)
     with tempfile.TemporaryDirectory() as folder:
         one = Side(node, Path(folder), kinds, 1, None)
         many = Side(node, Path(folder), kinds, 101, table)
