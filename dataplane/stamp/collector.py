@@ -48,6 +48,8 @@ class Collector(RunTaking):
     interval suspect and aligned as before; else it is ended.
     """
 
+    __slots__ = ()
+
     def start(self, now_ns: int, unix_ns: int) -> None:
         """Begin a run, or go on with one that is open: intervals are counted from here."""
         self._intervals.unix_offset_ns = unix_ns - now_ns

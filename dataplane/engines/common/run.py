@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import os
 from ipaddress import IPv6Address
+from pathlib import Path
 
 from dataplane.addresses import endpoint
 from dataplane.clock import Clock, wall_ns
@@ -59,8 +60,33 @@ def rthdr_of(segments: tuple[IPv6Address, ...], destination: IPAddress) -> bytes
     return rthdr_for_socket(complete_path(segments, destination))
 
 
+text_of = functools.lru_cache(maxsize=4096)(str)
+"""Of an address, with a memory: thousands of sessions have few Session-Reflectors."""
+
+
 class SenderRun:
     """Belongs to the thread of its loop."""
+
+    __slots__ = (
+        "__weakref__",
+        "_clock",
+        "_collecting",
+        "_collector",
+        "_context",
+        "_duration_s",
+        "_first_start_ns",
+        "_plan",
+        "_reported",
+        "_sender",
+        "_skipped",
+        "_store",
+        "config",
+        "destination",
+        "port",
+        "rthdr",
+        "status",
+        "traffic_class",
+    )
 
     def __init__(
         self,
@@ -76,13 +102,12 @@ class SenderRun:
         self._collecting = collecting
         self.port = port
         self.rthdr = rthdr_of(config.segments, config.reflector_address)
-        self.destination = str(config.reflector_address)
+        self.destination = text_of(config.reflector_address)
         self.traffic_class = config.dscp << 2
         self.status = SessionStatus(OperState.STOPPED, engine, wall_ns())
         self._reported: SessionStatus | None = None
-        self._path = session_store_path(context.state_dir, config.ssid)
         self._clock = clock
-        self._emit = context.emit
+        self._context = context
         self._store: SessionStore | None = None
         self._collector: Collector | None = None
         self._sender: SessionSender | None = None
@@ -90,6 +115,10 @@ class SenderRun:
         self._first_start_ns: int | None = None
         self._skipped = 0
         self._plan = Plan(loop)
+
+    @property
+    def _path(self) -> Path:
+        return session_store_path(self._context.state_dir, self.config.ssid)
 
     @property
     def wants_to_run(self) -> bool:
@@ -341,21 +370,21 @@ class SenderRun:
         """Something went wrong that does not end the run."""
         if text != self.status.last_error:
             self.status = dataclasses.replace(self.status, last_error=text)
-            self._emit(SenderStatusReport(self.config.ssid, self.status, text))
+            self._context.emit(SenderStatusReport(self.config.ssid, self.status, text))
 
     def _open_store(self, resume: Resume | None, now_ns: int) -> None:
         """Raises StoreError."""
         self._collecting.prepare(resumed=resume is not None)
         table = self._collecting.table
         arena = None if table is None else table.arena
-        store = None
-        if resume is not None and self._path.exists():
-            store = SessionStore.open(self._path, writable=True, arena=arena)
+        store, path = None, self._path
+        if resume is not None and path.exists():
+            store = SessionStore.open(path, writable=True, arena=arena)
             if not store.matches(self.config):
                 store.close()
                 store = None
         if store is None:
-            store = SessionStore.create(self._path, self.config, arena)
+            store = SessionStore.create(path, self.config, arena)
         resumed = (
             resume is not None
             and resume.oper_state in WANT_TO_RUN
@@ -505,7 +534,7 @@ class SenderRun:
 
     def _closed(self, numbers: list[int]) -> None:
         for number in numbers:
-            self._emit(IntervalClosed(self.config.ssid, number))
+            self._context.emit(IntervalClosed(self.config.ssid, number))
 
     def _know_clock(self) -> None:
         status = self._clock.status
@@ -529,4 +558,4 @@ class SenderRun:
             new = dataclasses.replace(new, run_started_ns=None, duration_s=None)
         if new != self._reported:
             self.status = self._reported = new
-            self._emit(SenderStatusReport(self.config.ssid, new, reason))
+            self._context.emit(SenderStatusReport(self.config.ssid, new, reason))

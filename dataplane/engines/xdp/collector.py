@@ -44,7 +44,7 @@ from dataplane.engines.xdp.session_maps import Commands, Room, make_rooms, take_
 from dataplane.mapped_file import StoreError
 from dataplane.stamp.collector import Collector
 from dataplane.stamp.sender_rounds import Range, Rows
-from dataplane.stamp.session_table import SessionTable
+from dataplane.stamp.session_table import COLUMNS, SessionTable
 from dataplane.stamp.timestamp import NS_PER_S
 from dataplane.stamp.window import window_of
 from dataplane.store import SessionStore
@@ -109,7 +109,7 @@ class CollectorRole:
         self._failed_ns: int | None = None
         self._looked_ns = 0
         self._closed = False
-        self._table = make_table()
+        self._table = make_table(COLUMNS)
         self._rooms: dict[int, Room] = {}
         self._kernel = Kernel()
         self._doorbell = Doorbell()

@@ -249,6 +249,19 @@ def test_what_is_gone_leaves_nothing_to_collect(node: Node, count: int) -> None:
         gc.enable()
 
 
+def test_what_a_session_consists_of_has_no_dict(node: Node) -> None:
+    """Of thousands these would take as much memory as all else of them."""
+    node.configure(sender(1))
+    run = node.role._run(1)
+    collector, store, sending = run.collector, run._store, run._sender
+    assert collector is not None
+    assert store is not None
+    assert sending is not None
+    own = (run, run.config, run.status, run._plan, sending, collector, collector.row)
+    own += (collector._window, collector._intervals, store, store._file)
+    assert [each for each in own if hasattr(each, "__dict__")] == []
+
+
 def test_many_part_together(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """While they still have all that they collect with."""
     parted: list[list[int]] = []

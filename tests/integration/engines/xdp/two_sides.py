@@ -114,7 +114,7 @@ class Side:
 @contextmanager
 def sides(node: Node, kinds: list[int]) -> Iterator[tuple[Side, Side, SessionTable]]:
     """One by one, and together."""
-    table = SessionTable(Arena(1 << 28, 1 << 24))
+    table = SessionTable(Arena(1 << 28, 1 << 24), COLUMNS)
     with tempfile.TemporaryDirectory() as folder:
         one = Side(node, Path(folder), kinds, 1, None)
         many = Side(node, Path(folder), kinds, 101, table)
