@@ -30,7 +30,7 @@ from dataplane.engines.base import (
 )
 from dataplane.engines.common.collecting import Collecting
 from dataplane.engines.common.loop import Loop
-from dataplane.engines.common.plan import Plan
+from dataplane.engines.common.plan import EARLY_NS, Plan
 from dataplane.engines.common.transmitter import Transmitter
 from dataplane.engines.common.transport import Datagram
 from dataplane.srv6 import complete_path, rthdr_for_socket
@@ -429,14 +429,20 @@ class SenderRun:
         return None if self._sender is None else self._sender.next_send_ns()
 
     def send(self, now_ns: int) -> None:
-        """Send the packet that is due, by itself; nothing where the session has failed."""
+        """Send the packet that is due, or is about to be, by itself; nothing where the session
+        has failed. One that is begun early is counted as if it were due already."""
         sender, collector, port = self._sender, self._collector, self.port
         if sender is None or collector is None or not self.running:
             return
+        due_ns = sender.next_send_ns()
+        early_ns = 0 if due_ns is None else min(max(0, due_ns - now_ns), EARLY_NS)
+        now_ns += early_ns
         sequence, self._skipped = sender.sequence, sender.skipped
-        collector.sent(sequence, wall_ns(), now_ns, port.t1_method)
+        collector.sent(sequence, wall_ns() + early_ns, now_ns, port.t1_method)
         failure = port.dress(self)
         error = self._clock.error_estimate(self.config.timestamp_format)
+        if early_ns:
+            port.hold(now_ns)
         t1_ns = wall_ns()
         payload = sender.send(now_ns, t1_ns, error)
         if failure is None:
