@@ -121,9 +121,12 @@ class SenderRun:
         self._enter(state, reason, error)
         return False
 
-    def start_by_itself(self, now_ns: int, reason: str = "configured") -> None:
-        """As sessions do that nobody starts: not all at the same moment."""
-        self.begin(now_ns, self._phase_ns(now_ns), reason)
+    def start_by_itself(
+        self, now_ns: int, reason: str = "configured", *, first_ns: int = 0
+    ) -> None:
+        """As sessions do that nobody starts: not all at the same moment, and none before
+        `first_ns`."""
+        self.begin(now_ns, max(now_ns, first_ns) + self._phase_ns, reason)
 
     def resume(self, resume: Resume, now_ns: int) -> None:
         """Take up the life of a session whose host process died."""
@@ -224,14 +227,15 @@ class SenderRun:
             with contextlib.suppress(StoreError):
                 self._open_store(None, now_ns)
 
-    def recover(self, now_ns: int) -> None:
-        """Run, if that is what the session should do, and can do by now."""
+    def recover(self, now_ns: int, first_ns: int = 0) -> None:
+        """Run, if that is what the session should do, and can do by now; a run that begins
+        does so as `start_by_itself` says."""
         state = self.status.oper_state
         if state not in _WAITING:
             return
         reason = "recovered" if state is OperState.FAILED else "its engine is ready"
         if self._sender is None:
-            self.start_by_itself(now_ns, reason)
+            self.start_by_itself(now_ns, reason, first_ns=first_ns)
         else:
             self.attempt(now_ns, reason)
 
@@ -521,9 +525,10 @@ class SenderRun:
         if self._sender is not None:
             self._sender.tai_offset_s = status.tai_offset_s
 
-    def _phase_ns(self, now_ns: int) -> int:
+    @property
+    def _phase_ns(self) -> int:
         spread_ns = min(self.config.interval_us * _NS_PER_US, PHASE_MAX_NS)
-        return now_ns + ((self.config.ssid * _GOLDEN & 0xFFFFFFFF) * spread_ns >> 32)
+        return (self.config.ssid * _GOLDEN & 0xFFFFFFFF) * spread_ns >> 32
 
     def _enter(self, state: OperState, reason: str, error: str | None = None) -> None:
         old = self.status
