@@ -248,7 +248,8 @@ class BatchCollector:
             done[fit[~known]] = False
             sessions, sequences, records = sessions[known], sequences[known], records[known]
             delays, places = delays[known], places[known]
-        take_round(table, sessions, sequences, records, delays, places)
+        estimates = part.wire["estimate"][rows[done]].astype(np.uint16)
+        take_round(table, sessions, sequences, records, delays, places, estimates)
         ended = all_sent(table, sessions)
         if ended.any():
             owners = part.index[mine[done[fit]]][ended].tolist()

@@ -31,7 +31,7 @@ from dataplane.engines.base import (
 )
 from dataplane.engines.common.collecting import Collecting
 from dataplane.engines.common.loop import Loop
-from dataplane.engines.common.plan import Plan
+from dataplane.engines.common.plan import EARLY_NS, Plan
 from dataplane.engines.common.transmitter import Transmitter
 from dataplane.engines.common.transport import Datagram
 from dataplane.srv6 import complete_path, rthdr_for_socket
@@ -150,9 +150,12 @@ class SenderRun:
         self._enter(state, reason, error)
         return False
 
-    def start_by_itself(self, now_ns: int, reason: str = "configured") -> None:
-        """As sessions do that nobody starts: not all at the same moment."""
-        self.begin(now_ns, self._phase_ns(now_ns), reason)
+    def start_by_itself(
+        self, now_ns: int, reason: str = "configured", *, first_ns: int = 0
+    ) -> None:
+        """As sessions do that nobody starts: not all at the same moment, and none before
+        `first_ns`."""
+        self.begin(now_ns, max(now_ns, first_ns) + self._phase_ns, reason)
 
     def resume(self, resume: Resume, now_ns: int) -> None:
         """Take up the life of a session whose host process died."""
@@ -253,14 +256,15 @@ class SenderRun:
             with contextlib.suppress(StoreError):
                 self._open_store(None, now_ns)
 
-    def recover(self, now_ns: int) -> None:
-        """Run, if that is what the session should do, and can do by now."""
+    def recover(self, now_ns: int, first_ns: int = 0) -> None:
+        """Run, if that is what the session should do, and can do by now; a run that begins
+        does so as `start_by_itself` says."""
         state = self.status.oper_state
         if state not in _WAITING:
             return
         reason = "recovered" if state is OperState.FAILED else "its engine is ready"
         if self._sender is None:
-            self.start_by_itself(now_ns, reason)
+            self.start_by_itself(now_ns, reason, first_ns=first_ns)
         else:
             self.attempt(now_ns, reason)
 
@@ -458,14 +462,20 @@ class SenderRun:
         return None if self._sender is None else self._sender.next_send_ns()
 
     def send(self, now_ns: int) -> None:
-        """Send the packet that is due, by itself; nothing where the session has failed."""
+        """Send the packet that is due, or is about to be, by itself; nothing where the session
+        has failed. One that is begun early is counted as if it were due already."""
         sender, collector, port = self._sender, self._collector, self.port
         if sender is None or collector is None or not self.running:
             return
+        due_ns = sender.next_send_ns()
+        early_ns = 0 if due_ns is None else min(max(0, due_ns - now_ns), EARLY_NS)
+        now_ns += early_ns
         sequence, self._skipped = sender.sequence, sender.skipped
-        collector.sent(sequence, wall_ns(), now_ns, port.t1_method)
+        collector.sent(sequence, wall_ns() + early_ns, now_ns, port.t1_method)
         failure = port.dress(self)
         error = self._clock.error_estimate(self.config.timestamp_format)
+        if early_ns:
+            port.hold(now_ns)
         t1_ns = wall_ns()
         payload = sender.send(now_ns, t1_ns, error)
         if failure is None:
@@ -544,9 +554,10 @@ class SenderRun:
         if self._sender is not None:
             self._sender.tai_offset_s = status.tai_offset_s
 
-    def _phase_ns(self, now_ns: int) -> int:
+    @property
+    def _phase_ns(self) -> int:
         spread_ns = min(self.config.interval_us * _NS_PER_US, PHASE_MAX_NS)
-        return now_ns + ((self.config.ssid * _GOLDEN & 0xFFFFFFFF) * spread_ns >> 32)
+        return (self.config.ssid * _GOLDEN & 0xFFFFFFFF) * spread_ns >> 32
 
     def _enter(self, state: OperState, reason: str, error: str | None = None) -> None:
         old = self.status

@@ -25,6 +25,7 @@ from dataplane.engines.common.interfaces import InterfaceFilter
 from dataplane.engines.common.loop import Loop
 from dataplane.engines.common.run import SenderRun
 from dataplane.engines.common.schedule import Schedule
+from dataplane.engines.common.send_lead import SendLead
 from dataplane.engines.common.sender_bursts import Lane, SenderBursts, lane_of
 from dataplane.engines.common.sender_rounds import SenderRounds
 from dataplane.engines.common.transport import (
@@ -113,6 +114,7 @@ class SenderPort:
         self._problem: str | None = None
         self._problem_ns = 0
         self._awaited: dict[int, tuple[SenderRun, int, int]] = {}
+        self._lead = SendLead()
         self._due: list[SenderRun] = []
         self._ending: list[SenderRun] = []
         self._bursts = SenderBursts(address)
@@ -207,6 +209,11 @@ class SenderPort:
             return error
         return None
 
+    def hold(self, due_ns: int) -> None:
+        at_ns = due_ns - self._lead.ns
+        while monotonic_ns() < at_ns:
+            pass
+
     def transmit(self, run: SenderRun, sequence: int, payload: bytes, t1_ns: int) -> OSError | None:
         assert self._transport is not None
         try:
@@ -249,7 +256,9 @@ class SenderPort:
         if len(due) < BURST_MIN or transport is None:
             for run in due:
                 run.send(monotonic_ns())
-        elif self._rounds is not None:
+            return
+        self.hold(max(run.due_ns or 0 for run in due))
+        if self._rounds is not None:
             rows = np.array([run.config.ssid for run in due if run.running], np.intp)
             self._rounds.send(transport, rows, self.runs)
             for run in due:
@@ -392,6 +401,7 @@ class SenderPort:
             # timestamp that is older than T1 as read before the send.
             if awaited is not None and sent_ns >= awaited[2]:
                 self.t1_method = TimestampMethod.KERNEL_SOFTWARE
+                self._lead.learn(sent_ns - awaited[2])
                 awaited[0].refine_t1(awaited[1], sent_ns)
 
     def look_after(self) -> bool:

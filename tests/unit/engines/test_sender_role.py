@@ -18,7 +18,7 @@ from dataplane.config import IPAddress, Sender, SenderSession
 from dataplane.engines.base import EngineContext, OperState, Report, Role, SenderStatusReport
 from dataplane.engines.common.collecting import CollectingHere
 from dataplane.engines.common.loop import Loop
-from dataplane.engines.common.sender import TOGETHER, SenderRole
+from dataplane.engines.common.sender import START_NS, TOGETHER, SenderRole
 from dataplane.engines.common.sender_port import CROWD, SenderPort
 from dataplane.engines.common.transport import Transport
 from dataplane.session_state import SessionState
@@ -103,6 +103,13 @@ def test_new_sessions_begin_when_all_of_them_are_there(node: Node, tmp_path: Pat
         assert len(list(tmp_path.iterdir())) == min(number + 1, 3)
         assert len(reported) == (3 <= number < 6)
     assert began == [(1, RUNNING), (2, RUNNING), (3, RUNNING)]
+
+
+def test_none_of_them_sends_while_others_are_started(node: Node) -> None:
+    begun_ns, ssids = monotonic_ns(), range(1, 101)
+    node.configure(sender(*ssids))
+    starts_ns = [node.role._runs[ssid].status.run_started_ns or 0 for ssid in ssids]
+    assert min(starts_ns) >= begun_ns + len(ssids) * START_NS
 
 
 class Roomy(CollectingHere):
