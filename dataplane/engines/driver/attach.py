@@ -169,7 +169,7 @@ def _attach(place: Wanted) -> _Link:
     try:
         fd = _attach_at(place, XDP_FLAGS_DRV_MODE)
     except OSError as error:
-        note = f"no XDP in the driver of {name}: {os.strerror(error.errno or 0)}"
+        note = _refused_text(name, error.errno or 0)
         if place.native_only:
             raise AttachError(note) from error
         return _attach_generic(place, note, could_not=True)
@@ -196,6 +196,18 @@ def _attach_at(place: Wanted, flags: int) -> int:
         if error.errno not in _OCCUPIED:
             raise
         raise AttachError(_occupied_text(name, program_on(index))) from error
+
+
+def _refused_text(name: str, number: int) -> str:
+    if number == errno.ERANGE:
+        # A veth says so, and of its other end's.
+        return f"the MTU of {name} is too large for an XDP program, or that of its other end is"
+    if number == errno.EINVAL:
+        return (
+            f"the driver of {name} refuses the XDP program, "
+            "as drivers do where the MTU is too large for one"
+        )
+    return f"no XDP in the driver of {name}: {os.strerror(number)}"
 
 
 def _hides_vlans_text(interface: Interface) -> str:

@@ -32,6 +32,13 @@ _NUD_STALE, _NTF_USE = 0x04, 0x01
 """linux/neighbour.h."""
 
 _TABLE_LOCAL = 255
+_TO_TABLE, _INVERTED = 1, 0x2
+"""linux/fib_rules.h: FR_ACT_TO_TBL, FIB_RULE_INVERT."""
+
+_FOR_ALL = {"FRA_TABLE", "FRA_PRIORITY", "FRA_PROTOCOL", "FRA_SUPPRESS_PREFIXLEN"}
+"""What a routing rule has that is for every packet, and for every route of its table."""
+
+_SUPPRESSES_NONE = 0xFFFFFFFF
 _UP, _LOOPBACK = 0x1, 0x8
 """IFF_UP, IFF_LOOPBACK."""
 
@@ -272,12 +279,45 @@ class Kernel:
                 yield address, LocalFlag.ADDRESS
 
     def _sids(self) -> Iterator[tuple[IPAddress, LocalFlag]]:
-        for route in self._route.get_routes(family=_FAMILY_IPV6):
-            if route.get_attr("RTA_ENCAP_TYPE") != _SEG6_LOCAL or route["dst_len"] != 128:
-                continue
-            flag = _decapsulation(route.get_attr("RTA_ENCAP"))
+        """Of the tables that every packet is looked up in. Those that rules lead to for some
+        packets alone are left to the kernel."""
+        tables = self._tables()
+        routes = [
+            route
+            for route in self._route.get_routes(family=_FAMILY_IPV6)
+            if route.get_attr("RTA_ENCAP_TYPE") == _SEG6_LOCAL
+            and route["dst_len"] == 128
+            and route.get_attr("RTA_TABLE") in tables
+        ]
+        routes.sort(key=lambda route: tables.index(route.get_attr("RTA_TABLE")))
+        found: dict[str, LocalFlag | None] = {}
+        for route in routes:
+            found.setdefault(route.get_attr("RTA_DST"), _decapsulation(route.get_attr("RTA_ENCAP")))
+        for text, flag in found.items():
             if flag is not None:
-                yield IPv6Address(route.get_attr("RTA_DST")), flag
+                yield IPv6Address(text), flag
+
+    def _tables(self) -> list[int]:
+        """Of IPv6, in the order in which they are asked."""
+        tables = []
+        for rule in self._route.get_rules(family=_FAMILY_IPV6):
+            if not _is_for_all(rule):
+                continue
+            if rule["action"] != _TO_TABLE:
+                # Nothing goes past it, or past what is between it and its target.
+                break
+            tables.append(rule.get_attr("FRA_TABLE"))
+        return tables
+
+
+def _is_for_all(rule: Any) -> bool:
+    """Whether a routing rule is for every packet, and hides no route of its table."""
+    return (
+        rule["src_len"] == rule["dst_len"] == rule["tos"] == 0
+        and not rule["flags"] & _INVERTED
+        and {name for name, _ in rule["attrs"]} <= _FOR_ALL
+        and rule.get_attr("FRA_SUPPRESS_PREFIXLEN") in (None, _SUPPRESSES_NONE)
+    )
 
 
 def _decapsulation(encapsulation: Any) -> LocalFlag | None:

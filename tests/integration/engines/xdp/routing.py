@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 
 from dataplane.bpf.program import BpfModule
 from dataplane.bpf.syscall import Run, run_program, xdp_context
@@ -96,7 +98,8 @@ class Node:
                 ip("address", "add", *address, "dev", name)
             shown = json.loads(ip("-j", "link", "show", name))[0]
             self.macs[name] = bytes.fromhex(shown["address"].replace(":", ""))
-        self.fib = FibAccess()
+        self._folder = tempfile.TemporaryDirectory()
+        self.fib = FibAccess(Path(self._folder.name, "note"))
         self.kernel = Kernel()
         self.tables = ReflectorTables(module)
         self.program = module.load("reflector")
@@ -110,6 +113,7 @@ class Node:
     def close(self) -> None:
         self.kernel.close()
         self.fib.close()
+        self._folder.cleanup()
 
     def validate(self, validation: SourceValidation) -> None:
         """How IPv4 senders of requests through b0 are believed."""
