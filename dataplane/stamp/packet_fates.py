@@ -20,6 +20,7 @@ from dataplane.stamp.intervals import Intervals
 from dataplane.stamp.session_table import (
     APART,
     DELAYS,
+    EARLIEST_T1_NS,
     ESTIMATE,
     FATES,
     FIRST,
@@ -100,6 +101,7 @@ class PacketFates:
         self._timeout_ns = config.loss_timeout_ms * 1_000_000
         self._reflector_estimate = -1
         self._highest = -1
+        self.earliest_t1_ns = INT64_MAX
         self._intervals = self._make_intervals()
         if self._intervals.loss is not None:
             self._number = array("q", bytes(8 * self.window))
@@ -136,6 +138,9 @@ class PacketFates:
     _mask = Cell(MASK)
     _timeout_ns = Cell(TIMEOUT_NS)
     _reflector_estimate = Cell(ESTIMATE)
+    earliest_t1_ns = Cell(EARLIEST_T1_NS)
+    """T1 of no packet sent here is before it."""
+
     _apart = Cell(APART)
     """Whether anything is known about single packets that is not in the window."""
 
@@ -160,6 +165,12 @@ class PacketFates:
     @property
     def _sent_ns(self) -> array[int] | memoryview:
         return self._window.times
+
+    def know_earliest_t1(self, t1_ns: int) -> None:
+        """A packet is about to leave, whose T1 is before those of all others: the first one,
+        or the clock has been set back. Of all, for where it has been set forward packets
+        that are under way keep theirs."""
+        self.earliest_t1_ns = t1_ns
 
     def forget(self, sequence: int) -> None:
         """Nothing about this packet is of use any more, but for what is in the window."""

@@ -78,7 +78,8 @@ class ReplyTaking(PacketFates):
         newest = self._next - 1
         age = (newest - reply.sender_sequence) % _WRAP
         sequence = newest - age
-        if age >= _HALF or sequence < 0:
+        ours = sequence < self._first or reply.t1_ns >= self.earliest_t1_ns
+        if age >= _HALF or sequence < 0 or not ours:
             return self.discard(DiscardReason.UNEXPECTED_SEQUENCE)
         self._begin_write()
         try:

@@ -85,8 +85,12 @@ INTERVALS: Final = 32
 KIND: Final = 33
 """Index into `SessionTable.kinds`."""
 
+# The Collector's, as the first ones.
+EARLIEST_T1_NS: Final = 34
+"""Before which T1 of no packet was read; `NEVER` before the first."""
+
 # The engine's own.
-EXTRA: Final = 34
+EXTRA: Final = 35
 """The first of those that an engine may use as it likes, if it has made the table with them."""
 
 COLUMNS: Final = 56

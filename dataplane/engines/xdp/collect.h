@@ -439,6 +439,8 @@ static __always_inline int collect(struct xdp_md *ctx, const struct packet *pack
 	reply.t4_ns = unix_ns(clock, t4_tai_ns);
 	reply.now_ns = arrival_ns(session, config, slot, t4_tai_ns);
 	read_reply(base, clock, &reply);
+	if (reply.t1_ns < session->earliest_t1_ns)
+		return collector_hand_up(COLLECTOR_UP_SEQUENCE);
 	if (lock(session, LOCK_TRIES))
 		return collector_hand_up(COLLECTOR_UP_BUSY);
 	outcome = take_in(session, slot, &reply);

@@ -151,6 +151,10 @@ class DriverCollector(Collector):
         super().clear(now_ns)
         self._driven.hold = False
 
+    def know_earliest_t1(self, t1_ns: int) -> None:
+        super().know_earliest_t1(t1_ns)
+        self._maps.know_earliest_t1(t1_ns)
+
     def sent(
         self,
         sequence: int,
@@ -177,6 +181,8 @@ class DriverCollector(Collector):
         self._intervals.unix_offset_ns = t1_ns - now_ns
         if not packets:
             return
+        if t1_ns < self.earliest_t1_ns:
+            self.know_earliest_t1(t1_ns)
         if packets > self.window:
             for sequence in range(first, first + packets):
                 self.sent(sequence, t1_ns, now_ns, t1_method)

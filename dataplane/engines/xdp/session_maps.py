@@ -244,6 +244,10 @@ class SessionMaps:
         highest = self._words[HIGHEST_AT]
         return highest if self._words[BREAKS_AT] == breaks else 0
 
+    def know_earliest_t1(self, t1_ns: int) -> None:
+        """T1 of no packet is before it; to be called before it is `sent`."""
+        self.state["earliest_t1_ns"] = t1_ns
+
     def sent(self, sequence: int, now_ns: int) -> None:
         """Packet `sequence` is under way; its place must be free."""
         at = (sequence & self._mask) * SLOT.itemsize

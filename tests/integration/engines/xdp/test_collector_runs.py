@@ -187,7 +187,8 @@ def test_replies_that_came_early_count_once(
     try:
         for sequence, now_ns in enumerate((100 * MS, 200 * MS, S - 10 * MS, S + 300 * MS)):
             twins.sent(sequence, UNIX_NS + now_ns, now_ns)
-            twins.arrive(frame(twins, payload(sequence, sequence)), now_ns + 20 * MS)
+            data = payload(sequence, sequence, t1_ns=UNIX_NS + now_ns)
+            twins.arrive(frame(twins, data), now_ns + 20 * MS)
             if sequence == 2:
                 twins.compare(now_ns + 30 * MS)
         twins.compare(2 * S + 10 * MS)

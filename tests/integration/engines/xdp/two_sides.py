@@ -18,7 +18,7 @@ from dataplane.engines.xdp.collection import DriverCollector
 from dataplane.engines.xdp.driver_rounds import DRAIN_NS, next_looks
 from dataplane.frames import Datagram, Frame
 from dataplane.stamp.session_sender import SessionSender
-from dataplane.stamp.session_table import NEVER, SessionTable
+from dataplane.stamp.session_table import COLUMNS, NEVER, SessionTable
 from dataplane.stamp.timestamp import ErrorEstimate
 from dataplane.store import SessionStore
 from tests.integration.engines.xdp.collecting import CLOCK, KERNEL, PTP, Node, payload
