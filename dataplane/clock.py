@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from dataplane.stamp.timestamp import ErrorEstimate, TimestampFormat
@@ -93,12 +94,18 @@ def read_clock_status() -> ClockStatus:
 
 
 class Clock:
-    """The clock status, read again once it is a second old."""
+    """The clock status, read again once it is a second old; belongs to one thread."""
 
     def __init__(self) -> None:
         self._status = read_clock_status()
         self._read_ns = monotonic_ns()
         self._estimates: dict[TimestampFormat, ErrorEstimate] = {}
+        self._watchers: list[Callable[[], None]] = []
+
+    def watch(self, broken: Callable[[], None]) -> None:
+        """Have it called when timestamps of before are not to be compared with those that
+        follow: the TAI offset is another one."""
+        self._watchers.append(broken)
 
     @property
     def status(self) -> ClockStatus:
@@ -108,8 +115,11 @@ class Clock:
         """Read the status again if it is due; `now_ns` is monotonic."""
         if now_ns - self._read_ns >= REFRESH_NS:
             self._read_ns = now_ns
-            self._status = read_clock_status()
+            before, self._status = self._status, read_clock_status()
             self._estimates.clear()
+            if self._status.tai_offset_s != before.tai_offset_s:
+                for broken in self._watchers:
+                    broken()
 
     def error_estimate(self, fmt: TimestampFormat) -> ErrorEstimate:
         estimate = self._estimates.get(fmt)

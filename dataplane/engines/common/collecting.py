@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dataplane.arena import Arena
+from dataplane.clock import ClockStatus
 from dataplane.config import SenderSession
 from dataplane.stamp.collector import Collector
 from dataplane.stamp.collector_rounds import next_expiries
@@ -39,6 +40,9 @@ class Collecting(Protocol):
     def prepare(self, resumed: bool) -> None:
         """Raises StoreError where no collector can be made yet; a session that is to be
         resumed waits instead, for what it has collected is not to be lost."""
+
+    def set_clock(self, status: ClockStatus) -> None:
+        """What timestamps need to know."""
 
     def rooms(self, sessions: Sequence[SenderSession]) -> AbstractContextManager[None]:
         """Make what collectors of these sessions need, at once where that is quicker; what
@@ -101,6 +105,9 @@ class CollectingHere:
         return None
 
     def prepare(self, resumed: bool) -> None:
+        pass
+
+    def set_clock(self, status: ClockStatus) -> None:
         pass
 
     def rooms(self, sessions: Sequence[SenderSession]) -> AbstractContextManager[None]:

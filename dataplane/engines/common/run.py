@@ -208,6 +208,27 @@ class SenderRun:
             self._closed(self._collector.stop(now_ns))
         self._enter(state, reason)
 
+    def know_clock(self) -> None:
+        """The clock status is another one."""
+        status = self._clock.status
+        if self._collector is not None:
+            self._collector.tai_offset_s = status.tai_offset_s
+            self._collector.set_local_clock(status.synchronized, status.error_ns)
+        if self._sender is not None:
+            self._sender.tai_offset_s = status.tai_offset_s
+
+    def interrupt(self) -> None:
+        """Timestamps of before are not to be compared with those that follow. Replies that
+        wait to be taken in are late: nobody knows on which side of it they arrived."""
+        collector = self._collector
+        if collector is None or not collector.running:
+            return
+        collector.interrupt(self.port.emptied_ns)
+        self._closed(collector.take_closed())
+        if self._sender is not None and self._sender.complete:
+            self.port.ending(self)
+        self._rest()
+
     def clear(self, now_ns: int) -> None:
         """Forget results. Raises EngineError where there is no store."""
         if self._collector is None:
@@ -422,7 +443,7 @@ class SenderRun:
         )
         self._sender.sequence = collector.next_sequence
         self._first_start_ns = None
-        self._know_clock()
+        self.know_clock()
         collector.start(now_ns, wall_ns())
         self.status = dataclasses.replace(
             self.status,
@@ -526,10 +547,7 @@ class SenderRun:
         if due_ns is None or as_of_ns < due_ns:
             self.port.drain()
             as_of_ns = now_ns
-        closed = collector.expire(as_of_ns)
-        if closed:
-            self._know_clock()
-            self._closed(closed)
+        self._closed(collector.expire(as_of_ns))
         self._plan_collecting()
         self.complete(now_ns)
         self._rest()
@@ -545,14 +563,6 @@ class SenderRun:
     def _closed(self, numbers: list[int]) -> None:
         for number in numbers:
             self._context.emit(IntervalClosed(self.config.ssid, number))
-
-    def _know_clock(self) -> None:
-        status = self._clock.status
-        if self._collector is not None:
-            self._collector.tai_offset_s = status.tai_offset_s
-            self._collector.set_local_clock(status.synchronized, status.error_ns)
-        if self._sender is not None:
-            self._sender.tai_offset_s = status.tai_offset_s
 
     @property
     def _phase_ns(self) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from dataplane.clock import Clock, monotonic_ns
+from dataplane.clock import Clock, ClockStatus, monotonic_ns
 from dataplane.config import IPAddress, Sender, SenderSession
 from dataplane.engines.base import (
     Attachment,
@@ -32,6 +32,7 @@ from dataplane.engines.common.transport import (
     OpenTransport,
 )
 from dataplane.stamp.errors import DiscardReason
+from dataplane.stamp.interval_rounds import set_local_clock
 
 TOGETHER = 64
 """Sessions for which room is made, or given up, at once; packets have to wait meanwhile."""
@@ -69,6 +70,9 @@ class SenderRole:
         self._discards: Counter[DiscardReason] = Counter()
         self._attachments: tuple[Attachment, ...] = ()
         self._mending = False
+        self._known: ClockStatus | None = None
+        """What sessions that run know of the clock."""
+        clock.watch(self._interrupt)
 
     def configure(self, config: Sender | None, resume: Mapping[int, Resume]) -> Iterator[None]:
         """Run exactly `config`, session by session: packets may be served between the steps.
@@ -154,6 +158,8 @@ class SenderRole:
 
     def tick(self, now_ns: int) -> None:
         """Once a second: look after what may be missing, or may have come back."""
+        self._collecting.set_clock(self._clock.status)
+        self._tell_clock()
         lost = {
             run for port in self._ports.values() if port.look_after() for run in port.runs.values()
         }
@@ -169,6 +175,25 @@ class SenderRole:
         unwell = [run for run in self._runs.values() if run.unwell]
         if unwell and not self._mending:
             self._loop.begin(self._mend(unwell))
+
+    def _interrupt(self) -> None:
+        """What is under way has timestamps that are not to be compared with later ones."""
+        for run in self._runs.values():
+            run.interrupt()
+        self._collecting.set_clock(self._clock.status)
+        self._tell_clock()
+
+    def _tell_clock(self) -> None:
+        status, table = self._clock.status, self._collecting.table
+        if status == self._known:
+            return
+        self._known = status
+        if table is not None:
+            rows = np.fromiter(table.collectors, np.intp, len(table.collectors))
+            set_local_clock(table, rows, status)
+            return
+        for run in self._runs.values():
+            run.know_clock()
 
     def close(self) -> None:
         self._collecting.parting(list(self._runs))

@@ -38,7 +38,6 @@ from dataplane.engines.common.transport import (
 )
 from dataplane.measurement import TimestampMethod
 from dataplane.stamp.errors import DiscardReason
-from dataplane.stamp.interval_rounds import set_local_clock
 from dataplane.stamp.packet import OPEN
 from dataplane.stamp.sender_rounds import Rows, all_sent
 from dataplane.stamp.session_table import SessionTable
@@ -310,9 +309,7 @@ class SenderPort:
         return as_of_ns
 
     def _tell_closed(self, table: SessionTable) -> None:
-        untold = [ssid for ssid in table.untold if ssid in self.runs]
-        set_local_clock(table, np.array(untold, np.intp), self._clock.status)
-        for ssid in untold:
+        for ssid in [ssid for ssid in table.untold if ssid in self.runs]:
             self.runs[ssid].tell_closed()
 
     def _expire(self, ssid: int, now_ns: int) -> None:

@@ -9,13 +9,21 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from ipaddress import IPv6Address
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
-from dataplane.clock import Clock, monotonic_ns, wall_ns
+from dataplane import clock
+from dataplane.clock import REFRESH_NS, Clock, ClockStatus, monotonic_ns, wall_ns
 from dataplane.config import IPAddress, Sender, SenderSession
-from dataplane.engines.base import EngineContext, OperState, Report, Role, SenderStatusReport
+from dataplane.engines.base import (
+    EngineContext,
+    OperState,
+    Report,
+    Role,
+    SenderStatusReport,
+    session_store_path,
+)
 from dataplane.engines.common.collecting import CollectingHere
 from dataplane.engines.common.loop import Loop
 from dataplane.engines.common.sender import START_NS, TOGETHER, SenderRole
@@ -23,7 +31,9 @@ from dataplane.engines.common.sender_port import CROWD, SenderPort
 from dataplane.engines.common.transport import Transport
 from dataplane.session_state import SessionState
 from dataplane.stamp.collector import Collector
-from dataplane.store import SessionStore, StoreError
+from dataplane.stamp.packet import ReflectorPacket, SenderPacket
+from dataplane.stamp.timestamp import TimestampFormat
+from dataplane.store import SessionSnapshot, SessionStore, StoreError
 from tests.unit.engines.test_sender_port import Queue, reply
 
 US, PEER = IPv6Address("fd00::1"), IPv6Address("fd00::2")
@@ -46,7 +56,7 @@ class Node:
     def __init__(self, folder: Path, collecting: CollectingHere | None = None) -> None:
         self.loop = Loop("test")
         self.reports: list[SenderStatusReport] = []
-        clock = Clock()
+        self.clock = clock = Clock()
         clock.refresh(monotonic_ns())
         context = EngineContext(folder, self._take)
         self.role = SenderRole(
@@ -309,6 +319,100 @@ def test_replies_that_wait_are_taken_in_before_results_are_final(
     assert run.collector is not None
     counters = run.collector._counters
     assert (counters.sent, counters.received, counters.unresolved) == (1, 1, 0)
+
+
+class Apart(CollectingHere):
+    """Its sessions are worked on one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._table = None
+
+
+@pytest.fixture
+def status(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Says what the kernel is to know of the clock."""
+    known = ClockStatus(synchronized=True, error_ns=1_000, tai_offset_s=0)
+
+    def become(**changes: Any) -> None:
+        nonlocal known
+        known = dataclasses.replace(known, **changes)
+
+    monkeypatch.setattr(clock, "read_clock_status", lambda: known)
+    monkeypatch.setattr("dataplane.engines.common.sender_port.is_local", lambda _: True)
+    return become
+
+
+def a_second_later(node: Node) -> None:
+    now_ns = node.clock._read_ns + REFRESH_NS
+    node.clock.refresh(now_ns)
+    node.role.tick(now_ns)
+
+
+def snapshot(folder: Path, ssid: int) -> SessionSnapshot:
+    store = SessionStore.open(session_store_path(folder, ssid), writable=False)
+    try:
+        return store.snapshot()
+    finally:
+        store.close()
+
+
+@pytest.mark.parametrize("collecting", [CollectingHere, Apart])
+def test_sessions_know_the_clock_as_it_was_a_second_ago(
+    tmp_path: Path, status: Callable[..., None], collecting: type[CollectingHere]
+) -> None:
+    """Whether or not an interval has ended since."""
+    node = Node(tmp_path, collecting())
+    node.configure(sender(7, 8))
+    for synchronized, error_ns in ((True, 1_000), (False, 16_000_000_000)):
+        status(synchronized=synchronized, error_ns=error_ns)
+        a_second_later(node)
+        for ssid in (7, 8):
+            known = snapshot(tmp_path, ssid)
+            assert (known.local_synchronized, known.local_error_ns) == (synchronized, error_ns)
+    node.role.close()
+
+
+@pytest.mark.parametrize("collecting", [CollectingHere, Apart])
+def test_a_packet_that_was_under_way_when_the_tai_offset_changed_has_no_delay(
+    tmp_path: Path, status: Callable[..., None], collecting: type[CollectingHere]
+) -> None:
+    """What is sent later has the new offset, and its echoed T1 is read so."""
+    node = Node(tmp_path, collecting())
+    config = dataclasses.replace(
+        sender(7).sessions[7], timestamp_format=TimestampFormat.PTPV2, interval_us=1_000_000
+    )
+    node.configure(Sender(sessions={7: config}))
+    run = node.role._run(7)
+    sent: list[bytes] = []
+    queue = cast(SenderPort, run.port)._transport
+    queue.send = lambda payload, *_: sent.append(payload) or 0  # type: ignore[union-attr, method-assign]
+    for _ in range(2):
+        run.send(monotonic_ns())
+    status(tai_offset_s=37)
+    a_second_later(node)
+    run.send(monotonic_ns())
+    for sequence in range(3):
+        test = SenderPacket.decode(sent[sequence])
+        answer = ReflectorPacket(
+            sequence=sequence,
+            timestamp=test.timestamp,
+            error_estimate=test.error_estimate,
+            ssid=7,
+            receive_timestamp=test.timestamp,
+            sender_sequence=sequence,
+            sender_timestamp=test.timestamp,
+            sender_error_estimate=test.error_estimate,
+            sender_ttl=255,
+        )
+        datagram = reply(wall_ns())._replace(data=answer.encode())
+        run.receive(datagram, PEER, monotonic_ns(), monotonic_ns())
+    found = snapshot(tmp_path, 7)
+    assert (found.sent, found.unresolved, found.late, found.received) == (3, 2, 2, 1)
+    assert 0 <= (found.round_trip.max_ns or 0) < 1_000_000_000
+    assert run.collector is not None
+    assert run.collector._intervals.current.suspect
+    node.role.close()
 
 
 def test_nothing_is_kept_that_looks_into_one_of_many_sessions(node: Node) -> None:
