@@ -11,6 +11,7 @@ import logging
 import select
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 
@@ -72,6 +73,12 @@ _PROBLEM_AGE_NS = 500_000_000
 
 _SSID_AT = slice(14, 16)
 """RFC 8972 §3."""
+_SSID_ZERO = bytes(2)
+
+_AMBIGUOUS = (
+    "the Session-Reflector answers with SSID 0, and several sessions to it run: "
+    "its replies are not used"
+)
 
 _READ = select.EPOLLIN | select.EPOLLERR
 
@@ -142,6 +149,9 @@ class SenderPort:
         self._gathered = 0
         """Replies that have been read since the last rest."""
         self._by_peer: dict[tuple[IPAddress, int], dict[int, SenderRun]] = {}
+        self._ambiguous: set[tuple[IPAddress, int]] = set()
+        """Peers that have lately answered with SSID 0 while several sessions to them ran."""
+        self._told_ambiguous: set[int] = set()
         self._dropped = 0
         self._limitation: str | None = None
 
@@ -164,6 +174,7 @@ class SenderPort:
     def changed(self, ssid: int) -> None:
         """A session has come, gone or got another store."""
         self._limitation = None
+        self._told_ambiguous.discard(ssid)
         if self._batches is not None:
             self._batches.changed(ssid)
 
@@ -410,6 +421,7 @@ class SenderPort:
             log.warning(drop_text(dropped - self._dropped, self.address, self.port))
         self._dropped = dropped
         self._tell_limitation()
+        self._tell_ambiguous()
         if self._transport is None or is_local(self.address):
             return False
         self.close()
@@ -428,6 +440,15 @@ class SenderPort:
                 run.note_error(limitation)
         self._limitation = limitation
 
+    def _tell_ambiguous(self) -> None:
+        """Each session once that its `on_ssid_zero` cannot be followed."""
+        for peer in self._ambiguous:
+            for ssid, run in self._by_peer.get(peer, {}).items():
+                if run.wants_to_run and ssid not in self._told_ambiguous:
+                    self._told_ambiguous.add(ssid)
+                    run.note_error(_AMBIGUOUS)
+        self._ambiguous.clear()
+
     def close(self) -> None:
         if self._transport is not None:
             self._rest_timer.at(None)
@@ -444,7 +465,7 @@ class SenderPort:
         source = address_of(datagram.source)
         run = self.runs.get(int.from_bytes(datagram.data[_SSID_AT], "big"))
         if run is None:
-            run = self._only_candidate(source, datagram.source_port)
+            run = self._only_candidate(datagram, source)
         if run is None:
             short = len(datagram.data) < OPEN.length
             reason = DiscardReason.TRUNCATED if short else DiscardReason.UNKNOWN_SESSION
@@ -458,8 +479,17 @@ class SenderPort:
             waited_ns = max(0, wall_ns() - datagram.received_ns)
             run.receive(datagram, source, now_ns, max(now_ns - waited_ns, self.emptied_ns))
 
-    def _only_candidate(self, source: IPAddress, source_port: int) -> SenderRun | None:
+    def _only_candidate(self, datagram: Datagram, source: IPAddress) -> SenderRun | None:
         """The session of a reply that does not say which: a peer without
-        RFC 8972 answers with SSID 0, and rubbish says nothing."""
-        found = self._by_peer.get((source, source_port), {})
-        return next(iter(found.values())) if len(found) == 1 else None
+        RFC 8972 answers with SSID 0, and rubbish says nothing. Where there are several
+        to the peer, the one that runs."""
+        peer = source, datagram.source_port
+        found = self._by_peer.get(peer, {}).values()
+        if len(found) == 1:
+            return next(iter(found))
+        first_two = list(islice((run for run in found if run.wants_to_run), 2))
+        if len(first_two) == 1:
+            return first_two[0]
+        if first_two and datagram.data[_SSID_AT] == _SSID_ZERO:
+            self._ambiguous.add(peer)
+        return None

@@ -97,6 +97,7 @@ class Run:
         self.collector = None
         self.arrived_ns: list[int] = []
         self.errors: list[str] = []
+        self.wants_to_run = True
 
     def note_error(self, text: str) -> None:
         self.errors.append(text)
@@ -207,6 +208,39 @@ def test_a_session_that_comes_later_is_told_as_well(monkeypatch: pytest.MonkeyPa
     sender.add(cast(SenderRun, later))
     sender.look_after()
     assert later.errors == [queue.limitation]
+
+
+def test_ssid_zero_is_the_one_running_sessions(port: tuple[SenderPort, Queue, Run]) -> None:
+    sender, queue, run = port
+    stopped = Run(8)
+    stopped.wants_to_run = False
+    sender.add(cast(SenderRun, stopped))
+    queue.waiting = [reply(wall_ns(), ssid=0)]
+    sender.drain()
+    assert (len(run.arrived_ns), len(stopped.arrived_ns)) == (1, 0)
+    run.wants_to_run = False
+    queue.waiting = [reply(wall_ns(), ssid=0)]
+    sender.drain()
+    assert (len(run.arrived_ns), len(stopped.arrived_ns)) == (1, 0)
+    assert sender.discards == {DiscardReason.UNKNOWN_SESSION: 1}
+
+
+def test_running_sessions_are_told_once_that_ssid_zero_does_not_tell_them_apart(
+    port: tuple[SenderPort, Queue, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sender, queue, run = port
+    monkeypatch.setattr("dataplane.engines.common.sender_port.is_local", lambda _: True)
+    other, stopped = Run(8), Run(9)
+    stopped.wants_to_run = False
+    for each in (other, stopped):
+        sender.add(cast(SenderRun, each))
+    # Another SSID that nobody has is no sign of a peer without RFC 8972.
+    for ssid, told in ((77, 0), (0, 1), (0, 1)):
+        queue.waiting = [reply(wall_ns(), ssid=ssid)]
+        sender.drain()
+        sender.look_after()
+        assert [len(each.errors) for each in (run, other, stopped)] == [told, told, 0]
+    assert run.arrived_ns == []
 
 
 def test_an_error_queue_is_read_though_nothing_is_awaited(
