@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dataplane.arena import Arena
-from dataplane.clock import ClockStatus
+from dataplane.clock import Clock
 from dataplane.config import SenderSession
 from dataplane.stamp.collector import Collector
 from dataplane.stamp.collector_rounds import next_expiries
@@ -41,8 +41,8 @@ class Collecting(Protocol):
         """Raises StoreError where no collector can be made yet; a session that is to be
         resumed waits instead, for what it has collected is not to be lost."""
 
-    def set_clock(self, status: ClockStatus) -> None:
-        """What timestamps need to know."""
+    def set_clock(self, clock: Clock) -> None:
+        """What timestamps need to know: once a second, and when it has changed."""
 
     def rooms(self, sessions: Sequence[SenderSession]) -> AbstractContextManager[None]:
         """Make what collectors of these sessions need, at once where that is quicker; what
@@ -107,7 +107,7 @@ class CollectingHere:
     def prepare(self, resumed: bool) -> None:
         pass
 
-    def set_clock(self, status: ClockStatus) -> None:
+    def set_clock(self, clock: Clock) -> None:
         pass
 
     def rooms(self, sessions: Sequence[SenderSession]) -> AbstractContextManager[None]:

@@ -158,7 +158,7 @@ class SenderRole:
 
     def tick(self, now_ns: int) -> None:
         """Once a second: look after what may be missing, or may have come back."""
-        self._collecting.set_clock(self._clock.status)
+        self._collecting.set_clock(self._clock)
         self._tell_clock()
         lost = {
             run for port in self._ports.values() if port.look_after() for run in port.runs.values()
@@ -180,7 +180,7 @@ class SenderRole:
         """What is under way has timestamps that are not to be compared with later ones."""
         for run in self._runs.values():
             run.interrupt()
-        self._collecting.set_clock(self._clock.status)
+        self._collecting.set_clock(self._clock)
         self._tell_clock()
 
     def _tell_clock(self) -> None:

@@ -206,7 +206,7 @@ class SenderPort:
         self._collecting.opened(self.port)
         if isinstance(transport, BatchTransport):
             self._batch_transport = transport
-            self._batches = BatchCollection(transport, self)
+            self._batches = BatchCollection(transport, self, self._clock)
         self._loop.register(transport.fileno(), self.read)
         return None
 
@@ -474,9 +474,10 @@ class SenderPort:
         elif not self.filter.admits(datagram.interface):
             run.discard(DiscardReason.WRONG_INTERFACE)
         else:
-            now_ns = monotonic_ns()
+            now_ns, unix_ns = monotonic_ns(), wall_ns()
+            self._clock.look(now_ns, unix_ns)
             # A reply that waited for us to read it is not late.
-            waited_ns = max(0, wall_ns() - datagram.received_ns)
+            waited_ns = max(0, unix_ns - datagram.received_ns)
             run.receive(datagram, source, now_ns, max(now_ns - waited_ns, self.emptied_ns))
 
     def _only_candidate(self, datagram: Datagram, source: IPAddress) -> SenderRun | None:

@@ -25,7 +25,7 @@ from pyroute2 import NetlinkError
 
 from dataplane.bpf.program import BpfModule
 from dataplane.bpf.syscall import update_element
-from dataplane.clock import Clock, ClockStatus, monotonic_ns, wall_ns
+from dataplane.clock import Clock, monotonic_ns
 from dataplane.config import Sender, SenderSession
 from dataplane.engines.base import Report
 from dataplane.engines.common.collecting import make_table
@@ -182,9 +182,9 @@ class CollectorRole:
         assert self._table is not None
         return stale(self._table, rows, now_ns)
 
-    def set_clock(self, status: ClockStatus) -> None:
+    def set_clock(self, clock: Clock) -> None:
         if self._program is not None:
-            _set_clock(self._program, status)
+            _set_clock(self._program, clock)
 
     def prepare(self, resumed: bool) -> None:
         if resumed:
@@ -265,7 +265,7 @@ class CollectorRole:
         if self._closed:
             program.module.close()
             return
-        _set_clock(program, self._clock.status)
+        _set_clock(program, self._clock)
         self._share = self._hook.collector(program.fd, program.first, program.set_next)
         self._program = program
         self._attend()
@@ -308,6 +308,6 @@ class CollectorRole:
         tables.set_flags(CollectorFlag.PARTIAL if partial else CollectorFlag(0))
 
 
-def _set_clock(program: CollectorProgram, status: ClockStatus) -> None:
-    program.tables.set_clock(status)
-    program.tables.set_monotonic_offset(monotonic_ns() - wall_ns())
+def _set_clock(program: CollectorProgram, clock: Clock) -> None:
+    program.tables.set_clock(clock.status)
+    program.tables.set_monotonic_offset(-clock.unix_offset_ns)

@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from dataplane import clock
 from dataplane.clock import REFRESH_NS, Clock, ClockStatus, monotonic_ns, wall_ns
 from dataplane.config import IPAddress, Sender, SenderSession
 from dataplane.engines.base import (
+    Attachment,
     EngineContext,
     OperState,
     Report,
@@ -24,11 +27,12 @@ from dataplane.engines.base import (
     SenderStatusReport,
     session_store_path,
 )
+from dataplane.engines.common.batch import SMALL, Batch
 from dataplane.engines.common.collecting import CollectingHere
 from dataplane.engines.common.loop import Loop
 from dataplane.engines.common.sender import START_NS, TOGETHER, SenderRole
 from dataplane.engines.common.sender_port import CROWD, SenderPort
-from dataplane.engines.common.transport import Transport
+from dataplane.engines.common.transport import Datagram, Transport
 from dataplane.session_state import SessionState
 from dataplane.stamp.collector import Collector
 from dataplane.stamp.packet import ReflectorPacket, SenderPacket
@@ -44,7 +48,12 @@ STARTING, FAILED = OperState.STARTING, OperState.FAILED
 class Silent(Queue):
     """A transport whose packets nobody answers."""
 
-    def send(self, *_: object) -> int:
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[bytes] = []
+
+    def send(self, payload: bytes, *_: object) -> int:
+        self.sent.append(payload)
         return 0
 
     def dress(self, *_: object) -> None: ...
@@ -349,6 +358,23 @@ def a_second_later(node: Node) -> None:
     node.role.tick(now_ns)
 
 
+def answer(payload: bytes, received_ns: int) -> Datagram:
+    """A reply that has taken no time, to a packet of session 7 or another."""
+    test = SenderPacket.decode(payload)
+    packet = ReflectorPacket(
+        sequence=test.sequence,
+        timestamp=test.timestamp,
+        error_estimate=test.error_estimate,
+        ssid=test.ssid,
+        receive_timestamp=test.timestamp,
+        sender_sequence=test.sequence,
+        sender_timestamp=test.timestamp,
+        sender_error_estimate=test.error_estimate,
+        sender_ttl=255,
+    )
+    return reply(received_ns)._replace(data=packet.encode())
+
+
 def snapshot(folder: Path, ssid: int) -> SessionSnapshot:
     store = SessionStore.open(session_store_path(folder, ssid), writable=False)
     try:
@@ -384,34 +410,95 @@ def test_a_packet_that_was_under_way_when_the_tai_offset_changed_has_no_delay(
     )
     node.configure(Sender(sessions={7: config}))
     run = node.role._run(7)
-    sent: list[bytes] = []
-    queue = cast(SenderPort, run.port)._transport
-    queue.send = lambda payload, *_: sent.append(payload) or 0  # type: ignore[union-attr, method-assign]
+    queue = cast(Silent, cast(SenderPort, run.port)._transport)
     for _ in range(2):
         run.send(monotonic_ns())
     status(tai_offset_s=37)
     a_second_later(node)
     run.send(monotonic_ns())
-    for sequence in range(3):
-        test = SenderPacket.decode(sent[sequence])
-        answer = ReflectorPacket(
-            sequence=sequence,
-            timestamp=test.timestamp,
-            error_estimate=test.error_estimate,
-            ssid=7,
-            receive_timestamp=test.timestamp,
-            sender_sequence=sequence,
-            sender_timestamp=test.timestamp,
-            sender_error_estimate=test.error_estimate,
-            sender_ttl=255,
-        )
-        datagram = reply(wall_ns())._replace(data=answer.encode())
-        run.receive(datagram, PEER, monotonic_ns(), monotonic_ns())
+    for payload in queue.sent:
+        run.receive(answer(payload, wall_ns()), PEER, monotonic_ns(), monotonic_ns())
     found = snapshot(tmp_path, 7)
     assert (found.sent, found.unresolved, found.received) == (3, 2, 1)
     assert 0 <= (found.round_trip.max_ns or 0) < 1_000_000_000
     assert run.collector is not None
     assert run.collector._intervals.current.suspect
+    node.role.close()
+
+
+class InBatches(Silent):
+    """Has what waits at once."""
+
+    limitation: str | None = None
+    attachments: tuple[Attachment, ...] = ()
+    room = 4_096
+    sources = 1
+
+    def receive_batch(self, batch: Batch) -> bool:
+        batch.count = len(self.waiting)
+        for row, datagram in enumerate(self.waiting):
+            batch.data[row, : len(datagram.data)] = np.frombuffer(datagram.data, np.uint8)
+            batch.length[row] = len(datagram.data)
+            batch.source[row] = np.frombuffer(PEER.packed, np.uint64)
+            batch.source_port[row] = datagram.source_port
+            batch.received_ns[row] = datagram.received_ns
+        batch.kernel_stamped[:] = True
+        self.waiting.clear()
+        return False
+
+    def flooded(self, overrun: bool) -> None: ...
+
+    def send_burst(self, *_: object) -> int:
+        raise NotImplementedError
+
+    def answer(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize("packets", [1, 2 * SMALL])
+@pytest.mark.parametrize("transport", [Silent, InBatches])
+@pytest.mark.parametrize("step_ns", [3_600_000_000_000, 1_000_000, -1_000_000, -3_600_000_000_000])
+def test_a_packet_that_was_under_way_when_the_clock_was_set_has_no_delay(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step_ns: int,
+    transport: type[Silent],
+    packets: int,
+) -> None:
+    monkeypatch.setattr(Node, "_open", lambda *_: transport())
+    node = Node(tmp_path)
+    node.configure(sender(7, 8))
+    runs = [node.role._run(ssid) for ssid in (7, 8)]
+    queue = cast(Silent, cast(SenderPort, runs[0].port)._transport)
+
+    def send() -> None:
+        for run in runs:
+            for _ in range(packets):
+                run.send(monotonic_ns())
+
+    def answered() -> None:
+        queue.waiting = [answer(payload, clock.wall_ns()) for payload in queue.sent]
+        queue.sent = []
+        runs[0].port.drain()
+
+    send()
+    answered()
+    send()
+    common = "engines.common"
+    for module in ("clock", *(f"{common}.{n}" for n in ("run", "sender_port", "batch_collection"))):
+        monkeypatch.setattr(f"dataplane.{module}.wall_ns", lambda: time.time_ns() + step_ns)
+    answered()
+    for run in runs:
+        assert run.collector is not None
+        assert run.collector._intervals.current.suspect
+        assert not any(delay.has_previous for delay in run.collector._intervals.delays)
+    send()
+    answered()
+    for ssid in (7, 8):
+        found = snapshot(tmp_path, ssid)
+        assert (found.sent, found.received) == (3 * packets, 2 * packets)
+        assert (found.unresolved, found.late) == (packets, packets)
+        for delay in (found.forward, found.backward, found.round_trip):
+            assert 0 <= (delay.min_ns or 0) <= (delay.max_ns or 0) < 500_000_000
     node.role.close()
 
 
