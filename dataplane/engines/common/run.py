@@ -492,7 +492,7 @@ class SenderRun:
         early_ns = 0 if due_ns is None else min(max(0, due_ns - now_ns), EARLY_NS)
         now_ns += early_ns
         sequence, self._skipped = sender.sequence, sender.skipped
-        collector.sent(sequence, wall_ns() + early_ns, now_ns, port.t1_method)
+        collector.sent(sequence, wall_ns() + early_ns, now_ns, port.t1_method, early_ns)
         failure = port.dress(self)
         error = self._clock.error_estimate(self.config.timestamp_format)
         if early_ns:

@@ -161,10 +161,11 @@ class DriverCollector(Collector):
         t1_ns: int,
         now_ns: int,
         t1_method: TimestampMethod = TimestampMethod.USERSPACE,
+        early_ns: int = 0,
     ) -> None:
         if self._settled == sequence:
             self._fresh_ns = now_ns
-        super().sent(sequence, t1_ns, now_ns, t1_method)
+        super().sent(sequence, t1_ns, now_ns, t1_method, early_ns)
         self._maps.sent(sequence, now_ns)
 
     def announce(
