@@ -144,3 +144,16 @@ def test_a_next_hop_is_remembered_for_a_tenth_of_a_second(node: Node) -> None:
     node.way_back("c0")
     assert node.ask(now_ns=start_ns + 99_000_000, anew=False).action == XDP_TX
     assert node.ask(now_ns=start_ns + 101_000_000, anew=False).action == XDP_REDIRECT
+
+
+@pytest.mark.usefixtures("one_cpu")
+def test_a_next_hop_is_remembered_for_where_the_request_came_from(node: Node) -> None:
+    """By the same way back: c0 takes its own replies, and no frames of b0's driver."""
+    node.way_back("c0")
+    generic = {socket.if_nametoindex("c0")}
+    node.tables.set_interfaces(node.kernel.devices(("b0", "c0")).devices, generic)
+    start_ns = wall_ns()
+    assert node.ask(device="c0", now_ns=start_ns).action == XDP_TX
+    before = node.handed_up(HandedUp.NEXT_HOP)
+    assert node.ask(device="b0", now_ns=start_ns + 1, anew=False).action == XDP_PASS
+    assert node.handed_up(HandedUp.NEXT_HOP) == before + 1
