@@ -170,3 +170,16 @@ def test_by_the_ports(node: Node) -> None:
     assert node.ask().data[:12] == node.frame_by("b0")
     ip(*rule, "sport", "862", "dport", "49862", "lookup", "77")
     assert node.ask().data[:12] == node.frame_by("c0")
+
+
+@pytest.mark.usefixtures("one_cpu")
+def test_a_next_hop_is_remembered_for_where_the_request_came_from(node: Node) -> None:
+    """By the same way back: c0 takes its own replies, and no frames of b0's driver."""
+    node.way_back("c0")
+    generic = {socket.if_nametoindex("c0")}
+    node.tables.set_interfaces(node.kernel.devices(("b0", "c0")).devices, generic)
+    start_ns = wall_ns()
+    assert node.ask(device="c0", now_ns=start_ns).action == XDP_TX
+    before = node.handed_up(HandedUp.NEXT_HOP)
+    assert node.ask(device="b0", now_ns=start_ns + 1, anew=False).action == XDP_PASS
+    assert node.handed_up(HandedUp.NEXT_HOP) == before + 1

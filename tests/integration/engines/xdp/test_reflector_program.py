@@ -191,6 +191,12 @@ def corrupt(frame: Frame) -> bytes:
     return data[:-1] + bytes([data[-1] ^ 1])
 
 
+def without_checksum(frame: Frame) -> bytes:
+    data = bytearray(frame.encode())
+    data[60:62] = bytes(2)
+    return bytes(data)
+
+
 def handed_up(family: Family) -> dict[str, tuple[bytes, HandedUp]]:
     plain = family.request()
     return {
@@ -210,6 +216,7 @@ def test_handed_up_unchanged(bench: Bench, case: tuple[bytes, HandedUp]) -> None
 IN_IPV6_ALONE = {
     "fragment": (fragment(request()), HandedUp.FRAGMENT),
     "link-local": (request(source=IPv6Address("fe80::1")).encode(), HandedUp.LINK_LOCAL),
+    "no checksum": (without_checksum(request()), HandedUp.CHECKSUM),
     "no head room": (request(11).encode(), HandedUp.HEAD_ROOM),
 }
 
