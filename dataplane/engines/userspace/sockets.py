@@ -253,7 +253,7 @@ class UdpSocket:
         scope_id: int,
     ) -> int:
         """See `BatchTransport`."""
-        return self._bursts.send(payloads, source, destination, port, scope_id)
+        return self._bursts.send(payloads, source, destination, port, scope_id, self._dress[0])
 
     def transmitted(self) -> Iterator[tuple[int, int]]:
         """Identifier and CLOCK_REALTIME nanoseconds of packets that have left."""
