@@ -207,7 +207,8 @@ def test_no_reply_counts_in_an_interval_after_one_that_came_behind_its_end(
     try:
         twins.announce(3, UNIX_NS + 990 * MS, 990 * MS)
         for sequence, now_ns in enumerate((S - MS, S + MS, S - 1)):
-            twins.arrive(frame(twins, payload(sequence, 70 + sequence)), now_ns)
+            data = payload(sequence, 70 + sequence, t1_ns=UNIX_NS + 990 * MS)
+            twins.arrive(frame(twins, data), now_ns)
         twins.compare(S + 10 * MS)
         twins.compare(2 * S + 10 * MS)
         assert [each.received for each in twins.stores[1].snapshot().intervals] == [1, 2]
