@@ -68,7 +68,7 @@ class Replies:
         ago: its number is one that was missed, if there is one."""
         passed = self._passed[number]
         counter = passed.pop() if passed else self._counters[number] - 3
-        ago_ns = self._chance.choice([0, 2 * MS, 6 * MS, 700 * MS])
+        ago_ns = self._chance.choice([0, self._chance.randrange(40 * MS), 700 * MS])
         self.arrive(number, sequence, counter % (1 << 32), now_ns, ago_ns)
 
     def change_path(self, number: int) -> None:
@@ -119,7 +119,7 @@ def run_step(
 
 odd_replies = ["lost", "lost behind", "twice", "overtaken", "copied", "restart", "path", "clock"]
 gaps = st.sampled_from([MS, 30 * MS, 150 * MS, 450 * MS, 990 * MS, 2_100 * MS])
-before_ends = st.sampled_from([-MS, -5 * MS, -12 * MS, -20 * MS, -45 * MS])
+before_ends = st.sampled_from([-MS, -5 * MS, -12 * MS, -20 * MS, -30 * MS, -30 * MS - 1])
 """So long before the end of the interval of the first session."""
 
 
@@ -143,6 +143,32 @@ before_ends = st.sampled_from([-MS, -5 * MS, -12 * MS, -20 * MS, -45 * MS])
         max_size=30,
     ),
     st.integers(0, 1 << 32),
+)
+# A number that was missed turns up in a copy, after replies that were settled together.
+@example(
+    [0] * SESSIONS,
+    [
+        (30 * MS, 1, 0, set(), "", 16 * MS, ""),
+        (30 * MS, 2, 0, {0}, "lost behind", 40 * MS, ""),
+        (450 * MS, 1, 0, set(), "", 16 * MS, ""),
+        (30 * MS, 2, 0, set(), "", 16 * MS, ""),
+        (30 * MS, 4, 5 * MS, set(), "", 40 * MS, ""),
+        (MS, 1, 0, {0}, "copied", 16 * MS, ""),
+        (30 * MS, 2, 0, set(), "", 40 * MS, ""),
+    ],
+    3,
+)
+# Losses in the last nanosecond of an interval, and in the first one of the next.
+@example(
+    [1] * SESSIONS,
+    [
+        (30 * MS, 1, 0, set(), "", 16 * MS, ""),
+        (-30 * MS - 1, 1, 0, {0}, "lost", None, ""),
+        (MS, 0, 0, set(), "", 40 * MS, ""),
+        (-30 * MS, 1, 0, {0}, "lost", None, ""),
+        (MS, 0, 0, set(), "", 40 * MS, ""),
+    ],
+    0,
 )
 # Forgotten origins, while the next interval has some already.
 @example(

@@ -60,6 +60,8 @@ class Side:
         ]
         # Their intervals end one after another, so that packets come between the ends.
         for number, collector in enumerate(self.collectors):
+            # A Session-Sender has one of its own, in the same place.
+            collector.tai_offset_s = CLOCK.tai_offset_s
             collector.start(-number * MS, UNIX_NS - number * MS)
         node.tables.ports.add(self.configs[0].sender_udp_port)
 
