@@ -38,7 +38,8 @@ class BatchCollection:
         self._port = port
         self._batch = Batch(BATCH)
         self._collector = BatchCollector()
-        self._changed = set(port.runs)
+        for ssid in port.runs:
+            self.changed(ssid)
 
     @property
     def attachments(self) -> tuple[Attachment, ...]:
@@ -60,7 +61,8 @@ class BatchCollection:
 
     def changed(self, ssid: int) -> None:
         """The session with this SSID has come or gone, or has another collector."""
-        self._changed.add(ssid)
+        run = self._port.runs.get(ssid)
+        self._collector.serve(ssid, None if run is None else run.collector)
 
     def serve(self, single: Callable[[Datagram], None]) -> bool:
         """Receive once; `single` takes in one packet. Whether there may be more."""
@@ -95,10 +97,6 @@ class BatchCollection:
 
     def _collect(self, batch: Batch, single: Callable[[int], None]) -> None:
         runs = self._port.runs
-        while self._changed:
-            ssid = self._changed.pop()
-            run = runs.get(ssid)
-            self._collector.serve(ssid, None if run is None else run.collector)
         rows = slice(0, batch.count)
         now_ns, received_ns = monotonic_ns(), batch.received_ns[rows]
         waited_ns = np.maximum(wall_ns() - received_ns, 0)
