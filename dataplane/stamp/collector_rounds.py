@@ -266,7 +266,7 @@ def know_reflectors(table: SessionTable, rows: Rows, estimates: npt.NDArray[np.u
     new = estimates != known[rows]
     if not new.any():
         return
-    for estimate in np.unique(estimates[new]).tolist():
+    for estimate in set(estimates[new].tolist()):
         mine = rows[new & (estimates == estimate)]
         known[mine] = estimate
         state, decoded = table.columns[STATE][mine], ErrorEstimate.decode(estimate)
