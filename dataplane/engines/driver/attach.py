@@ -27,7 +27,7 @@ from dataplane.bpf.syscall import (
     update_link,
 )
 from dataplane.engines.base import Attachment, AttachmentMode
-from dataplane.engines.driver.interfaces import Interface, program_on
+from dataplane.engines.driver.interfaces import Interface, Port, program_on
 
 _OCCUPIED = (errno.EBUSY, errno.EEXIST)
 
@@ -70,6 +70,7 @@ class _Link:
         notes = [self.note] if self.note is not None else []
         if self.interface.hides_vlans:
             notes.append(_hides_vlans_text(self.interface))
+        notes += map(_handed_on_text, self.interface.handed_on)
         return Attachment(self.interface.name, self.mode, "; ".join(notes) or None)
 
 
@@ -213,6 +214,12 @@ def _hides_vlans_text(interface: Interface) -> str:
     return (
         f"VLAN tags may be taken off frames of {interface.name} before the program sees them: "
         "what may have lost one is left to user space"
+    )
+
+
+def _handed_on_text(port: Port) -> str:
+    return (
+        f"{port.name} belongs to {port.master}, which gets its frames: they are left to the kernel"
     )
 
 

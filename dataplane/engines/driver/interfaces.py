@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import enum
+from collections import defaultdict
 from collections.abc import Container, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,6 +64,14 @@ class SourceValidation(enum.IntEnum):
     """There is a route to the source."""
 
 
+class Port(NamedTuple):
+    """A device that belongs to another one."""
+
+    name: str
+    master: str
+    """The bridge, bond or VRF."""
+
+
 @dataclass(frozen=True, slots=True)
 class Interface:
     """A network device that can have an XDP program."""
@@ -87,6 +96,9 @@ class Interface:
     """Whether frames of VLANs on it may have lost their tags by the time that a program
     sees them."""
 
+    handed_on: tuple[Port, ...] = ()
+    """Configured devices on it, or itself, whose frames another device gets."""
+
 
 @dataclass(frozen=True, slots=True)
 class Device:
@@ -100,6 +112,10 @@ class Device:
     """Whether it accepts Segment Routing Headers, and unsigned ones."""
 
     source_validation: SourceValidation = SourceValidation.NONE
+
+    requires_hmac: bool = False
+    """Whether SIDs refuse unsigned ones that came through it (`seg6_require_hmac`); what
+    `seg6_enabled` says is not asked of a SID."""
 
 
 class Vlan(NamedTuple):
@@ -163,6 +179,7 @@ class Kernel:
         with_vlans = {place.ifindex for place in shared}
         interfaces: dict[int, Interface] = {}
         devices: dict[Place, Device] = {}
+        ports: dict[int, list[Port]] = defaultdict(list)
         missing = None
         for name in names:
             link = by_name.get(name)
@@ -176,9 +193,16 @@ class Kernel:
             base = stack[0]
             interface = self._interface(base, base["index"] in with_vlans)
             interfaces[base["index"]] = interface
+            master = _master(stack, links)
+            if master is not None:
+                # Its frames are for that one, in another table of routes at the least.
+                ports[base["index"]].append(Port(name, master))
+                continue
             for place in _places(stack, links):
                 if not (interface.hides_vlans and place in shared):
                     devices[place] = _device(link)
+        for index, found in ports.items():
+            interfaces[index] = replace(interfaces[index], handed_on=tuple(found))
         ordered = sorted(interfaces.values(), key=lambda each: each.name)
         return Devices(tuple(ordered), devices, missing)
 
@@ -320,6 +344,16 @@ def _stack(link: Any, links: dict[int, Any]) -> list[Any]:
     return stack
 
 
+def _master(stack: list[Any], links: dict[int, Any]) -> str | None:
+    """Who gets the frames that a device or one below it would."""
+    for link in stack:
+        master = links.get(link.get_attr("IFLA_MASTER"))
+        if master is not None:
+            name: str = master.get_attr("IFLA_IFNAME")
+            return name
+    return None
+
+
 def _places(stack: list[Any], links: dict[int, Any]) -> Iterator[Place]:
     """Where a device's frames arrive, as far as programs are to know.
 
@@ -371,6 +405,7 @@ def _device(link: Any) -> Device:
         _mac(address).ljust(6, b"\0"),
         enabled and not signed,
         SourceValidation(min(validation, SourceValidation.LOOSE)),
+        signed,
     )
 
 

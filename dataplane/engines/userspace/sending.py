@@ -80,7 +80,7 @@ class BurstSender:
         )
         self._pointer = ctypes.addressof(self._message)
         self._peer: tuple[bytes, int, int] | None = None
-        self._said: tuple[bytes, int] | None = None
+        self._said: tuple[bytes, int, int] | None = None
 
     def send(
         self,
@@ -93,7 +93,7 @@ class BurstSender:
         """See `BatchTransport.send_burst`; a `source` of None is the bound address."""
         count, size = len(payloads), payloads.shape[1]
         self._address(destination, port, scope_id)
-        self._say(source or bytes(LENGTH), size)
+        self._say(source or bytes(LENGTH), scope_id, size)
         number = 0
         if count > 1 and self.limitation is None:
             self._message.control_length = self._with
@@ -135,12 +135,13 @@ class BurstSender:
             name = self._family.name(*peer)
             ctypes.memmove(self._name, name, len(name))
 
-    def _say(self, source: bytes, size: int) -> None:
-        said = source, size
+    def _say(self, source: bytes, scope_id: int, size: int) -> None:
+        said = source, scope_id, size
         if said != self._said:
             self._said = said
             family = self._family
-            always = message(family.level, family.address, family.source(source)) + _UNSTAMPED
+            address = family.source(source, scope_id)
+            always = message(family.level, family.address, address) + _UNSTAMPED
             segment = message(socket.IPPROTO_UDP, UDP_SEGMENT, size.to_bytes(2, sys.byteorder))
             control = always + segment
             ctypes.memmove(self._control, control, len(control))

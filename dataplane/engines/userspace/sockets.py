@@ -231,12 +231,12 @@ class UdpSocket:
 
     def answer(self, payload: bytes | bytearray, request: Datagram) -> None:
         """Transmit to where `request` came from, from the address it was sent to."""
-        family = self._family
+        family, zone = self._family, request.zone
         self._socket.sendmsg(
             [payload],
-            [(family.level, family.address, family.source(request.destination))],
+            [(family.level, family.address, family.source(request.destination, zone))],
             0,
-            family.peer(request.source, request.source_port, request.scope_id),
+            family.peer(request.source, request.source_port, zone),
         )
 
     @property

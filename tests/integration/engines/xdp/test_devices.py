@@ -9,8 +9,8 @@ import pytest
 from dataplane.bpf.syscall import XDP_DROP, XDP_PASS
 from dataplane.engines.xdp.collector_layouts import CollectorUp
 from dataplane.frames import HERE_MAC, Frame
-from tests.integration.engines.driver.devices import OTHERS_TAGS, TAGS
-from tests.integration.engines.xdp.collecting import Twins, frame, payload
+from tests.integration.engines.driver.devices import DEVICES, OTHERS_TAGS, TAGS
+from tests.integration.engines.xdp.collecting import Twins, frame, payload, shaped
 from tests.integration.engines.xdp.reflecting import FAMILIES, Bench, answers, leaves
 from tests.unit.stamp.network import MS, UNIX_NS
 
@@ -66,3 +66,16 @@ def test_nor_are_those_to_another_link_layer_address(twins: Twins, tags: str) ->
         mac = bytearray(HERE_MAC)
         mac[at] ^= 1
         assert handed_up(twins, replace(packet, destination_mac=bytes(mac))) == 1
+
+
+@pytest.mark.parametrize("form", ["encapsulated, SRH", "VLAN, encapsulated, SRH"])
+def test_replies_that_a_sid_takes_for_their_hmac_alone(twins: Twins, form: str) -> None:
+    twins.sent(0, UNIX_NS, 0)
+    packet = shaped(twins, payload(), form).encode()
+    signed = {place: replace(device, requires_hmac=True) for place, device in DEVICES.items()}
+    twins.node.tables.set_interfaces(signed)
+    try:
+        assert twins.node.run(packet, 5 * MS) == XDP_PASS
+    finally:
+        twins.node.tables.set_interfaces(DEVICES)
+    assert twins.node.run(packet, 5 * MS) == XDP_DROP
