@@ -232,6 +232,23 @@ def test_collecting_needs_nobody_to_take_frames(
     eventually(lambda: attachments() == [("va", AttachmentMode.NATIVE)], "it is in the driver")
 
 
+def test_an_interface_that_the_program_has_no_place_for_is_noted(
+    network: Network, running: Running
+) -> None:
+    for name, index in (("vy", 4_095), ("vz", 4_096)):
+        veth = (name, "index", str(index), "type", "veth", "peer", "name", f"{name}-peer")
+        ip("-n", network.sender, "link", "add", *veth)
+    sender = Sender(engine="xdp", interfaces=("vy", "vz"), sessions={5: SESSION})
+    running.engine.configure(Node(sender=sender))
+
+    def notes() -> list[str | None]:
+        reports = [each for each in running.reports if isinstance(each, SenderDriver)]
+        return [each.note for each in reports[-1].attachments] if reports else []
+
+    note = "the index of vz is not below 4096: replies without a VLAN tag are left to user space"
+    eventually(lambda: notes() == [None, note], "it is told")
+
+
 def test_replies_of_this_machine_are_collected_on_its_loopback_interface(
     running: Running,
 ) -> None:
