@@ -15,7 +15,7 @@ import os
 from ipaddress import IPv6Address
 
 from dataplane.addresses import endpoint
-from dataplane.clock import Clock, wall_ns
+from dataplane.clock import Clock, monotonic_ns, wall_ns
 from dataplane.config import IPAddress, ReflectorMode, SenderSession, SsidZeroAction
 from dataplane.engines.base import (
     WANT_TO_RUN,
@@ -181,12 +181,14 @@ class SenderRun:
         if self._collector is None:
             reason = self._collecting.pending() or self.status.last_error
             raise EngineError(f"session {self.config.ssid} has no store: {reason}")
+        self.port.drain()
         self._collector.clear(now_ns)
         self._plan_collecting()
         self.complete(now_ns)
 
     def announce(self, packets: int, now_ns: int) -> int:
         """See `Engine.announce`. Raises EngineError."""
+        self.port.drain()
         sender, collector = self._sender, self._collector
         if sender is None or collector is None:
             raise EngineError(f"session {self.config.ssid} is not running")
@@ -430,6 +432,7 @@ class SenderRun:
 
     def send(self, now_ns: int) -> None:
         """Send the packet that is due, by itself; nothing where the session has failed."""
+        now_ns = self.end_interval(now_ns)
         sender, collector, port = self._sender, self._collector, self.port
         if sender is None or collector is None or not self.running:
             return
@@ -448,6 +451,7 @@ class SenderRun:
 
         `sent` is to be called then. `t1_ns` is for the time being.
         """
+        self.end_interval(now_ns)
         sender, collector = self._sender, self._collector
         if sender is None or collector is None or not self.running:
             return False
@@ -494,6 +498,15 @@ class SenderRun:
         self._plan_collecting()
         self.complete(now_ns)
         self._rest()
+
+    def end_interval(self, now_ns: int) -> int:
+        """Close the current interval before a packet is sent after its end: what has arrived
+        until then is read before. Returns what time it is then."""
+        collector, over = self._collector, False
+        while collector is not None and now_ns >= collector.interval_end_ns:
+            self.collect(now_ns)
+            over = True
+        return monotonic_ns() if over else now_ns
 
     def complete(self, now_ns: int) -> None:
         """End the run if the fate of its last packet is known."""
