@@ -2,13 +2,19 @@
 
 CLOCK_REALTIME is what timestamps are taken from; CLOCK_MONOTONIC is what
 packets are paced against. See adjtimex(2) and clock_gettime(2).
+
+The kernel slews both alike, however fast: what they differ by changes when
+CLOCK_REALTIME is set, at a leap second, and when the machine has slept. That is
+a step, and at no other time is there one.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from dataplane.stamp.timestamp import ErrorEstimate, TimestampFormat
@@ -21,6 +27,17 @@ monotonic_ns = time.monotonic_ns
 
 REFRESH_NS = 1_000_000_000
 """How old a clock status may become before it is read again."""
+
+STEP_NS = 10_000
+"""No step is noticed that is smaller: two clocks cannot be read at the same moment."""
+
+_READINGS = 100
+"""After so many that took too long the next has to do."""
+
+_CLOCK_REALTIME = 0
+_TFD_CANCEL = 1 | 2
+"""TFD_TIMER_ABSTIME and TFD_TIMER_CANCEL_ON_SET; timerfd_create(2)."""
+_FAR_S = 1 << 33
 
 _TIME_ERROR = 5
 _STA_UNSYNC = 0x0040
@@ -92,13 +109,30 @@ def read_clock_status() -> ClockStatus:
     )
 
 
+def read_unix_offset_ns() -> int:
+    """CLOCK_REALTIME minus CLOCK_MONOTONIC, to half of `STEP_NS`."""
+    for _ in range(_READINGS):
+        before_ns, unix_ns, after_ns = monotonic_ns(), wall_ns(), monotonic_ns()
+        if after_ns - before_ns <= STEP_NS:
+            break
+    return unix_ns - (before_ns + after_ns) // 2
+
+
 class Clock:
-    """The clock status, read again once it is a second old."""
+    """The clock status, read again once it is a second old; belongs to one thread."""
 
     def __init__(self) -> None:
         self._status = read_clock_status()
         self._read_ns = monotonic_ns()
+        self.unix_offset_ns = read_unix_offset_ns()
+        """CLOCK_REALTIME minus CLOCK_MONOTONIC."""
         self._estimates: dict[TimestampFormat, ErrorEstimate] = {}
+        self._watchers: list[Callable[[], None]] = []
+
+    def watch(self, broken: Callable[[], None]) -> None:
+        """Have it called when timestamps of before are not to be compared with those that
+        follow: there was a step, or the TAI offset is another one."""
+        self._watchers.append(broken)
 
     @property
     def status(self) -> ClockStatus:
@@ -107,12 +141,59 @@ class Clock:
     def refresh(self, now_ns: int) -> None:
         """Read the status again if it is due; `now_ns` is monotonic."""
         if now_ns - self._read_ns >= REFRESH_NS:
-            self._read_ns = now_ns
-            self._status = read_clock_status()
-            self._estimates.clear()
+            self._read(now_ns)
+
+    def look(self, now_ns: int, unix_ns: int) -> None:
+        """To be called before timestamps that have just come are compared with earlier ones,
+        with both clocks as they were read afterwards, one after the other: if there was a
+        step, it is told before this returns."""
+        if abs(unix_ns - now_ns - self.unix_offset_ns) > STEP_NS:
+            self._read(now_ns)
+
+    def _read(self, now_ns: int) -> None:
+        self._read_ns = now_ns
+        before, self._status = self._status, read_clock_status()
+        self._estimates.clear()
+        offset_ns = read_unix_offset_ns()
+        stepped = abs(offset_ns - self.unix_offset_ns) > STEP_NS
+        if stepped:
+            self.unix_offset_ns = offset_ns
+        if stepped or self._status.tai_offset_s != before.tai_offset_s:
+            for broken in self._watchers:
+                broken()
 
     def error_estimate(self, fmt: TimestampFormat) -> ErrorEstimate:
         estimate = self._estimates.get(fmt)
         if estimate is None:
             estimate = self._estimates[fmt] = self._status.error_estimate(fmt)
         return estimate
+
+
+class StepAlarm:
+    """A descriptor that is ready to be read once there was a step."""
+
+    def __init__(self) -> None:
+        """Raises OSError."""
+        self._fd: int = _libc.timerfd_create(_CLOCK_REALTIME, os.O_NONBLOCK | os.O_CLOEXEC)
+        # struct itimerspec: no interval, and a time that never comes.
+        spec = (ctypes.c_long * 4)(0, 0, _FAR_S, 0)
+        if self._fd < 0 or _libc.timerfd_settime(self._fd, _TFD_CANCEL, spec, None):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def rung(self) -> bool:
+        """Whether there was a step since the last call."""
+        try:
+            os.read(self._fd, 8)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno != errno.ECANCELED:
+                raise
+        return True
+
+    def close(self) -> None:
+        os.close(self._fd)

@@ -52,6 +52,8 @@ class Collector(RunTaking):
     interval suspect and aligned as before; else it is ended.
     """
 
+    __slots__ = ()
+
     def start(self, now_ns: int, unix_ns: int) -> None:
         """Begin a run, or go on with one that is open: intervals are counted from here."""
         self._intervals.unix_offset_ns = unix_ns - now_ns
@@ -118,16 +120,17 @@ class Collector(RunTaking):
         t1_ns: int,
         now_ns: int,
         t1_method: TimestampMethod = TimestampMethod.USERSPACE,
+        early_ns: int = 0,
     ) -> None:
         """Packet `sequence` is about to leave; ValueError unless it is the next one.
 
-        Its T1 is `t1_ns`, or is read later.
+        Its T1 is `t1_ns`, or is read later, or up to `early_ns` before it.
         """
         if sequence != self._next:
             raise ValueError(f"sequence {sequence} is not the next one, {self._next}")
         self._intervals.unix_offset_ns = t1_ns - now_ns
-        if t1_ns < self.earliest_t1_ns:
-            self.know_earliest_t1(t1_ns)
+        if t1_ns - early_ns < self.earliest_t1_ns:
+            self.know_earliest_t1(t1_ns - early_ns)
         self._begin_write()
         if now_ns >= self._intervals.end_ns:
             self._expire(now_ns)

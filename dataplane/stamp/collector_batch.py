@@ -243,15 +243,19 @@ class BatchCollector:
         records = _decoded(part, mine, part.wire[mine], replies.t4_ns[mine], tai_offset_s)
         records["sequence"] = sequences
         ours = records["t1_ns"] >= table.columns[EARLIEST_T1_NS][sessions]
+        if not ours.all():
+            done[fit[~ours]] = False
+            fit, mine, sessions = fit[ours], mine[ours], sessions[ours]
+            sequences, records = sequences[ours], records[ours]
         refine_round(table, sessions, sequences, records)
         delays = delays_of(records)
         places, known = places_in_histograms(table, sessions, delays)
-        known &= ours
         if not known.all():
             done[fit[~known]] = False
             sessions, sequences, records = sessions[known], sequences[known], records[known]
             delays, places = delays[known], places[known]
-        take_round(table, sessions, sequences, records, delays, places)
+        estimates = part.wire["estimate"][rows[done]].astype(np.uint16)
+        take_round(table, sessions, sequences, records, delays, places, estimates)
         ended = all_sent(table, sessions)
         if ended.any():
             owners = part.index[mine[done[fit]]][ended].tolist()

@@ -16,7 +16,7 @@ from dataplane.session_state import (
     IntervalState,
     SessionHead,
 )
-from dataplane.stamp.session_table import END_NS, UNIX_OFFSET_NS, Cell, Row
+from dataplane.stamp.session_table import END_NS, LENGTH_NS, UNIX_OFFSET_NS, Cell, Row
 from dataplane.statistics import INT64_MAX, DelayRun, DelayState
 from dataplane.store import SessionStore
 
@@ -40,12 +40,10 @@ class Intervals:
     """The current interval of `store`, and the ones that were closed."""
 
     __slots__ = (
-        "__dict__",
         "_carried_agreement",
         "_closed",
         "_overlays",
         "_store",
-        "length_ns",
         "loss",
         "row",
     )
@@ -55,6 +53,8 @@ class Intervals:
 
     unix_offset_ns = Cell(UNIX_OFFSET_NS)
     """Unix time minus the monotonic clock."""
+
+    length_ns = Cell(LENGTH_NS)
 
     def __init__(
         self, store: SessionStore, length_ns: int, window: int, row: Row | None = None
@@ -66,7 +66,7 @@ class Intervals:
         self._store = store
         self.length_ns = length_ns
         self._carried_agreement = 0
-        self._closed: list[int] = []
+        self._closed: tuple[int, ...] = ()
         self._overlays: _Overlays | None = None
 
     @property
@@ -165,7 +165,7 @@ class Intervals:
 
     def was_closed(self, number: int) -> None:
         """The store has another current interval."""
-        self._closed.append(number)
+        self._closed += (number,)
         if self.row.table is not None:
             self.row.table.untold.add(self.row.index)
         self.rest()
@@ -201,7 +201,7 @@ class Intervals:
         """Numbers of the intervals closed since the last call."""
         if not self._closed:
             return []
-        closed, self._closed = self._closed, []
+        closed, self._closed = list(self._closed), ()
         if self.row.table is not None:
             self.row.table.untold.discard(self.row.index)
         return closed

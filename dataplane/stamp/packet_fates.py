@@ -28,7 +28,6 @@ from dataplane.stamp.session_table import (
     HISTOGRAMS,
     INTERVALS,
     KIND,
-    LENGTH_NS,
     MASK,
     NEXT,
     RING,
@@ -61,6 +60,20 @@ _NS_PER_S = 1_000_000_000
 class PacketFates:
     """Packets are under way until they are received, lost or given up, and are settled in
     the order in which they were sent."""
+
+    __slots__ = (
+        "__weakref__",
+        "_copies",
+        "_intervals",
+        "_number",
+        "_refined",
+        "_store",
+        "_window",
+        "config",
+        "row",
+        "ssid_zero_seen",
+        "window",
+    )
 
     def __init__(
         self,
@@ -106,7 +119,7 @@ class PacketFates:
         places, cells, row = self._store.places, table.cells, self.row.index
         assert places is not None
         cells[STATE, row], cells[RING, row], cells[HISTOGRAMS, row] = places[:3]
-        cells[INTERVALS, row], cells[LENGTH_NS, row] = places.intervals, self._intervals.length_ns
+        cells[INTERVALS, row] = places.intervals
         kind = Kind(
             *(self._store.percentiles, len(self._store.directions)),
             *(self.config.history_depth + 1, self._store.stateful),
@@ -115,7 +128,7 @@ class PacketFates:
         cells[SLOTS, row] = self._records.capacity + 1
         cells[STATEFUL, row] = self._store.stateful
         cells[DELAYS, row] = len(self._store.directions)
-        cells[FATES, row], cells[TIMES, row] = self._window.place, self._window.times_at
+        cells[FATES, row], cells[TIMES, row] = self._window.fates_at, self._window.times_at
         table.collectors[row] = self
 
     _next = Cell(NEXT)

@@ -30,6 +30,8 @@ _USERSPACE = TimestampMethod.USERSPACE.code
 class ReplyTaking(PacketFates):
     """Takes in single replies; see `dataplane.stamp.collector` for the rules."""
 
+    __slots__ = ()
+
     def discard(self, reason: DiscardReason) -> DiscardReason:
         """Count a packet that is not used."""
         self._begin_write()

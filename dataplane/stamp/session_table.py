@@ -91,9 +91,11 @@ EARLIEST_T1_NS: Final = 34
 
 # The engine's own.
 EXTRA: Final = 35
-"""The first of those that an engine may use as it likes."""
+"""The first of those that an engine may use as it likes, if it has made the table with them."""
 
 COLUMNS: Final = 56
+"""With all of these."""
+
 NEVER: Final = (1 << 63) - 1
 
 
@@ -114,14 +116,14 @@ class Kind(NamedTuple):
 class SessionTable:
     """Rows by SSID; belongs to one thread."""
 
-    def __init__(self, arena: Arena) -> None:
+    def __init__(self, arena: Arena, columns: int = EXTRA) -> None:
         self.arena = arena
         # Fresh pages: those of rows that are not used never exist.
-        memory = mmap.mmap(-1, 8 * COLUMNS * ROWS)
-        self.cells: npt.NDArray[np.int64] = np.frombuffer(memory, np.int64).reshape(COLUMNS, ROWS)
+        memory = mmap.mmap(-1, 8 * columns * ROWS)
+        self.cells: npt.NDArray[np.int64] = np.frombuffer(memory, np.int64).reshape(columns, ROWS)
         self.columns: tuple[npt.NDArray[np.int64], ...] = tuple(self.cells)
         """The same; to pick rows of one of these is five times as fast as from `cells`."""
-        self._view = memoryview(memory).cast("q", (COLUMNS, ROWS))
+        self._view = memoryview(memory).cast("q", (columns, ROWS))
         self.collectors: dict[int, Any] = {}
         """By SSID."""
         self.kinds: list[Kind] = []

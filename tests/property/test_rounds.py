@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -135,6 +136,25 @@ def test_replies_taken_in_rounds(kinds: list[int], steps: Any) -> None:
                 assert ours.refined_t1(following[ssid] - 1) == theirs.refined_t1(
                     following[ssid] - 1
                 )
+
+
+def test_the_first_replies_of_sessions_are_taken_in_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with sides(configured([0, 1, 3, 4] * 3)) as (one, many):
+        arrivals = []
+        for ssid in one.collectors:
+            for side in (one, many):
+                side.collectors[ssid].sent(0, UNIX_NS, 0)
+            t2_ns = UNIX_NS + (ssid - 3) * MS
+            data = reply(0, 0, UNIX_NS, t2_ns, t2_ns + 10, ssid=ssid)
+            arrivals.append(Arrival(ssid, data, MS))
+        for arrival in arrivals:
+            one.single(arrival)
+        with monkeypatch.context() as patch:
+            patch.setattr(Collector, "take", None)
+            many.together(arrivals)
+        compare(one, many)
 
 
 def test_origins_move_in_rounds() -> None:

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from dataplane.clock import monotonic_ns, wall_ns
+from dataplane.clock import Clock, monotonic_ns, wall_ns
 from dataplane.engines.base import Attachment
 from dataplane.engines.common.batch import BATCH, SMALL, Batch, BatchTransport
 from dataplane.engines.common.interfaces import InterfaceFilter
@@ -29,16 +29,18 @@ class Port(Protocol):
 class BatchCollection:
     """The batches of one transport."""
 
-    def __init__(self, transport: BatchTransport, port: Port) -> None:
+    def __init__(self, transport: BatchTransport, port: Port, clock: Clock) -> None:
         self.latest_count = 0
         """Packets that were received last."""
 
         self._latest_ns = 0
         self._transport = transport
         self._port = port
+        self._clock = clock
         self._batch = Batch(BATCH)
         self._collector = BatchCollector()
-        self._changed = set(port.runs)
+        for ssid in port.runs:
+            self.changed(ssid)
 
     @property
     def attachments(self) -> tuple[Attachment, ...]:
@@ -60,7 +62,8 @@ class BatchCollection:
 
     def changed(self, ssid: int) -> None:
         """The session with this SSID has come or gone, or has another collector."""
-        self._changed.add(ssid)
+        run = self._port.runs.get(ssid)
+        self._collector.serve(ssid, None if run is None else run.collector)
 
     def serve(self, single: Callable[[Datagram], None]) -> bool:
         """Receive once; `single` takes in one packet. Whether there may be more."""
@@ -94,14 +97,12 @@ class BatchCollection:
             self._collect(batch, lambda row: single(batch.datagram(row)))
 
     def _collect(self, batch: Batch, single: Callable[[int], None]) -> None:
+        now_ns, unix_ns = monotonic_ns(), wall_ns()
+        self._clock.look(now_ns, unix_ns)
         runs = self._port.runs
-        while self._changed:
-            ssid = self._changed.pop()
-            run = runs.get(ssid)
-            self._collector.serve(ssid, None if run is None else run.collector)
         rows = slice(0, batch.count)
-        now_ns, received_ns = monotonic_ns(), batch.received_ns[rows]
-        waited_ns = np.maximum(wall_ns() - received_ns, 0)
+        received_ns = batch.received_ns[rows]
+        waited_ns = np.maximum(unix_ns - received_ns, 0)
         touched = self._collector.receive(
             Replies(
                 batch.data[rows],

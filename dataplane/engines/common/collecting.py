@@ -11,12 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from dataplane.arena import Arena
+from dataplane.clock import Clock
 from dataplane.config import SenderSession
 from dataplane.stamp.collector import Collector
 from dataplane.stamp.collector_rounds import next_expiries
 from dataplane.stamp.expiry_rounds import expire_over
 from dataplane.stamp.sender_rounds import Range, Rows
-from dataplane.stamp.session_table import SessionTable
+from dataplane.stamp.session_table import EXTRA, SessionTable
 from dataplane.store import SessionStore, StoreError
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,9 @@ class Collecting(Protocol):
     def prepare(self, resumed: bool) -> None:
         """Raises StoreError where no collector can be made yet; a session that is to be
         resumed waits instead, for what it has collected is not to be lost."""
+
+    def set_clock(self, clock: Clock) -> None:
+        """What timestamps need to know: once a second, and when it has changed."""
 
     def rooms(self, sessions: Sequence[SenderSession]) -> AbstractContextManager[None]:
         """Make what collectors of these sessions need, at once where that is quicker; what
@@ -75,10 +79,10 @@ class Collecting(Protocol):
         """It has been closed."""
 
 
-def make_table() -> SessionTable | None:
+def make_table(columns: int = EXTRA) -> SessionTable | None:
     """None where sessions can only be worked on one by one."""
     try:
-        return SessionTable(Arena())
+        return SessionTable(Arena(), columns)
     except OSError as error:
         log.warning("sessions are worked on one by one: no range of addresses: %s", error)
         return None
@@ -101,6 +105,9 @@ class CollectingHere:
         return None
 
     def prepare(self, resumed: bool) -> None:
+        pass
+
+    def set_clock(self, clock: Clock) -> None:
         pass
 
     def rooms(self, sessions: Sequence[SenderSession]) -> AbstractContextManager[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dataplane.clock import REFRESH_NS, Clock
+from dataplane.clock import REFRESH_NS, Clock, StepAlarm, monotonic_ns, wall_ns
 from dataplane.config import Node
 from dataplane.engines.base import Capabilities, EngineContext, EngineError, Resume
 from dataplane.engines.common.collecting import Collecting, CollectingHere
@@ -39,6 +39,8 @@ class LoopEngine:
             *(name, self._loop, clock, context, open_transport), capabilities.address_families
         )
         self._timer = self._loop.timer(self._tick)
+        self._alarm = StepAlarm()
+        self._loop.register(self._alarm.fileno(), self._stepped)
         self._loop.start()
         self._loop.call(lambda: self._timer.at(0))
 
@@ -87,6 +89,8 @@ class LoopEngine:
     def _let_go(self) -> None:
         """In the loop, at a stroke: no timer comes in between."""
         self._timer.at(None)
+        self._loop.unregister(self._alarm.fileno())
+        self._alarm.close()
         self._sender.close()
         self._reflector.close()
 
@@ -95,3 +99,8 @@ class LoopEngine:
         self._clock.refresh(now_ns)
         self._sender.tick(now_ns)
         self._reflector.tick()
+
+    def _stepped(self, _events: int) -> bool:
+        if self._alarm.rung():
+            self._clock.look(monotonic_ns(), wall_ns())
+        return False

@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import os
 from ipaddress import IPv6Address
+from pathlib import Path
 
 from dataplane.addresses import endpoint
 from dataplane.clock import Clock, monotonic_ns, wall_ns
@@ -30,7 +31,7 @@ from dataplane.engines.base import (
 )
 from dataplane.engines.common.collecting import Collecting
 from dataplane.engines.common.loop import Loop
-from dataplane.engines.common.plan import Plan
+from dataplane.engines.common.plan import EARLY_NS, Plan
 from dataplane.engines.common.transmitter import Transmitter
 from dataplane.engines.common.transport import Datagram
 from dataplane.srv6 import complete_path, rthdr_for_socket
@@ -59,8 +60,33 @@ def rthdr_of(segments: tuple[IPv6Address, ...], destination: IPAddress) -> bytes
     return rthdr_for_socket(complete_path(segments, destination))
 
 
+text_of = functools.lru_cache(maxsize=4096)(str)
+"""Of an address, with a memory: thousands of sessions have few Session-Reflectors."""
+
+
 class SenderRun:
     """Belongs to the thread of its loop."""
+
+    __slots__ = (
+        "__weakref__",
+        "_clock",
+        "_collecting",
+        "_collector",
+        "_context",
+        "_duration_s",
+        "_first_start_ns",
+        "_plan",
+        "_reported",
+        "_sender",
+        "_skipped",
+        "_store",
+        "config",
+        "destination",
+        "port",
+        "rthdr",
+        "status",
+        "traffic_class",
+    )
 
     def __init__(
         self,
@@ -76,13 +102,12 @@ class SenderRun:
         self._collecting = collecting
         self.port = port
         self.rthdr = rthdr_of(config.segments, config.reflector_address)
-        self.destination = str(config.reflector_address)
+        self.destination = text_of(config.reflector_address)
         self.traffic_class = config.dscp << 2
         self.status = SessionStatus(OperState.STOPPED, engine, wall_ns())
         self._reported: SessionStatus | None = None
-        self._path = session_store_path(context.state_dir, config.ssid)
         self._clock = clock
-        self._emit = context.emit
+        self._context = context
         self._store: SessionStore | None = None
         self._collector: Collector | None = None
         self._sender: SessionSender | None = None
@@ -90,6 +115,10 @@ class SenderRun:
         self._first_start_ns: int | None = None
         self._skipped = 0
         self._plan = Plan(loop)
+
+    @property
+    def _path(self) -> Path:
+        return session_store_path(self._context.state_dir, self.config.ssid)
 
     @property
     def wants_to_run(self) -> bool:
@@ -121,9 +150,12 @@ class SenderRun:
         self._enter(state, reason, error)
         return False
 
-    def start_by_itself(self, now_ns: int, reason: str = "configured") -> None:
-        """As sessions do that nobody starts: not all at the same moment."""
-        self.begin(now_ns, self._phase_ns(now_ns), reason)
+    def start_by_itself(
+        self, now_ns: int, reason: str = "configured", *, first_ns: int = 0
+    ) -> None:
+        """As sessions do that nobody starts: not all at the same moment, and none before
+        `first_ns`."""
+        self.begin(now_ns, max(now_ns, first_ns) + self._phase_ns, reason)
 
     def resume(self, resume: Resume, now_ns: int) -> None:
         """Take up the life of a session whose host process died."""
@@ -176,6 +208,27 @@ class SenderRun:
             self._closed(self._collector.stop(now_ns))
         self._enter(state, reason)
 
+    def know_clock(self) -> None:
+        """The clock status is another one."""
+        status = self._clock.status
+        if self._collector is not None:
+            self._collector.tai_offset_s = status.tai_offset_s
+            self._collector.set_local_clock(status.synchronized, status.error_ns)
+        if self._sender is not None:
+            self._sender.tai_offset_s = status.tai_offset_s
+
+    def interrupt(self) -> None:
+        """Timestamps of before are not to be compared with those that follow. Replies that
+        wait to be taken in are late: nobody knows on which side of it they arrived."""
+        collector = self._collector
+        if collector is None or not collector.running:
+            return
+        collector.interrupt(self.port.emptied_ns)
+        self._closed(collector.take_closed())
+        if self._sender is not None and self._sender.complete:
+            self.port.ending(self)
+        self._rest()
+
     def clear(self, now_ns: int) -> None:
         """Forget results. Raises EngineError where there is no store."""
         if self._collector is None:
@@ -226,14 +279,15 @@ class SenderRun:
             with contextlib.suppress(StoreError):
                 self._open_store(None, now_ns)
 
-    def recover(self, now_ns: int) -> None:
-        """Run, if that is what the session should do, and can do by now."""
+    def recover(self, now_ns: int, first_ns: int = 0) -> None:
+        """Run, if that is what the session should do, and can do by now; a run that begins
+        does so as `start_by_itself` says."""
         state = self.status.oper_state
         if state not in _WAITING:
             return
         reason = "recovered" if state is OperState.FAILED else "its engine is ready"
         if self._sender is None:
-            self.start_by_itself(now_ns, reason)
+            self.start_by_itself(now_ns, reason, first_ns=first_ns)
         else:
             self.attempt(now_ns, reason)
 
@@ -343,21 +397,21 @@ class SenderRun:
         """Something went wrong that does not end the run."""
         if text != self.status.last_error:
             self.status = dataclasses.replace(self.status, last_error=text)
-            self._emit(SenderStatusReport(self.config.ssid, self.status, text))
+            self._context.emit(SenderStatusReport(self.config.ssid, self.status, text))
 
     def _open_store(self, resume: Resume | None, now_ns: int) -> None:
         """Raises StoreError."""
         self._collecting.prepare(resumed=resume is not None)
         table = self._collecting.table
         arena = None if table is None else table.arena
-        store = None
-        if resume is not None and self._path.exists():
-            store = SessionStore.open(self._path, writable=True, arena=arena)
+        store, path = None, self._path
+        if resume is not None and path.exists():
+            store = SessionStore.open(path, writable=True, arena=arena)
             if not store.matches(self.config):
                 store.close()
                 store = None
         if store is None:
-            store = SessionStore.create(self._path, self.config, arena)
+            store = SessionStore.create(path, self.config, arena)
         resumed = (
             resume is not None
             and resume.oper_state in WANT_TO_RUN
@@ -391,7 +445,7 @@ class SenderRun:
         )
         self._sender.sequence = collector.next_sequence
         self._first_start_ns = None
-        self._know_clock()
+        self.know_clock()
         collector.start(now_ns, wall_ns())
         self.status = dataclasses.replace(
             self.status,
@@ -431,15 +485,22 @@ class SenderRun:
         return None if self._sender is None else self._sender.next_send_ns()
 
     def send(self, now_ns: int) -> None:
-        """Send the packet that is due, by itself; nothing where the session has failed."""
-        now_ns = self.end_interval(now_ns)
+        """Send the packet that is due, or is about to be, by itself; nothing where the session
+        has failed. One that is begun early is counted as if it were due already."""
+        early_ns = self._early_ns(now_ns)
+        if self.end_interval(now_ns + early_ns):
+            now_ns = monotonic_ns()
+            early_ns = self._early_ns(now_ns)
         sender, collector, port = self._sender, self._collector, self.port
         if sender is None or collector is None or not self.running:
             return
+        now_ns += early_ns
         sequence, self._skipped = sender.sequence, sender.skipped
-        collector.sent(sequence, wall_ns(), now_ns, port.t1_method)
+        collector.sent(sequence, wall_ns() + early_ns, now_ns, port.t1_method, early_ns)
         failure = port.dress(self)
         error = self._clock.error_estimate(self.config.timestamp_format)
+        if early_ns:
+            port.hold(now_ns)
         t1_ns = wall_ns()
         payload = sender.send(now_ns, t1_ns, error)
         if failure is None:
@@ -491,22 +552,23 @@ class SenderRun:
         if due_ns is None or as_of_ns < due_ns:
             self.port.drain()
             as_of_ns = now_ns
-        closed = collector.expire(as_of_ns)
-        if closed:
-            self._know_clock()
-            self._closed(closed)
+        self._closed(collector.expire(as_of_ns))
         self._plan_collecting()
         self.complete(now_ns)
         self._rest()
 
-    def end_interval(self, now_ns: int) -> int:
+    def _early_ns(self, now_ns: int) -> int:
+        due_ns = self.due_ns
+        return 0 if due_ns is None else min(max(0, due_ns - now_ns), EARLY_NS)
+
+    def end_interval(self, now_ns: int) -> bool:
         """Close the current interval before a packet is sent after its end: what has arrived
-        until then is read before. Returns what time it is then."""
+        until then is read before. Whether it was over."""
         collector, over = self._collector, False
         while collector is not None and now_ns >= collector.interval_end_ns:
             self.collect(now_ns)
             over = True
-        return monotonic_ns() if over else now_ns
+        return over
 
     def complete(self, now_ns: int) -> None:
         """End the run if the fate of its last packet is known."""
@@ -518,19 +580,12 @@ class SenderRun:
 
     def _closed(self, numbers: list[int]) -> None:
         for number in numbers:
-            self._emit(IntervalClosed(self.config.ssid, number))
+            self._context.emit(IntervalClosed(self.config.ssid, number))
 
-    def _know_clock(self) -> None:
-        status = self._clock.status
-        if self._collector is not None:
-            self._collector.tai_offset_s = status.tai_offset_s
-            self._collector.set_local_clock(status.synchronized, status.error_ns)
-        if self._sender is not None:
-            self._sender.tai_offset_s = status.tai_offset_s
-
-    def _phase_ns(self, now_ns: int) -> int:
+    @property
+    def _phase_ns(self) -> int:
         spread_ns = min(self.config.interval_us * _NS_PER_US, PHASE_MAX_NS)
-        return now_ns + ((self.config.ssid * _GOLDEN & 0xFFFFFFFF) * spread_ns >> 32)
+        return (self.config.ssid * _GOLDEN & 0xFFFFFFFF) * spread_ns >> 32
 
     def _enter(self, state: OperState, reason: str, error: str | None = None) -> None:
         old = self.status
@@ -542,4 +597,4 @@ class SenderRun:
             new = dataclasses.replace(new, run_started_ns=None, duration_s=None)
         if new != self._reported:
             self.status = self._reported = new
-            self._emit(SenderStatusReport(self.config.ssid, new, reason))
+            self._context.emit(SenderStatusReport(self.config.ssid, new, reason))

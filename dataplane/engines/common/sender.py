@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from dataplane.clock import Clock, monotonic_ns
+from dataplane.clock import Clock, ClockStatus, monotonic_ns
 from dataplane.config import IPAddress, Sender, SenderSession
 from dataplane.engines.base import (
     Attachment,
@@ -32,10 +32,14 @@ from dataplane.engines.common.transport import (
     OpenTransport,
 )
 from dataplane.stamp.errors import DiscardReason
+from dataplane.stamp.interval_rounds import set_local_clock
 
 TOGETHER = 64
 """Sessions for which room is made, or given up, at once; packets have to wait meanwhile."""
 
+START_NS = 60_000
+"""Processor time that it takes to start a session: those that come together send their first
+packets when all have been started, or they would skip slots meanwhile."""
 
 FRESHENED = 256
 """Sessions that are brought up to date together before packets get their turn."""
@@ -66,6 +70,9 @@ class SenderRole:
         self._discards: Counter[DiscardReason] = Counter()
         self._attachments: tuple[Attachment, ...] = ()
         self._mending = False
+        self._known: ClockStatus | None = None
+        """What sessions that run know of the clock."""
+        clock.watch(self._interrupt)
 
     def configure(self, config: Sender | None, resume: Mapping[int, Resume]) -> Iterator[None]:
         """Run exactly `config`, session by session: packets may be served between the steps.
@@ -103,8 +110,9 @@ class SenderRole:
                 for session in together:
                     ready += self._create(session, resume.get(session.ssid))
                     yield
+        first_ns = _first_ns(ready)
         for run in ready:
-            run.start_by_itself(monotonic_ns())
+            run.start_by_itself(monotonic_ns(), first_ns=first_ns)
             yield
         self._close_idle_ports()
 
@@ -150,6 +158,8 @@ class SenderRole:
 
     def tick(self, now_ns: int) -> None:
         """Once a second: look after what may be missing, or may have come back."""
+        self._collecting.set_clock(self._clock)
+        self._tell_clock()
         lost = {
             run for port in self._ports.values() if port.look_after() for run in port.runs.values()
         }
@@ -165,6 +175,25 @@ class SenderRole:
         unwell = [run for run in self._runs.values() if run.unwell]
         if unwell and not self._mending:
             self._loop.begin(self._mend(unwell))
+
+    def _interrupt(self) -> None:
+        """What is under way has timestamps that are not to be compared with later ones."""
+        for run in self._runs.values():
+            run.interrupt()
+        self._collecting.set_clock(self._clock)
+        self._tell_clock()
+
+    def _tell_clock(self) -> None:
+        status, table = self._clock.status, self._collecting.table
+        if status == self._known:
+            return
+        self._known = status
+        if table is not None:
+            rows = np.fromiter(table.collectors, np.intp, len(table.collectors))
+            set_local_clock(table, rows, status)
+            return
+        for run in self._runs.values():
+            run.know_clock()
 
     def close(self) -> None:
         self._collecting.parting(list(self._runs))
@@ -228,9 +257,10 @@ class SenderRole:
                         if is_there(run):
                             run.provide(monotonic_ns())
                             yield
+            first_ns = _first_ns(unwell)
             for run in unwell:
                 if is_there(run):
-                    run.recover(monotonic_ns())
+                    run.recover(monotonic_ns(), first_ns)
                     yield
         finally:
             self._mending = False
@@ -261,6 +291,11 @@ class SenderRole:
                 port.close()
             if not port.runs:
                 del self._ports[key]
+
+
+def _first_ns(starting: list[SenderRun]) -> int:
+    """When the first packets of sessions that are started together may leave."""
+    return monotonic_ns() + len(starting) * START_NS
 
 
 def _port_of(session: SenderSession) -> tuple[IPAddress, int]:

@@ -26,6 +26,7 @@ from dataplane.engines.common.interfaces import InterfaceFilter
 from dataplane.engines.common.loop import Loop
 from dataplane.engines.common.run import SenderRun
 from dataplane.engines.common.schedule import Schedule
+from dataplane.engines.common.send_lead import SendLead
 from dataplane.engines.common.sender_bursts import Lane, SenderBursts, lane_of
 from dataplane.engines.common.sender_rounds import SenderRounds
 from dataplane.engines.common.transport import (
@@ -38,7 +39,6 @@ from dataplane.engines.common.transport import (
 )
 from dataplane.measurement import TimestampMethod
 from dataplane.stamp.errors import DiscardReason
-from dataplane.stamp.interval_rounds import set_local_clock
 from dataplane.stamp.packet import OPEN
 from dataplane.stamp.sender_rounds import Rows, all_sent
 from dataplane.stamp.session_table import END_NS, SessionTable
@@ -120,6 +120,7 @@ class SenderPort:
         self._problem: str | None = None
         self._problem_ns = 0
         self._awaited: dict[int, tuple[SenderRun, int, int]] = {}
+        self._lead = SendLead()
         self._due: list[SenderRun] = []
         self._ending: list[SenderRun] = []
         self._bursts = SenderBursts(address)
@@ -205,7 +206,7 @@ class SenderPort:
         self._collecting.opened(self.port)
         if isinstance(transport, BatchTransport):
             self._batch_transport = transport
-            self._batches = BatchCollection(transport, self)
+            self._batches = BatchCollection(transport, self, self._clock)
         self._loop.register(transport.fileno(), self.read)
         return None
 
@@ -217,6 +218,11 @@ class SenderPort:
         except OSError as error:
             return error
         return None
+
+    def hold(self, due_ns: int) -> None:
+        at_ns = due_ns - self._lead.ns
+        while monotonic_ns() < at_ns:
+            pass
 
     def transmit(self, run: SenderRun, sequence: int, payload: bytes, t1_ns: int) -> OSError | None:
         assert self._transport is not None
@@ -260,7 +266,9 @@ class SenderPort:
         if len(due) < BURST_MIN or transport is None:
             for run in due:
                 run.send(monotonic_ns())
-        elif self._rounds is not None:
+            return
+        self.hold(max(run.due_ns or 0 for run in due))
+        if self._rounds is not None:
             rows = np.array([run.config.ssid for run in due if run.running], np.intp)
             self._rounds.send(transport, rows, self.runs)
             for run in due:
@@ -323,9 +331,7 @@ class SenderPort:
         return as_of_ns
 
     def _tell_closed(self, table: SessionTable) -> None:
-        untold = [ssid for ssid in table.untold if ssid in self.runs]
-        set_local_clock(table, np.array(untold, np.intp), self._clock.status)
-        for ssid in untold:
+        for ssid in [ssid for ssid in table.untold if ssid in self.runs]:
             self.runs[ssid].tell_closed()
 
     def _expire(self, ssid: int, now_ns: int) -> None:
@@ -414,6 +420,7 @@ class SenderPort:
             # timestamp that is older than T1 as read before the send.
             if awaited is not None and sent_ns >= awaited[2]:
                 self.t1_method = TimestampMethod.KERNEL_SOFTWARE
+                self._lead.learn(sent_ns - awaited[2])
                 awaited[0].refine_t1(awaited[1], sent_ns)
 
     def look_after(self) -> bool:
@@ -478,9 +485,10 @@ class SenderPort:
         elif not self.filter.admits(datagram.interface):
             run.discard(DiscardReason.WRONG_INTERFACE)
         else:
-            now_ns = monotonic_ns()
+            now_ns, unix_ns = monotonic_ns(), wall_ns()
+            self._clock.look(now_ns, unix_ns)
             # A reply that waited for us to read it is not late.
-            waited_ns = max(0, wall_ns() - datagram.received_ns)
+            waited_ns = max(0, unix_ns - datagram.received_ns)
             run.receive(datagram, source, now_ns, max(now_ns - waited_ns, self.emptied_ns))
 
     def _only_candidate(self, datagram: Datagram, source: IPAddress) -> SenderRun | None:

@@ -82,6 +82,7 @@ class DriverReceiving:
         self._closed = False
         self._settled = threading.Event()
         self._timer = loop.timer(self._tick)
+        clock.watch(self._set_clock)
 
     def configure(self, node: Node) -> None:
         """Serve the roles of `node` from now on. Not in the thread of the loop."""
@@ -247,10 +248,14 @@ class DriverReceiving:
         """Tell the program. Raises OSError."""
         program = self._program
         assert program is not None
-        program.tables.set_clock(self._clock.status)
+        self._set_clock()
         program.tables.set_locals(found.locals)
         program.set_partial(any(each.leaves_checksums for each in found.devices.interfaces))
         program.tables.set_interfaces(found.devices.devices)
+
+    def _set_clock(self) -> None:
+        if self._program is not None:
+            self._program.tables.set_clock(self._clock.status)
 
     def _attach(self, interfaces: Sequence[Interface]) -> None:
         attachments = self._attachments

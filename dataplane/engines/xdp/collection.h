@@ -130,6 +130,7 @@ struct collector_config {
 #define COLLECTOR_MAC 0x0000ffffffffffffULL	/* as it stands in memory */
 #define COLLECTOR_ADMITTED (1ULL << 48)
 #define COLLECTOR_SRV6 (1ULL << 49)
+#define COLLECTOR_SIGNED (1ULL << 50)	/* as INTERFACE_SIGNED */
 
 /* Why a packet to a Session-Sender's port is handed up to user space. */
 enum collector_up {

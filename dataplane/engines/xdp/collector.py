@@ -25,7 +25,7 @@ from pyroute2 import NetlinkError
 
 from dataplane.bpf.program import BpfModule
 from dataplane.bpf.syscall import update_element
-from dataplane.clock import Clock, monotonic_ns, wall_ns
+from dataplane.clock import Clock, monotonic_ns
 from dataplane.config import Sender, SenderSession
 from dataplane.engines.base import Report
 from dataplane.engines.common.collecting import make_table
@@ -44,7 +44,7 @@ from dataplane.engines.xdp.session_maps import Commands, Room, make_rooms, take_
 from dataplane.mapped_file import StoreError
 from dataplane.stamp.collector import Collector
 from dataplane.stamp.sender_rounds import Range, Rows
-from dataplane.stamp.session_table import SessionTable
+from dataplane.stamp.session_table import COLUMNS, SessionTable
 from dataplane.stamp.timestamp import NS_PER_S
 from dataplane.stamp.window import window_of
 from dataplane.store import SessionStore
@@ -109,7 +109,7 @@ class CollectorRole:
         self._failed_ns: int | None = None
         self._looked_ns = 0
         self._closed = False
-        self._table = make_table()
+        self._table = make_table(COLUMNS)
         self._rooms: dict[int, Room] = {}
         self._kernel = Kernel()
         self._doorbell = Doorbell()
@@ -132,7 +132,6 @@ class CollectorRole:
             if self._failed_ns is None or now_ns - self._failed_ns >= RELOAD_NS:
                 self._load()
             return
-        self._set_clock(self._program)
         if self._problem is not None or now_ns - self._looked_ns >= LOOK_NS:
             self._attend()
 
@@ -182,6 +181,10 @@ class CollectorRole:
     def stale(self, rows: Rows, now_ns: int) -> npt.NDArray[np.bool_]:
         assert self._table is not None
         return stale(self._table, rows, now_ns)
+
+    def set_clock(self, clock: Clock) -> None:
+        if self._program is not None:
+            _set_clock(self._program, clock)
 
     def prepare(self, resumed: bool) -> None:
         if resumed:
@@ -262,7 +265,7 @@ class CollectorRole:
         if self._closed:
             program.module.close()
             return
-        self._set_clock(program)
+        _set_clock(program, self._clock)
         self._share = self._hook.collector(program.fd, program.first, program.set_next)
         self._program = program
         self._attend()
@@ -273,10 +276,6 @@ class CollectorRole:
             report = self._reports.next(self._share.attachments, self._program.tables.counts())
             if report is not None:
                 self._emit(report)
-
-    def _set_clock(self, program: CollectorProgram) -> None:
-        program.tables.set_clock(self._clock.status)
-        program.tables.set_monotonic_offset(monotonic_ns() - wall_ns())
 
     def _rung(self, _events: int) -> bool:
         if self._doorbell.rung() and self._program is not None:
@@ -307,3 +306,8 @@ class CollectorRole:
         tables.set_interfaces(found.devices)
         partial = any(interface.leaves_checksums for interface in found.interfaces)
         tables.set_flags(CollectorFlag.PARTIAL if partial else CollectorFlag(0))
+
+
+def _set_clock(program: CollectorProgram, clock: Clock) -> None:
+    program.tables.set_clock(clock.status)
+    program.tables.set_monotonic_offset(-clock.unix_offset_ns)

@@ -151,6 +151,7 @@ class AdmittedFlag(enum.IntFlag):
 
     ADMITTED = 1 << 48
     SRV6 = 1 << 49
+    SIGNED = 1 << 50
 
 
 class CollectionFlag(enum.IntFlag):

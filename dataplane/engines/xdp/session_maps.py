@@ -231,6 +231,12 @@ class SessionMaps:
         """Records so far."""
         return self._words[RECEIVED_AT]
 
+    @property
+    def origins_ns(self) -> list[int]:
+        """What intervals that begin are about, by direction; 0: their first sample."""
+        origins: list[int] = self.state["origin_ns"].tolist()
+        return origins
+
     def received_before(self, breaks: int) -> int:
         """The sequence number up to which all replies have come; 0 unless the program
         has counted so many breaks."""

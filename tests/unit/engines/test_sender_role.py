@@ -15,18 +15,29 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from dataplane.clock import Clock, monotonic_ns, wall_ns
+from dataplane import clock
+from dataplane.clock import REFRESH_NS, Clock, ClockStatus, monotonic_ns, wall_ns
 from dataplane.config import IPAddress, Sender, SenderSession
-from dataplane.engines.base import EngineContext, OperState, Report, Role, SenderStatusReport
-from dataplane.engines.common.batch import Batch
+from dataplane.engines.base import (
+    Attachment,
+    EngineContext,
+    OperState,
+    Report,
+    Role,
+    SenderStatusReport,
+    session_store_path,
+)
+from dataplane.engines.common.batch import SMALL, Batch
 from dataplane.engines.common.collecting import CollectingHere
 from dataplane.engines.common.loop import Loop
-from dataplane.engines.common.sender import TOGETHER, SenderRole
+from dataplane.engines.common.sender import START_NS, TOGETHER, SenderRole
 from dataplane.engines.common.sender_port import CROWD, SenderPort
-from dataplane.engines.common.transport import Transport
+from dataplane.engines.common.transport import Datagram, Transport
 from dataplane.session_state import SessionState
 from dataplane.stamp.collector import Collector
-from dataplane.store import SessionStore, StoreError
+from dataplane.stamp.packet import ReflectorPacket, SenderPacket
+from dataplane.stamp.timestamp import TimestampFormat
+from dataplane.store import SessionSnapshot, SessionStore, StoreError
 from tests.unit.engines.test_sender_port import Batches, Queue, reply
 
 US, PEER = IPv6Address("fd00::1"), IPv6Address("fd00::2")
@@ -37,7 +48,12 @@ STARTING, FAILED = OperState.STARTING, OperState.FAILED
 class Silent(Queue):
     """A transport whose packets nobody answers."""
 
-    def send(self, *_: object) -> int:
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[bytes] = []
+
+    def send(self, payload: bytes, *_: object) -> int:
+        self.sent.append(payload)
         return 0
 
     def dress(self, *_: object) -> None: ...
@@ -50,7 +66,7 @@ class Node:
         self.loop = Loop("test")
         self.reports: list[SenderStatusReport] = []
         self.open: Callable[[], Transport] = Silent
-        clock = Clock()
+        self.clock = clock = Clock()
         clock.refresh(monotonic_ns())
         context = EngineContext(folder, self._take)
         self.role = SenderRole(
@@ -107,6 +123,13 @@ def test_new_sessions_begin_when_all_of_them_are_there(node: Node, tmp_path: Pat
         assert len(list(tmp_path.iterdir())) == min(number + 1, 3)
         assert len(reported) == (3 <= number < 6)
     assert began == [(1, RUNNING), (2, RUNNING), (3, RUNNING)]
+
+
+def test_none_of_them_sends_while_others_are_started(node: Node) -> None:
+    begun_ns, ssids = monotonic_ns(), range(1, 101)
+    node.configure(sender(*ssids))
+    starts_ns = [node.role._runs[ssid].status.run_started_ns or 0 for ssid in ssids]
+    assert min(starts_ns) >= begun_ns + len(ssids) * START_NS
 
 
 class Roomy(CollectingHere):
@@ -253,6 +276,19 @@ def test_what_is_gone_leaves_nothing_to_collect(node: Node, count: int) -> None:
         gc.enable()
 
 
+def test_what_a_session_consists_of_has_no_dict(node: Node) -> None:
+    """Of thousands these would take as much memory as all else of them."""
+    node.configure(sender(1))
+    run = node.role._run(1)
+    collector, store, sending = run.collector, run._store, run._sender
+    assert collector is not None
+    assert store is not None
+    assert sending is not None
+    own = (run, run.config, run.status, run._plan, sending, collector, collector.row)
+    own += (collector._window, collector._intervals, store, store._file)
+    assert [each for each in own if hasattr(each, "__dict__")] == []
+
+
 def test_many_part_together(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """While they still have all that they collect with."""
     parted: list[list[int]] = []
@@ -293,6 +329,178 @@ def test_replies_that_wait_are_taken_in_before_results_are_final(
     assert run.collector is not None
     counters = run.collector._counters
     assert (counters.sent, counters.received, counters.unresolved) == (1, 1, 0)
+
+
+class Apart(CollectingHere):
+    """Its sessions are worked on one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._table = None
+
+
+@pytest.fixture
+def status(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Says what the kernel is to know of the clock."""
+    known = ClockStatus(synchronized=True, error_ns=1_000, tai_offset_s=0)
+
+    def become(**changes: Any) -> None:
+        nonlocal known
+        known = dataclasses.replace(known, **changes)
+
+    monkeypatch.setattr(clock, "read_clock_status", lambda: known)
+    monkeypatch.setattr("dataplane.engines.common.sender_port.is_local", lambda _: True)
+    return become
+
+
+def a_second_later(node: Node) -> None:
+    now_ns = node.clock._read_ns + REFRESH_NS
+    node.clock.refresh(now_ns)
+    node.role.tick(now_ns)
+
+
+def answer(payload: bytes, received_ns: int) -> Datagram:
+    """A reply that has taken no time, to a packet of session 7 or another."""
+    test = SenderPacket.decode(payload)
+    packet = ReflectorPacket(
+        sequence=test.sequence,
+        timestamp=test.timestamp,
+        error_estimate=test.error_estimate,
+        ssid=test.ssid,
+        receive_timestamp=test.timestamp,
+        sender_sequence=test.sequence,
+        sender_timestamp=test.timestamp,
+        sender_error_estimate=test.error_estimate,
+        sender_ttl=255,
+    )
+    return reply(received_ns)._replace(data=packet.encode())
+
+
+def snapshot(folder: Path, ssid: int) -> SessionSnapshot:
+    store = SessionStore.open(session_store_path(folder, ssid), writable=False)
+    try:
+        return store.snapshot()
+    finally:
+        store.close()
+
+
+@pytest.mark.parametrize("collecting", [CollectingHere, Apart])
+def test_sessions_know_the_clock_as_it_was_a_second_ago(
+    tmp_path: Path, status: Callable[..., None], collecting: type[CollectingHere]
+) -> None:
+    """Whether or not an interval has ended since."""
+    node = Node(tmp_path, collecting())
+    node.configure(sender(7, 8))
+    for synchronized, error_ns in ((True, 1_000), (False, 16_000_000_000)):
+        status(synchronized=synchronized, error_ns=error_ns)
+        a_second_later(node)
+        for ssid in (7, 8):
+            known = snapshot(tmp_path, ssid)
+            assert (known.local_synchronized, known.local_error_ns) == (synchronized, error_ns)
+    node.role.close()
+
+
+@pytest.mark.parametrize("collecting", [CollectingHere, Apart])
+def test_a_packet_that_was_under_way_when_the_tai_offset_changed_has_no_delay(
+    tmp_path: Path, status: Callable[..., None], collecting: type[CollectingHere]
+) -> None:
+    """What is sent later has the new offset, and its echoed T1 is read so."""
+    node = Node(tmp_path, collecting())
+    config = dataclasses.replace(
+        sender(7).sessions[7], timestamp_format=TimestampFormat.PTPV2, interval_us=1_000_000
+    )
+    node.configure(Sender(sessions={7: config}))
+    run = node.role._run(7)
+    queue = cast(Silent, cast(SenderPort, run.port)._transport)
+    for _ in range(2):
+        run.send(monotonic_ns())
+    status(tai_offset_s=37)
+    a_second_later(node)
+    run.send(monotonic_ns())
+    for payload in queue.sent:
+        run.receive(answer(payload, wall_ns()), PEER, monotonic_ns(), monotonic_ns())
+    found = snapshot(tmp_path, 7)
+    assert (found.sent, found.unresolved, found.received) == (3, 2, 1)
+    assert 0 <= (found.round_trip.max_ns or 0) < 1_000_000_000
+    assert run.collector is not None
+    assert run.collector._intervals.current.suspect
+    node.role.close()
+
+
+class InBatches(Silent):
+    """Has what waits at once."""
+
+    limitation: str | None = None
+    attachments: tuple[Attachment, ...] = ()
+    room = 4_096
+    sources = 1
+
+    def receive_batch(self, batch: Batch) -> bool:
+        batch.count = len(self.waiting)
+        for row, datagram in enumerate(self.waiting):
+            batch.data[row, : len(datagram.data)] = np.frombuffer(datagram.data, np.uint8)
+            batch.length[row] = len(datagram.data)
+            batch.source[row] = np.frombuffer(PEER.packed, np.uint64)
+            batch.source_port[row] = datagram.source_port
+            batch.received_ns[row] = datagram.received_ns
+        batch.kernel_stamped[:] = True
+        self.waiting.clear()
+        return False
+
+    def flooded(self, overrun: bool) -> None: ...
+
+    def send_burst(self, *_: object) -> int:
+        raise NotImplementedError
+
+    def answer(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize("packets", [1, 2 * SMALL])
+@pytest.mark.parametrize("transport", [Silent, InBatches])
+@pytest.mark.parametrize("step_ns", [3_600_000_000_000, 1_000_000, -1_000_000, -3_600_000_000_000])
+def test_a_packet_that_was_under_way_when_the_clock_was_set_has_no_delay(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step_ns: int,
+    transport: type[Silent],
+    packets: int,
+) -> None:
+    monkeypatch.setattr(Node, "_open", lambda *_: transport())
+    node = Node(tmp_path)
+    node.configure(sender(7, 8))
+    runs = [node.role._run(ssid) for ssid in (7, 8)]
+    queue = cast(Silent, cast(SenderPort, runs[0].port)._transport)
+
+    def send() -> None:
+        for run in runs:
+            for _ in range(packets):
+                run.send(monotonic_ns())
+
+    def answered() -> None:
+        queue.waiting = [answer(payload, clock.wall_ns()) for payload in queue.sent]
+        queue.sent = []
+        runs[0].port.drain()
+
+    send()
+    answered()
+    send()
+    common = "engines.common"
+    for module in ("clock", *(f"{common}.{n}" for n in ("run", "sender_port", "batch_collection"))):
+        monkeypatch.setattr(f"dataplane.{module}.wall_ns", lambda: time.time_ns() + step_ns)
+    answered()
+    for run in runs:
+        assert run.collector is not None
+        assert run.collector._intervals.current.suspect
+        assert not any(delay.has_previous for delay in run.collector._intervals.delays)
+    send()
+    answered()
+    for ssid in (7, 8):
+        found = snapshot(tmp_path, ssid)
+        assert (found.sent, found.received) == (3 * packets, 2 * packets)
+        assert (found.unresolved, found.late) == (packets, packets)
+        for delay in (found.forward, found.backward, found.round_trip):
+            assert 0 <= (delay.min_ns or 0) <= (delay.max_ns or 0) < 500_000_000
+    node.role.close()
 
 
 def test_nothing_is_kept_that_looks_into_one_of_many_sessions(node: Node) -> None:
