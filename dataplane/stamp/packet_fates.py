@@ -194,6 +194,12 @@ class PacketFates:
         return bool(self._head.running)
 
     @property
+    def interval_end_ns(self) -> int:
+        """From when on `sent` closes the current interval, and times out what is due:
+        process replies that have arrived first."""
+        return self._intervals.end_ns
+
+    @property
     def in_flight(self) -> int:
         """Packets that are neither received nor timed out nor given up."""
         counters = self._counters

@@ -16,7 +16,7 @@ from ipaddress import IPv6Address
 from pathlib import Path
 
 from dataplane.addresses import endpoint
-from dataplane.clock import Clock, wall_ns
+from dataplane.clock import Clock, monotonic_ns, wall_ns
 from dataplane.config import IPAddress, ReflectorMode, SenderSession, SsidZeroAction
 from dataplane.engines.base import (
     WANT_TO_RUN,
@@ -234,12 +234,14 @@ class SenderRun:
         if self._collector is None:
             reason = self._collecting.pending() or self.status.last_error
             raise EngineError(f"session {self.config.ssid} has no store: {reason}")
+        self.port.drain()
         self._collector.clear(now_ns)
         self._plan_collecting()
         self.complete(now_ns)
 
     def announce(self, packets: int, now_ns: int) -> int:
         """See `Engine.announce`. Raises EngineError."""
+        self.port.drain()
         sender, collector = self._sender, self._collector
         if sender is None or collector is None:
             raise EngineError(f"session {self.config.ssid} is not running")
@@ -485,11 +487,13 @@ class SenderRun:
     def send(self, now_ns: int) -> None:
         """Send the packet that is due, or is about to be, by itself; nothing where the session
         has failed. One that is begun early is counted as if it were due already."""
+        early_ns = self._early_ns(now_ns)
+        if self.end_interval(now_ns + early_ns):
+            now_ns = monotonic_ns()
+            early_ns = self._early_ns(now_ns)
         sender, collector, port = self._sender, self._collector, self.port
         if sender is None or collector is None or not self.running:
             return
-        due_ns = sender.next_send_ns()
-        early_ns = 0 if due_ns is None else min(max(0, due_ns - now_ns), EARLY_NS)
         now_ns += early_ns
         sequence, self._skipped = sender.sequence, sender.skipped
         collector.sent(sequence, wall_ns() + early_ns, now_ns, port.t1_method, early_ns)
@@ -508,6 +512,7 @@ class SenderRun:
 
         `sent` is to be called then. `t1_ns` is for the time being.
         """
+        self.end_interval(now_ns)
         sender, collector = self._sender, self._collector
         if sender is None or collector is None or not self.running:
             return False
@@ -551,6 +556,19 @@ class SenderRun:
         self._plan_collecting()
         self.complete(now_ns)
         self._rest()
+
+    def _early_ns(self, now_ns: int) -> int:
+        due_ns = self.due_ns
+        return 0 if due_ns is None else min(max(0, due_ns - now_ns), EARLY_NS)
+
+    def end_interval(self, now_ns: int) -> bool:
+        """Close the current interval before a packet is sent after its end: what has arrived
+        until then is read before. Whether it was over."""
+        collector, over = self._collector, False
+        while collector is not None and now_ns >= collector.interval_end_ns:
+            self.collect(now_ns)
+            over = True
+        return over
 
     def complete(self, now_ns: int) -> None:
         """End the run if the fate of its last packet is known."""

@@ -41,7 +41,7 @@ from dataplane.measurement import TimestampMethod
 from dataplane.stamp.errors import DiscardReason
 from dataplane.stamp.packet import OPEN
 from dataplane.stamp.sender_rounds import Rows, all_sent
-from dataplane.stamp.session_table import SessionTable
+from dataplane.stamp.session_table import END_NS, SessionTable
 
 BATCH = 64
 """Replies that are taken in before others get their turn."""
@@ -139,7 +139,7 @@ class SenderPort:
             )
             self._rounds = SenderRounds(
                 *(address, table, clock, self._lanes),
-                *(self._collecting.announced, self._collecting.expire_together),
+                *(self._collecting.announced, self._end_intervals),
             )
         self._resting = False
         self._rest_over_ns = 0
@@ -308,15 +308,26 @@ class SenderPort:
         """
         table = self._collecting.table
         assert table is not None
+        as_of_ns = self._expire_read(rows, pressing_ns, now_ns)
+        self._tell_closed(table)
+        for ssid in rows[all_sent(table, rows)].tolist():
+            if ssid in self.runs:
+                self.runs[ssid].received_run(now_ns)
+        return as_of_ns
+
+    def _end_intervals(self, rows: Rows, now_ns: int) -> None:
+        """Close those of these sessions, which are over; they are told of it later."""
+        table = self._collecting.table
+        assert table is not None
+        self._expire_read(rows, int(table.columns[END_NS][rows].max()), now_ns)
+
+    def _expire_read(self, rows: Rows, pressing_ns: int, now_ns: int) -> int:
+        """Expire as of when all that had arrived has been read, no earlier than `pressing_ns`."""
         as_of_ns = self.emptied_ns
         if as_of_ns < pressing_ns:
             self.drain()
             as_of_ns = now_ns
         self._collecting.expire_together(rows, as_of_ns)
-        self._tell_closed(table)
-        for ssid in rows[all_sent(table, rows)].tolist():
-            if ssid in self.runs:
-                self.runs[ssid].received_run(now_ns)
         return as_of_ns
 
     def _tell_closed(self, table: SessionTable) -> None:

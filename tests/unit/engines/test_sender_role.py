@@ -38,7 +38,7 @@ from dataplane.stamp.collector import Collector
 from dataplane.stamp.packet import ReflectorPacket, SenderPacket
 from dataplane.stamp.timestamp import TimestampFormat
 from dataplane.store import SessionSnapshot, SessionStore, StoreError
-from tests.unit.engines.test_sender_port import Queue, reply
+from tests.unit.engines.test_sender_port import Batches, Queue, reply
 
 US, PEER = IPv6Address("fd00::1"), IPv6Address("fd00::2")
 RUNNING, STOPPED, DISABLED = OperState.RUNNING, OperState.STOPPED, OperState.DISABLED
@@ -65,6 +65,7 @@ class Node:
     def __init__(self, folder: Path, collecting: CollectingHere | None = None) -> None:
         self.loop = Loop("test")
         self.reports: list[SenderStatusReport] = []
+        self.open: Callable[[], Transport] = Silent
         self.clock = clock = Clock()
         clock.refresh(monotonic_ns())
         context = EngineContext(folder, self._take)
@@ -77,7 +78,7 @@ class Node:
             self.reports.append(report)
 
     def _open(self, _role: Role, _address: IPAddress, _port: int) -> Transport:
-        return Silent()
+        return self.open()
 
     def steps(self, sender: Sender) -> Iterator[list[tuple[int, OperState | None]]]:
         """What each step has reported."""
@@ -519,3 +520,57 @@ def test_nothing_is_kept_that_looks_into_one_of_many_sessions(node: Node) -> Non
 
 def _overlays() -> int:
     return sum(isinstance(each, SessionState) for each in gc.get_objects())
+
+
+class Holding(Batches):
+    """A transport that reflects what is sent, and holds the replies until they are read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: list[bytes] = []
+        self.arrived_ns = 0
+
+    def send_burst(self, *sent: Any) -> int:
+        rows = sent[0]
+        for row in rows:
+            request = row.tobytes()
+            self.held.append(
+                request[:16] + request[4:12] + request[:14] + bytes([0, 0, 64, 0, 0, 0])
+            )
+        self.arrived_ns = wall_ns()
+        return len(rows)
+
+    def receive_batch(self, batch: Batch) -> bool:
+        batch.count = count = len(self.held)
+        if count:
+            batch.data[:count, :44] = np.frombuffer(b"".join(self.held), np.uint8).reshape(-1, 44)
+            batch.length[:count] = 44
+            batch.source[:count] = np.frombuffer(PEER.packed, np.uint64)
+            batch.source_port[:count] = 862
+            batch.received_ns[:count] = self.arrived_ns
+            self.held.clear()
+        return False
+
+
+def test_intervals_end_once_what_has_arrived_in_them_was_read(node: Node) -> None:
+    """Though it is packets that are due together which find that they are over."""
+    transport = Holding()
+    sessions = {
+        ssid: SenderSession(
+            ssid, PEER, US, interval_us=10_000, computation_interval_s=1, loss_timeout_ms=500
+        )
+        for ssid in range(1, 11)
+    }
+    node.open = lambda: transport
+    node.configure(Sender(engine="test", sessions=sessions))
+    [port] = node.role._ports.values()
+    rounds, rows = port._rounds, np.array(sorted(sessions), np.intp)
+    assert rounds is not None
+    rounds.send(transport, rows, port.runs)
+    assert len(transport.held) == len(sessions)
+    time.sleep(1.1)
+    rounds.send(transport, rows, port.runs)
+    for run in port.runs.values():
+        assert run.collector is not None
+        counters = run.collector._counters
+        assert (counters.sent, counters.received, counters.lost, counters.late) == (2, 1, 0, 0)

@@ -11,14 +11,17 @@ from typing import cast
 
 import pytest
 
-from dataplane.clock import Clock, monotonic_ns
+from dataplane.clock import Clock, monotonic_ns, wall_ns
 from dataplane.config import SenderSession
 from dataplane.engines.base import EngineContext, OperState
 from dataplane.engines.common.collecting import CollectingHere
 from dataplane.engines.common.loop import Loop
 from dataplane.engines.common.plan import EARLY_NS
 from dataplane.engines.common.run import SenderRun
+from dataplane.engines.common.transport import Datagram
 from dataplane.measurement import TimestampMethod
+from dataplane.store import SessionStore
+from tests.unit.stamp.network import reply
 
 MS = 1_000_000
 US, PEER = IPv6Address("fd00::1"), IPv6Address("fd00::2")
@@ -174,3 +177,42 @@ def test_no_packet_is_lost_before_what_has_arrived_was_read(
     assert port.drained == 0
     run.freshen(now_ns + run.config.loss_timeout_ms * MS + 1)
     assert port.drained == 1
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_an_interval_ends_once_what_has_arrived_in_it_was_read(
+    run_of_port: tuple[SenderRun, Port], monkeypatch: pytest.MonkeyPatch, together: bool
+) -> None:
+    """Though it is a packet that is due which finds that it is over."""
+    run, port = run_of_port
+    run.config = dataclasses.replace(run.config, computation_interval_s=1, loss_timeout_ms=500)
+    began_ns = monotonic_ns() - 1_200 * MS
+    assert run.create(True, began_ns)
+    run.start_by_itself(began_ns)
+    run.send(began_ns)
+    collector = run.collector
+    assert collector is not None
+    end_ns = collector.interval_end_ns
+    assert end_ns < monotonic_ns()
+    # Some has been read lately, but not yet what came last.
+    port.emptied_ns = end_ns - 600 * MS
+    t1_ns = wall_ns()
+    data = reply(0, 0, t1_ns, t1_ns, t1_ns)
+
+    def drain() -> None:
+        if not port.drained:
+            arrived_ns = began_ns + 400 * MS
+            datagram = Datagram(data, str(PEER), 862, 0, None, 0, b"", 1, t1_ns, True)
+            run.receive(datagram, PEER, monotonic_ns(), arrived_ns)
+        port.drained += 1
+
+    monkeypatch.setattr(port, "drain", drain)
+    if together:
+        assert run.prepare(memoryview(bytearray(44)), 0, monotonic_ns(), wall_ns())
+    else:
+        run.send(monotonic_ns())
+    assert collector.next_sequence == 2
+    store = SessionStore.open(run._path, writable=False)
+    [closed] = store.snapshot().intervals
+    assert (closed.sent, closed.received, closed.loss.round_trip, closed.late) == (1, 1, 0, 0)
+    store.close()
