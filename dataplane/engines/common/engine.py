@@ -82,6 +82,10 @@ class LoopEngine:
     def freshen(self) -> None:
         self._loop.work(self._sender.freshen())
 
+    def wake(self) -> None:
+        """Something that sessions may wait for is there: have them look. From any thread."""
+        self._loop.post(self._sender.mend)
+
     def close(self) -> None:
         self._loop.call(self._let_go)
         self._loop.close()

@@ -172,6 +172,10 @@ class SenderRole:
             unfit = missing is not None or run in lost
             if run.status.oper_state is OperState.RUNNING and unfit:
                 run.attempt(now_ns, "recovered")
+        self.mend()
+
+    def mend(self) -> None:
+        """Have sessions that lack something look whether it is there by now."""
         unwell = [run for run in self._runs.values() if run.unwell]
         if unwell and not self._mending:
             self._loop.begin(self._mend(unwell))

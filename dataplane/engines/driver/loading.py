@@ -6,13 +6,20 @@ import errno
 import logging
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from dataplane.bpf.program import BpfError
 from dataplane.bpf.syscall import LoadError
 from dataplane.engines.common.loop import Loop
 
-T = TypeVar("T")
+
+class Program(Protocol):
+    """What is loaded."""
+
+    def close(self) -> None: ...
+
+
+P = TypeVar("P", bound=Program)
 
 log = logging.getLogger(__name__)
 
@@ -24,29 +31,60 @@ def not_filled_text(error: Exception) -> str:
     return f"the tables of the XDP program cannot be filled: {error}"
 
 
-def load_aside(
-    name: str,
-    loop: Loop,
-    make: Callable[[], T],
-    loaded: Callable[[T], None],
-    refused: Callable[[str], None],
-) -> threading.Thread:
-    """Have `make` called in a thread `name`, and one of the others in that of `loop`:
-    `loaded` with what it has made, or `refused` with the text for the operator."""
+class Load(Generic[P]):
+    """One program, under way: `make` is called in a thread `name`, and one of the others in
+    that of `loop`, `loaded` with what it has made, or `refused` with the text for the operator.
 
-    def load() -> None:
+    What else is here belongs to the thread of `loop`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        loop: Loop,
+        make: Callable[[], P],
+        loaded: Callable[[P], None],
+        refused: Callable[[str], None],
+    ) -> None:
+        self._loop = loop
+        self._make, self._loaded, self._refused = make, loaded, refused
+        self._wanted = True
+        self._program: P | None = None
+        self._handing_over = threading.Lock()
+        # No daemon: a process that ends does not take its libraries from the compiler.
+        threading.Thread(target=self._run, name=name).start()
+
+    def abandon(self) -> None:
+        """Nobody is told any more, nor waits: the program is closed once it is there."""
+        with self._handing_over:
+            self._wanted = False
+            program, self._program = self._program, None
+        if program is not None:
+            program.close()
+
+    def _run(self) -> None:
         try:
-            program = make()
+            program = self._make()
         except Exception as error:
             # Whoever waits is to hear of it, whatever it was.
             problem = _refused_text(error)
-            loop.post(lambda: refused(problem))
-        else:
-            loop.post(lambda: loaded(program))
+            self._loop.post(lambda: self._tell_refused(problem))
+            return
+        with self._handing_over:
+            if self._wanted:
+                self._program = program
+                self._loop.post(self._hand_over)
+                return
+        program.close()
 
-    thread = threading.Thread(target=load, name=name, daemon=True)
-    thread.start()
-    return thread
+    def _hand_over(self) -> None:
+        program, self._program = self._program, None
+        if program is not None:
+            self._loaded(program)
+
+    def _tell_refused(self, problem: str) -> None:
+        if self._wanted:
+            self._refused(problem)
 
 
 def _refused_text(error: Exception) -> str:

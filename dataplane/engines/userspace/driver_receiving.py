@@ -24,7 +24,7 @@ from dataplane.engines.base import Role
 from dataplane.engines.common.loop import EASY_NS, Loop, LoopClosedError
 from dataplane.engines.driver.attach import Attachments, Wanted
 from dataplane.engines.driver.interfaces import Devices, Interface
-from dataplane.engines.driver.loading import load_aside, not_filled_text
+from dataplane.engines.driver.loading import Load, not_filled_text
 from dataplane.engines.hook_claims import HookClaims
 from dataplane.engines.userspace.driver_program import DriverProgram
 from dataplane.engines.userspace.driver_socket import DriverSocket
@@ -77,9 +77,7 @@ class DriverReceiving:
         self._found: Surroundings | None = None
         self._problem: str | None = None
         self._failed_ns = 0
-        self._loading = False
-        self._loader: threading.Thread | None = None
-        self._closed = False
+        self._loading: Load[DriverProgram] | None = None
         self._settled = threading.Event()
         self._timer = loop.timer(self._tick)
         clock.watch(self._set_clock)
@@ -131,13 +129,11 @@ class DriverReceiving:
         self._claims.leave(self)
         if self._watch is not None:
             self._watch.close()
-        if self._loader is not None:
-            # It posts to the loop, which is about to end.
-            self._loader.join()
 
     def end(self) -> None:
         """Detach, and let go of everything but the sockets."""
-        self._closed = True
+        if self._loading is not None:
+            self._loading.abandon()
         self._timer.at(None)
         self._found = None
         if self._moderation is not None:
@@ -180,20 +176,18 @@ class DriverReceiving:
 
     def _load(self) -> None:
         """In a thread of its own: packets do not wait for the compiler."""
-        if self._loading:
+        if self._loading is not None:
             return
         missing = unfit()
         if missing is not None:
             self._not_loaded(missing)
             return
-        self._loading = True
-
-        self._loader = load_aside(
+        self._loading = Load(
             "userspace-load", self._loop, DriverProgram, self._loaded, self._not_loaded
         )
 
     def _not_loaded(self, problem: str) -> None:
-        self._loading = False
+        self._loading = None
         self._problem = problem
         self._failed_ns = monotonic_ns()
         for sock in self._sockets:
@@ -201,10 +195,7 @@ class DriverReceiving:
         self._settled.set()
 
     def _loaded(self, program: DriverProgram) -> None:
-        self._loading = False
-        if self._closed:
-            program.close()
-            return
+        self._loading = None
         self._problem = None
         self._program = program
         self._attachments = Attachments()

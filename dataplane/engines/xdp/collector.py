@@ -33,7 +33,7 @@ from dataplane.engines.common.collecting import make_table
 from dataplane.engines.common.loop import Loop
 from dataplane.engines.driver.doorbell import Doorbell
 from dataplane.engines.driver.interfaces import LOOK_NS, Devices, Kernel
-from dataplane.engines.driver.loading import load_aside, not_filled_text
+from dataplane.engines.driver.loading import Load, not_filled_text
 from dataplane.engines.xdp.collection import DriverCollector
 from dataplane.engines.xdp.collector_layouts import COLLECTOR_INTERFACES, CollectorFlag
 from dataplane.engines.xdp.collector_report import DriverReports
@@ -80,8 +80,12 @@ class CollectorProgram:
             self.tables = CollectorTables(self.module)
             self.commands = Commands(self.module)
         except Exception:
-            self.module.close()
+            self.close()
             raise
+
+    def close(self) -> None:
+        """The kernel keeps the programs for as long as they are attached."""
+        self.module.close()
 
     def set_next(self, program: int) -> None:
         """What `first` goes on with."""
@@ -93,9 +97,16 @@ class CollectorRole:
     """A `Collecting`; see there for what is called in which thread."""
 
     def __init__(
-        self, loop: Loop, clock: Clock, hook: Hook, emit: Callable[[Report], None]
+        self,
+        loop: Loop,
+        clock: Clock,
+        hook: Hook,
+        emit: Callable[[Report], None],
+        wake: Callable[[], None],
     ) -> None:
+        """`wake` is called, in the thread of `loop`, when the program is loaded or refused."""
         self._loop = loop
+        self._wake = wake
         self._emit = emit
         self._reports = DriverReports()
         self._clock = clock
@@ -105,14 +116,12 @@ class CollectorRole:
         self._share: Share | None = None
         self._problem: str | None = _LOADING
         self._settled = threading.Event()
-        self._loading = False
-        self._loader: threading.Thread | None = None
+        self._loading: Load[CollectorProgram] | None = None
         self._failed_ns: int | None = None
         self._looked_ns = 0
         self._beyond: set[str] = set()
         """Names of interfaces that have no place in the map of those that are admitted."""
 
-        self._closed = False
         self._table = make_table(COLUMNS)
         self._rooms: dict[int, Room] = {}
         self._kernel = Kernel()
@@ -140,19 +149,17 @@ class CollectorRole:
             self._attend()
 
     def close(self) -> None:
-        """Detach and let go of everything; the sessions have been closed before. A program
-        that is being loaded is waited for: what it posts to the loop is the last of it."""
-        if self._loader is not None:
-            self._loader.join()
+        """Detach and let go of everything; the sessions have been closed before."""
+        if self._loading is not None:
+            self._loading.abandon()
         if self._share is not None:
             self._share.close()
             self._report()
         if self._program is not None:
-            self._program.module.close()
+            self._program.close()
         self._loop.unregister(self._doorbell.fileno())
         self._doorbell.close()
         self._kernel.close()
-        self._closed = True
 
     def wait(self, resumed: bool) -> None:
         """Until the program is loaded or refused, for a while; not in the thread of the loop."""
@@ -250,30 +257,29 @@ class CollectorRole:
 
     def _load(self) -> None:
         """In a thread of its own: nobody else waits for the compiler."""
-        if self._loading:
-            return
-        self._loading = True
-
-        self._loader = load_aside(
-            "xdp-collector-load", self._loop, CollectorProgram, self._loaded, self._not_loaded
-        )
+        if self._loading is None:
+            self._loading = Load(
+                "xdp-collector-load", self._loop, CollectorProgram, self._loaded, self._not_loaded
+            )
 
     def _not_loaded(self, problem: str) -> None:
-        self._loading = False
+        self._loading = None
         self._problem = problem
         self._failed_ns = monotonic_ns()
-        self._settled.set()
+        self._settle()
 
     def _loaded(self, program: CollectorProgram) -> None:
-        self._loading = False
-        if self._closed:
-            program.module.close()
-            return
+        self._loading = None
         _set_clock(program, self._clock)
         self._share = self._hook.collector(program.fd, program.first, program.set_next)
         self._program = program
         self._attend()
+        self._settle()
+
+    def _settle(self) -> None:
+        """Let those go on that wait to know whether there is a program."""
         self._settled.set()
+        self._wake()
 
     def _report(self) -> None:
         if self._program is not None and self._share is not None:

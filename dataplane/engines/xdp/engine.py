@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dataplane.clock import REFRESH_NS, Clock
-from dataplane.config import Node
-from dataplane.engines.base import Capabilities, Engine, EngineContext, EngineError, Resume
+from dataplane.config import Node, Sender
+from dataplane.engines.base import Capabilities, EngineContext, EngineError, Resume
 from dataplane.engines.common.loop import EASY_NS, Loop
 from dataplane.engines.userspace import engine as userspace
 from dataplane.engines.xdp.capabilities import CAPABILITIES, NAME
@@ -31,9 +31,12 @@ class XdpEngine:
         self._clock = Clock()
         self._loop = Loop("xdp-engine")
         hook = Hook(context.hook_claims)
-        self._collector = CollectorRole(self._loop, self._clock, hook, context.emit)
-        self._sender: Engine = userspace.create_behind(renamed(context, NAME), self._collector)
+        self._collector = CollectorRole(
+            *(self._loop, self._clock, hook, context.emit), lambda: self._sender.wake()
+        )
+        self._sender = userspace.create_behind(renamed(context, NAME), self._collector)
         self._reflector = ReflectorRole(NAME, self._loop, self._clock, context, hook)
+        self._sends: Sender | None = None
         self._timer = self._loop.timer(self._tick)
         self._loop.start()
         self._loop.call(lambda: self._timer.at(0))
@@ -47,7 +50,8 @@ class XdpEngine:
         return CAPABILITIES
 
     def configure(self, node: Node, resume: Mapping[int, Resume] | None = None) -> None:
-        """See `Engine`. Sessions that cannot wait for the program begin when it is there.
+        """See `Engine`. Sessions that cannot wait for the program begin when it is there;
+        what is as it was does not wait at all.
 
         Raises EngineError where the Session-Reflector's counters have no room.
         """
@@ -59,8 +63,9 @@ class XdpEngine:
                 raise EngineError(str(error)) from error
 
         self._loop.call(lambda: self._collector.configure(node.sender))
-        if node.sender is not None:
+        if node.sender is not None and node.sender != self._sends:
             self._collector.wait(resumed=bool(resume))
+        self._sends = node.sender
         self._sender.configure(Node(sender=node.sender), resume)
         self._loop.call(reflect)
 

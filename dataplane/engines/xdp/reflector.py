@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import threading
 from pathlib import Path
 
 from pyroute2 import NetlinkError
@@ -32,7 +31,7 @@ from dataplane.engines.base import (
 from dataplane.engines.common.loop import EASY_NS, Loop
 from dataplane.engines.driver.doorbell import Doorbell
 from dataplane.engines.driver.interfaces import LOOK_NS, Devices, Kernel
-from dataplane.engines.driver.loading import load_aside, not_filled_text
+from dataplane.engines.driver.loading import Load, not_filled_text
 from dataplane.engines.userspace import engine as userspace
 from dataplane.engines.xdp.fib import FibAccess
 from dataplane.engines.xdp.hook import Hook, Share
@@ -88,7 +87,7 @@ class ReflectorRole:
         self._looked_ns = 0
         self._kernel = Kernel()
         self._doorbell = Doorbell()
-        self._loading: threading.Thread | None = None
+        self._loading: Load[ReflectorProgram] | None = None
         self._load_problem: tuple[str, int] | None = None
         self._locals_due = self._sessions_due = False
         """What the tables of the program are to be told yet."""
@@ -129,10 +128,9 @@ class ReflectorRole:
             self._attend("recovered")
 
     def close(self) -> None:
-        """Detach and let go of everything; the counters stay on disk. A program that is
-        being loaded is waited for: what it posts to the loop is the last of it."""
+        """Detach and let go of everything; the counters stay on disk."""
         if self._loading is not None:
-            self._loading.join()
+            self._loading.abandon()
         self._let_go()
         self._config = None
         self._loop.unregister(self._doorbell.fileno())
@@ -191,7 +189,7 @@ class ReflectorRole:
         else:
             self._enter(OperState.DISABLED, _DISABLED)
         if self._loading is None:
-            self._loading = load_aside(
+            self._loading = Load(
                 "xdp-load", self._loop, ReflectorProgram, self._loaded, self._not_loaded
             )
 

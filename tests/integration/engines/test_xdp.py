@@ -415,6 +415,31 @@ def test_no_program_is_left_by_an_engine_that_is_closed_at_once(
     assert programs() == before
 
 
+def test_to_close_an_engine_does_not_wait_for_the_compiler(
+    run: Callable[[], Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_go = threading.Event()
+
+    def load() -> ReflectorProgram:
+        assert let_go.wait(30)
+        return ReflectorProgram()
+
+    monkeypatch.setattr("dataplane.engines.xdp.collector.WAIT_S", 0.0)
+    for name in ("collector.CollectorProgram", "reflector.ReflectorProgram"):
+        monkeypatch.setattr(f"dataplane.engines.xdp.{name}", load)
+    reflector = run()
+    try:
+        reflector.engine.configure(
+            Node(reflector=SERVED, sender=Sender(interfaces=("vb",), sessions={5: SESSION}))
+        )
+        closing = threading.Thread(target=reflector.close)
+        closing.start()
+        closing.join(5)
+        assert not closing.is_alive()
+    finally:
+        let_go.set()
+
+
 def test_it_is_starting_until_the_program_is_loaded(
     run: Callable[[], Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:

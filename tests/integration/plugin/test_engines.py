@@ -183,6 +183,19 @@ def test_an_edit_does_not_wait_for_the_compiler(sender: Element, reflector: Elem
     assert "no results" not in log, log
 
 
+def test_nor_does_one_that_leaves_the_engine(sender: Element, reflector: Element) -> None:
+    sender.stop()
+    paths = [slow_compiler(sender.folder / "slow", 20), *filter(None, sys.path)]
+    sender.environment |= {"PYTHONPATH": os.pathsep.join(paths)}
+    sender.start()
+    sender.edit(sessions(session(1, interval="20000")))
+    sender.edit({"session-sender": {"engine": "xdp", "interface": ["wan0"]}})
+    begun_s = time.monotonic()
+    sender.edit(select("session-sender", "scapy"))
+    assert time.monotonic() - begun_s < 2
+    sender.await_received(1, 5)
+
+
 def test_userspace_receives_in_the_driver(sender: Element, reflector: Element) -> None:
     reflector.edit({"session-reflector": {"interface": ["wan0"]}})
     sender.edit({"session-sender": {"interface": ["wan0"]}})

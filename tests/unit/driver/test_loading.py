@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from dataplane.bpf.program import BpfError
 from dataplane.engines.common.loop import Loop
-from dataplane.engines.driver.loading import load_aside
+from dataplane.engines.driver.loading import Load
 
 
 @pytest.fixture
@@ -20,18 +21,34 @@ def loop() -> Iterator[Loop]:
     loop.close()
 
 
-def outcome(loop: Loop, make: Callable[[], str]) -> tuple[str, str]:
-    told: queue.Queue[tuple[str, str]] = queue.Queue()
-    load_aside(
+class Made:
+    """A program that is asked whether it was closed."""
+
+    def __init__(self) -> None:
+        self.closed = threading.Event()
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+Told = queue.Queue[tuple[str, object]]
+
+
+def under_way(loop: Loop, make: Callable[[], Made]) -> tuple[Load[Made], Told]:
+    told: Told = queue.Queue()
+    load = Load(
         *("test-load", loop, make),
         lambda program: told.put(("loaded", program)),
         lambda problem: told.put(("refused", problem)),
     )
-    return told.get(timeout=10)
+    return load, told
 
 
 def test_what_is_made_is_told(loop: Loop) -> None:
-    assert outcome(loop, lambda: "program") == ("loaded", "program")
+    program = Made()
+    _, told = under_way(loop, lambda: program)
+    assert told.get(timeout=10) == ("loaded", program)
+    assert not program.closed.is_set()
 
 
 @pytest.mark.parametrize(
@@ -43,7 +60,51 @@ def test_what_is_made_is_told(loop: Loop) -> None:
     ],
 )
 def test_whatever_goes_wrong_is_told(loop: Loop, error: Exception, problem: str) -> None:
-    def fail() -> str:
+    def fail() -> Made:
         raise error
 
-    assert outcome(loop, fail) == ("refused", problem)
+    _, told = under_way(loop, fail)
+    assert told.get(timeout=10) == ("refused", problem)
+
+
+@pytest.mark.parametrize("error", [None, OSError("no memory")])
+def test_what_is_abandoned_is_closed_when_it_is_there(loop: Loop, error: Exception | None) -> None:
+    let_go, program = threading.Event(), Made()
+
+    def make() -> Made:
+        assert let_go.wait(10)
+        if error is not None:
+            raise error
+        return program
+
+    load, told = under_way(loop, make)
+    loop.call(load.abandon)
+    let_go.set()
+    if error is None:
+        assert program.closed.wait(10)
+    for thread in threading.enumerate():
+        if thread.name == "test-load":
+            thread.join()
+    loop.call(lambda: None)
+    assert told.empty()
+
+
+def test_what_is_abandoned_before_it_is_handed_over_is_closed(loop: Loop) -> None:
+    program, begun = Made(), threading.Event()
+
+    def make() -> Made:
+        assert begun.wait(10)
+        return program
+
+    load, told = under_way(loop, make)
+    (thread,) = (each for each in threading.enumerate() if each.name == "test-load")
+
+    def busy() -> None:
+        begun.set()
+        thread.join()
+        load.abandon()
+
+    loop.call(busy)
+    loop.call(lambda: None)
+    assert program.closed.is_set()
+    assert told.empty()
