@@ -217,7 +217,7 @@ class Server:
                 # for garbage, which would hold up packets for milliseconds.
                 gc.collect()
                 gc.freeze()
-                # Programs that were compiled alone leave some 40 MB that are free.
+                # Neither need memory that is free be kept.
                 _libc.malloc_trim(0)
             case Start():
                 self._engines.sender().start(message.ssid, message.duration_s)

@@ -9,6 +9,7 @@ import pytest
 
 from dataplane.bpf.program import BpfError
 from dataplane.engines.common.loop import Loop
+from dataplane.engines.driver import loading
 from dataplane.engines.driver.loading import load_aside
 
 
@@ -32,6 +33,24 @@ def outcome(loop: Loop, make: Callable[[], str]) -> tuple[str, str]:
 
 def test_what_is_made_is_told(loop: Loop) -> None:
     assert outcome(loop, lambda: "program") == ("loaded", "program")
+
+
+def test_memory_is_given_back_before_packets_are_sent(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+
+    class Libc:
+        def malloc_trim(self, _pad: int) -> None:
+            happened.append("trimmed")
+
+    def make() -> str:
+        happened.append("made")
+        return "program"
+
+    monkeypatch.setattr(loading, "_libc", Libc())
+    outcome(loop, make)
+    assert happened == ["made", "trimmed"]
 
 
 @pytest.mark.parametrize(
