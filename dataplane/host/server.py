@@ -9,7 +9,6 @@ the channel is the end of the process.
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import gc
 import logging
@@ -58,8 +57,6 @@ SWITCH_INTERVAL_S = 0.000_5
 """How long decoding a large configuration may hold up the packet threads."""
 
 _PR_SET_PDEATHSIG = 1
-
-_libc = ctypes.CDLL(None)
 
 log = logging.getLogger(__name__)
 
@@ -218,7 +215,7 @@ class Server:
                 # for garbage, which would hold up packets for milliseconds.
                 gc.collect()
                 gc.freeze()
-                # Programs that were compiled alone leave some 40 MB that are free.
+                # Neither need memory that is free be kept.
                 give_back()
             case Start():
                 self._engines.sender().start(message.ssid, message.duration_s)

@@ -10,6 +10,7 @@ import pytest
 
 from dataplane.bpf.program import BpfError
 from dataplane.engines.common.loop import Loop
+from dataplane.engines.driver import loading
 from dataplane.engines.driver.loading import Load
 
 
@@ -49,6 +50,21 @@ def test_what_is_made_is_told(loop: Loop) -> None:
     _, told = under_way(loop, lambda: program)
     assert told.get(timeout=10) == ("loaded", program)
     assert not program.closed.is_set()
+
+
+def test_memory_is_given_back_before_packets_are_sent(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+
+    def make() -> Made:
+        happened.append("made")
+        return Made()
+
+    monkeypatch.setattr(loading, "give_back", lambda: happened.append("given back"))
+    _, told = under_way(loop, make)
+    told.get(timeout=10)
+    assert happened == ["made", "given back"]
 
 
 @pytest.mark.parametrize(

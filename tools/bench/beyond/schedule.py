@@ -54,7 +54,7 @@ class Case:
 
 
 CASES = (Case(1, 1_000), Case(100, 100), Case(1_000, 100))
-"""The last is more than an engine in Python can do: how it fails is of interest."""
+"""The last takes an engine in Python half of a core: what it skips is of interest."""
 
 
 @dataclass(frozen=True, slots=True)
