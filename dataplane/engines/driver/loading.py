@@ -52,8 +52,8 @@ class Load(Generic[P]):
         self._wanted = True
         self._program: P | None = None
         self._handing_over = threading.Lock()
-        # No daemon: a process that ends does not take its libraries from the compiler.
-        threading.Thread(target=self._run, name=name).start()
+        # No daemon, as that of `loop` is: a process that ends while the compiler works crashes.
+        threading.Thread(target=self._run, name=name, daemon=False).start()
 
     def abandon(self) -> None:
         """Nobody is told any more, nor waits: the program is closed once it is there."""

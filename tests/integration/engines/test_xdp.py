@@ -390,6 +390,10 @@ def test_no_way_back_is_counted(
     assert reflector.counted().driver_answered == 0
 
 
+def loaders() -> list[threading.Thread]:
+    return [each for each in threading.enumerate() if each.name.endswith("-load")]
+
+
 def test_no_program_is_left_by_an_engine_that_is_closed_at_once(
     run: Callable[[], Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -398,9 +402,6 @@ def test_no_program_is_left_by_an_engine_that_is_closed_at_once(
             os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()
         ]
         return sum("bpf" in str(target) for target in targets)
-
-    def loaders() -> list[threading.Thread]:
-        return [each for each in threading.enumerate() if each.name.endswith("-load")]
 
     monkeypatch.setattr("dataplane.engines.xdp.collector.WAIT_S", 0.0)
     before = programs()
@@ -438,6 +439,9 @@ def test_to_close_an_engine_does_not_wait_for_the_compiler(
         assert not closing.is_alive()
     finally:
         let_go.set()
+        # The compiler changes the working directory, in which other tests start processes.
+        for each in loaders():
+            each.join()
 
 
 def test_it_is_starting_until_the_program_is_loaded(

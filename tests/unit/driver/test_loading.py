@@ -114,6 +114,8 @@ def test_what_is_abandoned_before_it_is_handed_over_is_closed(loop: Loop) -> Non
 
     load, told = under_way(loop, make)
     (thread,) = (each for each in threading.enumerate() if each.name == "test-load")
+    # A process does not end under it.
+    assert not thread.daemon
 
     def busy() -> None:
         begun.set()
