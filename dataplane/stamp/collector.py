@@ -76,6 +76,7 @@ class Collector(RunTaking):
         if now_ns > self._intervals.current.start_monotonic_ns:
             self._intervals.close(now_ns, now_ns, INT64_MAX, suspect=True)
         self._intervals.end_ns = INT64_MAX
+        self._intervals.held = 0
         head.running = 0
         self._end_write()
         return self._intervals.take_closed()
@@ -182,6 +183,14 @@ class Collector(RunTaking):
         self._next = self._head.next_sequence = sequence
         self._counters.sent -= 1
         self._counters.send_errors += 1
+        self._end_write()
+
+    def hold(self, held: bool) -> None:
+        """Nothing is sent from here on, or everything again: the current interval is suspect,
+        and so are those that end in between."""
+        self._begin_write()
+        self._intervals.held = held
+        self._intervals.current.suspect = 1
         self._end_write()
 
     def skipped(self, slots: int) -> None:

@@ -85,8 +85,11 @@ INTERVALS: Final = 32
 KIND: Final = 33
 """Index into `SessionTable.kinds`."""
 
+HELD: Final = 34
+"""Not 0: nothing is sent, and intervals are suspect."""
+
 # The engine's own.
-EXTRA: Final = 34
+EXTRA: Final = 35
 """The first of those that an engine may use as it likes."""
 
 COLUMNS: Final = 56

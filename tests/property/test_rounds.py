@@ -221,6 +221,13 @@ def test_packets_sent_in_rounds(
                 ours, theirs = senders[1][ssid], senders[0][ssid]
                 assert ours.next_send_ns() == theirs.next_send_ns()
                 assert (ours.sent, ours.skipped) == (theirs.sent, theirs.skipped)
+            # Of some that are held, or held up, meanwhile intervals end.
+            for side in (one, many):
+                side.collectors[1 + gap % SESSIONS].hold(gap % 2 == 0)
+            expire_together(table, many, now_ns)
+            for side in (one, many):
+                for collector in side.collectors.values():
+                    collector.expire(now_ns)
             compare(one, many)
         for side in (one, many):
             for collector in side.collectors.values():
