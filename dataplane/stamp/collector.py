@@ -10,8 +10,8 @@ Rules that hold here:
 - A packet is lost once `loss_timeout_ms` has passed without a reply. A reply
   that comes later is counted as late and has neither record nor statistics;
   in directional loss it is a backward loss, for it was reflected.
-- A packet whose fate became unknown (the engine died, the run was stopped) is
-  unresolved: neither received nor lost. A reply to it counts as late.
+- A packet whose fate became unknown (the engine died, the run was stopped, the
+  clock was set) is unresolved: neither received nor lost. A reply to it counts as late.
 - Duplicates count once each and have no record; the first copy counts.
 - The last `window` sequence numbers are remembered: twice as many as can be
   under way within the loss timeout, and some. An older reply counts as late,
