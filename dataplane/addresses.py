@@ -44,6 +44,11 @@ def is_loopback(data: bytes) -> bool:
     return data == _LOOPBACK or data.startswith(_LOOPBACK_IPV4)
 
 
+def is_link_local(data: bytes) -> bool:
+    """Of 16 bytes: whether the address is of one link only (RFC 4291 §2.5.6)."""
+    return data[0] == 0xFE and data[1] & 0xC0 == 0x80
+
+
 def endpoint(address: IPAddress | str, port: int) -> str:
     """For people: "[fd00::1]:862", "192.0.2.1:862"."""
     return f"[{address}]:{port}" if ":" in str(address) else f"{address}:{port}"

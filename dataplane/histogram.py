@@ -25,6 +25,7 @@ ascend with the values, so percentiles are a cumulative sum.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -46,10 +47,11 @@ _LEAST, _MOST = -(1 << 63), (1 << 63) - 1
 
 Int64 = npt.NDArray[np.int64]
 Counts = npt.NDArray[np.uint32] | npt.NDArray[np.uint64]
+_Ns = TypeVar("_Ns", int, Int64)
 
 
-def origin_at(delay_ns: int) -> int:
-    """The origin at a delay, but never 0, which stands for none."""
+def origin_at(delay_ns: _Ns) -> _Ns:
+    """The origin at a delay, or at each, but never 0, which stands for none."""
     return delay_ns | 1
 
 

@@ -22,11 +22,12 @@ class StoreError(Exception):
 class MappedFile:
     """A mapping of a whole file. One that is not writable sees what others write."""
 
-    __slots__ = ("_arena", "_inode", "_map", "_view", "path", "place", "size", "writable")
+    __slots__ = ("_arena", "_inode", "_map", "_path", "_view", "place", "size", "writable")
 
     def __init__(self, path: Path, writable: bool, arena: Arena | None = None) -> None:
         """Raises `StoreError` where the file cannot be opened or mapped."""
-        self.path = path
+        # A Path of its own would take four times as much memory as its text.
+        self._path = os.fspath(path)
         self.writable = writable
         self.place: int | None = None
         """Where the file is in the arena, if there is one."""
@@ -52,6 +53,10 @@ class MappedFile:
         access = mmap.ACCESS_WRITE if self.writable else mmap.ACCESS_COPY
         self._map = mmap.mmap(descriptor, 0, access=access)
         self._view = memoryview(self._map)
+
+    @property
+    def path(self) -> Path:
+        return Path(self._path)
 
     @property
     def view(self) -> memoryview:
@@ -120,7 +125,7 @@ class MappedFile:
             self.path.rename(path)
         except OSError as error:
             raise StoreError(f"{path}: cannot be replaced: {error.strerror}") from error
-        self.path = path
+        self._path = os.fspath(path)
 
     def unlink(self) -> None:
         """Remove the file, if it is still there; open mappings stay valid."""

@@ -31,6 +31,12 @@ LAYOUT_VERSION = 4
 
 _SEQUENCE = 0xFFFFFFFF
 
+NUMBERS_LEFT_OUT = 1 << 24
+"""Of a session after a writer that was killed: more than a driver gives in seconds, and more
+than packets of a session are lost until it has a successor. A Session-Sender then finds
+more numbers passed over than packets lost, and takes none of these for lost on the way
+back (see `dataplane.loss`), where a smaller step would look like just that."""
+
 _READ_ATTEMPTS = 1_000
 """Of a snapshot beside a writer that forgets sessions. A move takes microseconds,
 so that only a writer that died within one uses them up."""
@@ -93,6 +99,7 @@ class ReflectorRoleState(ctypes.Structure):
         ("handed_up", ctypes.c_uint64 * HANDED_UP_SLOTS),
         ("t2_method", ctypes.c_uint8),
         ("t3_method", ctypes.c_uint8),
+        ("numbers_behind", ctypes.c_uint8),
     )
 
     received: int
@@ -123,6 +130,8 @@ class ReflectorRoleState(ctypes.Structure):
 
     t2_method: int
     t3_method: int
+    numbers_behind: int
+    """Not 0 while `next_sequence` of sessions is that of a counter elsewhere, a moment ago."""
 
     def discard(self, reason: DiscardReason, packets: int = 1) -> None:
         """Count requests that are not answered."""
@@ -236,6 +245,7 @@ class ReflectorStore:
         self._vacant = [slot for slot in reversed(self._table) if not slot.used]
         if file.writable:
             self.role.version += self.role.version & 1
+            self._leave_out_numbers()
 
     @classmethod
     def create(cls, path: Path, capacity: int) -> ReflectorStore:
@@ -253,6 +263,13 @@ class ReflectorStore:
         except StoreError:
             file.close()
             raise
+
+    def _leave_out_numbers(self) -> None:
+        """A writer that was killed may have given more than are here."""
+        if self.role.numbers_behind:
+            for slot in self._slots.values():
+                slot.take(NUMBERS_LEFT_OUT)
+            self.role.numbers_behind = 0
 
     @property
     def path(self) -> Path:

@@ -114,30 +114,61 @@ class StorePlaces(NamedTuple):
     """Of the ring of closed intervals, in words."""
 
 
+class StoreLayout(NamedTuple):
+    """Where the parts of a store are in its file, in bytes, and what it keeps of intervals."""
+
+    codec: IntervalCodec
+    one_way: bool
+    stateful: bool
+    state_at: int
+    intervals_at: int
+    records_at: int
+    histograms_at: int
+    size: int
+    """Of the file."""
+
+    @classmethod
+    def of(cls, config: SenderSession) -> StoreLayout:
+        return _layout(
+            config.percentiles,
+            config.delay_mode is DelayMode.ONE_WAY,
+            config.reflector_mode is ReflectorMode.STATEFUL,
+            config.history_depth,
+            config.result_depth,
+        )
+
+
 @functools.lru_cache(maxsize=256)
-def _codec_of(percentiles: tuple[float, ...], one_way: bool, stateful: bool) -> IntervalCodec:
+def _layout(
+    percentiles: tuple[float, ...],
+    one_way: bool,
+    stateful: bool,
+    history_depth: int,
+    result_depth: int,
+) -> StoreLayout:
     """Sessions that are configured alike have one."""
-    return IntervalCodec(percentiles, one_way, stateful)
+    codec = IntervalCodec(percentiles, one_way, stateful)
+    state_at = ctypes.sizeof(StoreHeader) + 8 * len(percentiles)
+    intervals_at = _aligned(state_at + ctypes.sizeof(SessionState))
+    records_at = _aligned(intervals_at + (history_depth + 1) * codec.size)
+    histograms_at = _aligned(records_at + RecordRing.size_of(result_depth))
+    size = histograms_at + HISTOGRAMS_SIZE
+    return StoreLayout(
+        codec, one_way, stateful, state_at, intervals_at, records_at, histograms_at, size
+    )
 
 
 class SessionStore:
     """One sender session's file; make one with `create` or `open`."""
 
     __slots__ = (
-        "_codec",
         "_file",
         "_header",
         "_histograms",
-        "_histograms_at",
         "_interval_cache",
-        "_intervals_at",
+        "_layout",
         "_records",
-        "_records_at",
         "_state",
-        "_state_at",
-        "one_way",
-        "percentiles",
-        "stateful",
     )
 
     def __init__(self, file: MappedFile) -> None:
@@ -149,14 +180,12 @@ class SessionStore:
         count = header.percentile_count
         if at + 8 * count > header.size:
             raise StoreError(f"{file.path}: {header.size} bytes cannot hold {count} percentiles")
-        self.one_way = bool(header.one_way)
-        self.stateful = bool(header.stateful)
         percentiles: tuple[float, ...] = struct.unpack_from(f"={count}d", view, at)
-        self._codec = _codec_of(percentiles, self.one_way, self.stateful)
-        self.percentiles = self._codec.percentiles
-        self._state_at, self._intervals_at, self._records_at, self._histograms_at, size = _offsets(
-            count, header.history_depth, header.result_depth, self._codec.size
+        self._layout = _layout(
+            *(percentiles, bool(header.one_way), bool(header.stateful)),
+            *(header.history_depth, header.result_depth),
         )
+        size = self._layout.size
         if header.size != size:
             raise StoreError(f"{file.path}: {header.size} bytes do not fit its depths, {size} do")
         self._interval_cache: dict[int, IntervalSummary] | None = None
@@ -169,19 +198,20 @@ class SessionStore:
     @property
     def state(self) -> SessionState:
         if self._state is None:
-            self._state = SessionState.from_buffer(self._file.view, self._state_at)
+            self._state = SessionState.from_buffer(self._file.view, self._layout.state_at)
         return self._state
 
     @property
     def records(self) -> RecordRing:
         if self._records is None:
-            self._records = RecordRing(self._file.view[self._records_at : self._histograms_at])
+            layout = self._layout
+            self._records = RecordRing(self._file.view[layout.records_at : layout.histograms_at])
         return self._records
 
     @property
     def histograms(self) -> HistogramStore:
         if self._histograms is None:
-            file, at = self._file, self._histograms_at
+            file, at = self._file, self._layout.histograms_at
             self._histograms = HistogramStore(
                 file.view[at:], lambda size, before: file.reserve(at + size, at + before)
             )
@@ -198,41 +228,38 @@ class SessionStore:
         place = self._file.place
         if place is None:
             return None
+        layout = self._layout
         return StorePlaces(
-            (place + self._state_at) // 8,
-            (place + self._records_at) // 8,
-            place + self._histograms_at,
-            (place + self._intervals_at) // 8,
+            (place + layout.state_at) // 8,
+            (place + layout.records_at) // 8,
+            place + layout.histograms_at,
+            (place + layout.intervals_at) // 8,
         )
 
     @classmethod
     def create(cls, path: Path, config: SenderSession, arena: Arena | None = None) -> SessionStore:
         """Put an empty store in place of whatever `path` was, and open it writable."""
         count = len(config.percentiles)
-        one_way = config.delay_mode is DelayMode.ONE_WAY
-        stateful = config.reflector_mode is ReflectorMode.STATEFUL
-        codec = _codec_of(config.percentiles, one_way, stateful)
-        _, _, records_at, histograms_at, size = _offsets(
-            count, config.history_depth, config.result_depth, codec.size
-        )
+        layout = StoreLayout.of(config)
         header = StoreHeader(
             magic=MAGIC,
             layout_version=LAYOUT_VERSION,
             state_size=ctypes.sizeof(SessionState),
-            size=size,
+            size=layout.size,
             ssid=config.ssid,
             result_depth=config.result_depth,
             history_depth=config.history_depth,
             percentile_count=count,
-            one_way=one_way,
-            stateful=stateful,
+            one_way=layout.one_way,
+            stateful=layout.stateful,
         )
         ring = RingHeader(capacity=config.result_depth)
-        content = bytearray(records_at + ctypes.sizeof(ring))
+        content = bytearray(layout.records_at + ctypes.sizeof(ring))
         content[: ctypes.sizeof(header)] = bytes(header)
         struct.pack_into(f"={count}d", content, ctypes.sizeof(header), *config.percentiles)
-        content[records_at:] = bytes(ring)
-        MappedFile.create(path, bytes(content), size, histograms_at + HISTOGRAMS_AT_FIRST)
+        content[layout.records_at :] = bytes(ring)
+        allocate = layout.histograms_at + HISTOGRAMS_AT_FIRST
+        MappedFile.create(path, bytes(content), layout.size, allocate)
         return cls.open(path, writable=True, arena=arena)
 
     @classmethod
@@ -279,6 +306,18 @@ class SessionStore:
         )
 
     @property
+    def percentiles(self) -> tuple[float, ...]:
+        return self._layout.codec.percentiles
+
+    @property
+    def one_way(self) -> bool:
+        return self._layout.one_way
+
+    @property
+    def stateful(self) -> bool:
+        return self._layout.stateful
+
+    @property
     def directions(self) -> Sequence[int]:
         """The delays that the session evaluates."""
         return (FORWARD,) if self.one_way else (FORWARD, BACKWARD, ROUND_TRIP)
@@ -322,8 +361,9 @@ class SessionStore:
         found = self.histograms.interval(old)
         summary = self._summarize(state.interval[old], found, number, end_ns, suspect)
         slots = self._head.history_depth + 1
-        at = self._intervals_at + number % slots * self._codec.size
-        self._codec.pack_into(self._file.view, at, summary)
+        layout = self._layout
+        at = layout.intervals_at + number % slots * layout.codec.size
+        layout.codec.pack_into(self._file.view, at, summary)
         self.histograms.close(old)
         for direction in self.directions:
             closing, total = state.interval[old].delay[direction], state.total[new].delay[direction]
@@ -450,20 +490,15 @@ class SessionStore:
     def _read_head(
         self,
     ) -> tuple[SessionHead, ctypes.Array[DelayState], ctypes.Array[DelayState], bool]:
-        view, live = self._file.view, self.state.head
+        view, live, state_at = self._file.view, self.state.head, self._layout.state_at
         for _ in range(READ_ATTEMPTS):
             version = live.version
-            head = SessionHead.from_buffer_copy(view, self._state_at)
+            head = SessionHead.from_buffer_copy(view, state_at)
             parity = head.closed % 2
-            at = (
-                self._state_at
-                + _offset_of(SessionState, "interval")
-                + _offset_of(IntervalState, "delay")
-            )
+            at = state_at + _offset_of(SessionState, "interval")
+            at += _offset_of(IntervalState, "delay")
             current = _Delays.from_buffer_copy(view, at + parity * ctypes.sizeof(IntervalState))
-            at = (
-                self._state_at + _offset_of(SessionState, "total") + _offset_of(TotalState, "delay")
-            )
+            at = state_at + _offset_of(SessionState, "total") + _offset_of(TotalState, "delay")
             total = _Delays.from_buffer_copy(view, at + parity * ctypes.sizeof(TotalState))
             if live.version == version and not version % 2:
                 return head, current, total, True
@@ -471,12 +506,12 @@ class SessionStore:
         return head, current, total, False
 
     def _read_intervals(self, closed: int, base: int) -> list[IntervalSummary]:
-        depth = self._head.history_depth
+        depth, layout = self._head.history_depth, self._layout
         cache = {}
         for number in range(max(base, closed - depth) + 1, closed + 1):
-            at = self._intervals_at + number % (depth + 1) * self._codec.size
+            at = layout.intervals_at + number % (depth + 1) * layout.codec.size
             known = self._interval_cache and self._interval_cache.get(number)
-            cache[number] = known or self._codec.unpack_from(self._file.view, at)
+            cache[number] = known or layout.codec.unpack_from(self._file.view, at)
         # What was read while its slot was being overwritten has another number.
         self._interval_cache = {key: value for key, value in cache.items() if value.number == key}
         return list(self._interval_cache.values())
@@ -534,17 +569,6 @@ def _percentiles(found: _Found, delay: DelayState, percents: tuple[float, ...]) 
         return {}
     buckets, counts = found
     return percentiles(*(counts, buckets, percents), delay.origin_ns, delay.min_ns, delay.max_ns)
-
-
-def _offsets(
-    percentile_count: int, history_depth: int, result_depth: int, entry_size: int
-) -> tuple[int, int, int, int, int]:
-    """Where state, intervals, records and histograms start, and the size of the file."""
-    state_at = ctypes.sizeof(StoreHeader) + 8 * percentile_count
-    intervals_at = _aligned(state_at + ctypes.sizeof(SessionState))
-    records_at = _aligned(intervals_at + (history_depth + 1) * entry_size)
-    histograms_at = _aligned(records_at + RecordRing.size_of(result_depth))
-    return state_at, intervals_at, records_at, histograms_at, histograms_at + HISTOGRAMS_SIZE
 
 
 def _checked_header(path: Path, view: memoryview) -> StoreHeader:

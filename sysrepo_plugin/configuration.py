@@ -7,13 +7,14 @@ model cannot say is checked here, and refused with the YANG path and a reason.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv6Address
 from typing import Any
 
-from dataplane.addresses import not_unicast
+from dataplane.addresses import address_of, not_unicast
 from dataplane.config import (
     DelayMode,
     IPAddress,
@@ -197,9 +198,15 @@ def _sender_session(tree: Tree, role: Tree, segments: Segments) -> SenderSession
         computation_interval_s=tree["computation-interval"],
         history_depth=tree["history-depth"],
         result_depth=tree["result-depth"],
-        percentiles=tuple(sorted(float(Decimal(p)) for p in tree.get("percentile", ()))),
+        percentiles=_percentiles(*tree.get("percentile", ())),
         autostart=tree["enabled"],
     )
+
+
+@functools.lru_cache(maxsize=256)
+def _percentiles(*texts: str) -> tuple[float, ...]:
+    """Thousands of sessions have few different lists: equal ones are one object."""
+    return tuple(sorted(float(Decimal(text)) for text in texts))
 
 
 def _reflector(tree: Tree, segments: Segments) -> Reflector:
@@ -225,7 +232,7 @@ def _rate_limit(tree: Tree) -> int | None:
 
 def _reflector_session(tree: Tree, segments: Segments) -> ReflectorSession:
     sender = tree["sender-address"]
-    address = None if sender == "any" else ip_address(sender)
+    address = None if sender == "any" else address_of(sender)
     wanted = tree.get("timestamp-format")
     if address is not None:
         entry = reflector_session_path(tree["ssid"], address)
@@ -242,7 +249,7 @@ def _reflector_session(tree: Tree, segments: Segments) -> ReflectorSession:
 
 
 def _unicast(text: str, path: str, what: str) -> IPAddress:
-    address = ip_address(text)
+    address = address_of(text)
     problem = not_unicast(address)
     if problem is not None:
         raise ConfigurationError(path, f"the {what} address {address} is {problem}")

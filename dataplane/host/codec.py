@@ -27,6 +27,9 @@ class CodecError(ValueError):
     """A JSON value that is not the encoding of the expected type."""
 
 
+_SIMPLE = (int, str, bool, float, IPv4Address, IPv6Address)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Codec:
     """Both directions for one type."""
@@ -44,7 +47,8 @@ def codec(kind: Any) -> Codec:
         return _union(arguments)
     if origin is tuple:
         if len(arguments) == 2 and arguments[1] is Ellipsis:
-            return _sequence(codec(arguments[0]))
+            item = codec(arguments[0])
+            return _shared(_sequence(item)) if arguments[0] in _SIMPLE else _sequence(item)
         return _pair([codec(argument) for argument in arguments])
     if origin is dict:
         return _mapping(codec(arguments[0]), codec(arguments[1]))
@@ -165,6 +169,12 @@ def _sequence(item: Codec) -> Codec:
         lambda value: [item.encode(element) for element in value],
         lambda value: tuple(item.decode(element) for element in _list(value)),
     )
+
+
+def _shared(kind: Codec) -> Codec:
+    """Thousands of sessions have few paths: equal ones are one object."""
+    known = functools.lru_cache(maxsize=4096)(lambda value: value)
+    return Codec(kind.encode, lambda value: known(kind.decode(value)))
 
 
 def _pair(items: list[Codec]) -> Codec:

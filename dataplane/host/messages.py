@@ -8,6 +8,7 @@ unasked. Configuration travels as the difference to what was applied before.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import struct
 from collections.abc import Iterator
@@ -119,6 +120,11 @@ Key = TypeVar("Key")
 Session = TypeVar("Session")
 
 
+_integer = functools.lru_cache(maxsize=256)(int)
+_float = functools.lru_cache(maxsize=256)(float)
+"""Thousands of sessions have few different settings: most are the same object."""
+
+
 def encode(message: Message) -> bytes:
     """A message with its length in front."""
     body = json.dumps(codec(Message).encode(message), separators=(",", ":")).encode()
@@ -128,7 +134,9 @@ def encode(message: Message) -> bytes:
 def decode(body: bytes | bytearray) -> Message:
     """A message without its length. Raises ChannelError."""
     try:
-        message: Message = codec(Message).decode(json.loads(body))
+        message: Message = codec(Message).decode(
+            json.loads(body, parse_int=_integer, parse_float=_float)
+        )
     except (CodecError, ValueError) as error:
         raise ChannelError(f"not a message: {error}") from None
     return message

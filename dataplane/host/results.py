@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from dataplane.engines.base import EngineError, reflector_store_path, session_store_path
@@ -29,18 +30,17 @@ class Results:
 
     def snapshot(self, ssid: int, records: int = 0) -> SessionSnapshot:
         """The session as it stands, with its latest `records` records. Raises EngineError."""
-        with self._lock:
-            return self._store(ssid).snapshot(records)
+        with self._look(ssid) as store:
+            return store.snapshot(records)
 
     def fetch(self, ssid: int, maximum: int) -> list[Record]:
         """Take records that were not fetched before, oldest first. Raises EngineError."""
-        with self._lock:
-            return self._store(ssid).fetch(maximum)
+        with self._look(ssid) as store:
+            return store.fetch(maximum)
 
     def discard(self, ssid: int, maximum: int | None = None) -> int:
         """Take records without looking at them; how many. Raises EngineError."""
-        with self._lock:
-            store = self._store(ssid)
+        with self._look(ssid) as store:
             return len(store.fetch(store.records.capacity if maximum is None else maximum))
 
     def reflector(self) -> ReflectorSnapshot | None:
@@ -82,6 +82,16 @@ class Results:
                 self._reflector = None
             for path in self._state_dir.glob("*.store*"):
                 path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _look(self, ssid: int) -> Iterator[SessionStore]:
+        """Its store without what one look into it makes, which is 4 KB for each session."""
+        with self._lock:
+            store = self._store(ssid)
+            try:
+                yield store
+            finally:
+                store.rest()
 
     def _store(self, ssid: int) -> SessionStore:
         path = session_store_path(self._state_dir, ssid)

@@ -21,6 +21,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from dataplane.allocator import give_back
 from dataplane.config import Node
 from dataplane.engines import registry
 from dataplane.engines.base import Engine, EngineContext, EngineError, Report, Resume
@@ -218,7 +219,7 @@ class Server:
                 gc.collect()
                 gc.freeze()
                 # Programs that were compiled alone leave some 40 MB that are free.
-                _libc.malloc_trim(0)
+                give_back()
             case Start():
                 self._engines.sender().start(message.ssid, message.duration_s)
             case Stop():

@@ -13,6 +13,10 @@ Rules that hold here:
 - A packet whose fate became unknown (the engine died, the run was stopped, the
   clock was set) is unresolved: neither received nor lost. A reply to it counts as late.
 - Duplicates count once each and have no record; the first copy counts.
+- A session that is configured anew begins anew, with sequence number 0 (RFC 8762
+  §4.2.1), while replies to its former packets may still come. Those are known by the T1
+  they echo, which is before that of any packet sent here. There is no slack in that: T1
+  is read after the time that `sent` is told, and decodes to the same nanosecond.
 - The last `window` sequence numbers are remembered: twice as many as can be
   under way within the loss timeout, and some. An older reply counts as late,
   even if it is a duplicate. More packets under way than that become unresolved.
@@ -47,6 +51,8 @@ class Collector(RunTaking):
     way become unresolved. A run that was open goes on if `resumed`, its current
     interval suspect and aligned as before; else it is ended.
     """
+
+    __slots__ = ()
 
     def start(self, now_ns: int, unix_ns: int) -> None:
         """Begin a run, or go on with one that is open: intervals are counted from here."""
@@ -115,11 +121,17 @@ class Collector(RunTaking):
         t1_ns: int,
         now_ns: int,
         t1_method: TimestampMethod = TimestampMethod.USERSPACE,
+        early_ns: int = 0,
     ) -> None:
-        """Packet `sequence` is about to leave; ValueError unless it is the next one."""
+        """Packet `sequence` is about to leave; ValueError unless it is the next one.
+
+        Its T1 is `t1_ns`, or is read later, or up to `early_ns` before it.
+        """
         if sequence != self._next:
             raise ValueError(f"sequence {sequence} is not the next one, {self._next}")
         self._intervals.unix_offset_ns = t1_ns - now_ns
+        if t1_ns - early_ns < self.earliest_t1_ns:
+            self.know_earliest_t1(t1_ns - early_ns)
         self._begin_write()
         if now_ns >= self._intervals.end_ns:
             self._expire(now_ns)
@@ -147,6 +159,8 @@ class Collector(RunTaking):
     ) -> None:
         """What `sent` does for each of the next `packets` packets, which leave at once."""
         self._intervals.unix_offset_ns = t1_ns - now_ns
+        if t1_ns < self.earliest_t1_ns:
+            self.know_earliest_t1(t1_ns)
         self._begin_write()
         if now_ns >= self._intervals.end_ns:
             self._expire(now_ns)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ from dataplane.stamp.interval_rounds import close_over
 from dataplane.stamp.packet import OPEN
 from dataplane.stamp.replies import Reply, Run
 from dataplane.stamp.sender_rounds import all_sent
-from dataplane.stamp.session_table import END_NS, TAI_OFFSET_S, SessionTable
+from dataplane.stamp.session_table import EARLIEST_T1_NS, END_NS, TAI_OFFSET_S, SessionTable
 from dataplane.stamp.timestamp_arrays import decode_timestamps
 from dataplane.statistics import FAR_NS, INT64_MAX, DelayRun
 
@@ -198,7 +199,7 @@ class BatchCollector:
             if length < counts[number]:
                 rest.append(rows[start + length : start + counts[number]])
         if runs:
-            _collect(part, runs)
+            rest[:0] = _collect(part, runs)
         for mine in rest:
             # The first of them makes no run with those behind it.
             self._take(part, mine[:STUMBLE])
@@ -241,6 +242,11 @@ class BatchCollector:
         tai_offset_s = int(table.cells[TAI_OFFSET_S, sessions[0]])
         records = _decoded(part, mine, part.wire[mine], replies.t4_ns[mine], tai_offset_s)
         records["sequence"] = sequences
+        ours = records["t1_ns"] >= table.columns[EARLIEST_T1_NS][sessions]
+        if not ours.all():
+            done[fit[~ours]] = False
+            fit, mine, sessions = fit[ours], mine[ours], sessions[ours]
+            sequences, records = sequences[ours], records[ours]
         refine_round(table, sessions, sequences, records)
         delays = delays_of(records)
         places, known = places_in_histograms(table, sessions, delays)
@@ -248,7 +254,8 @@ class BatchCollector:
             done[fit[~known]] = False
             sessions, sequences, records = sessions[known], sequences[known], records[known]
             delays, places = delays[known], places[known]
-        take_round(table, sessions, sequences, records, delays, places)
+        estimates = part.wire["estimate"][rows[done]].astype(np.uint16)
+        take_round(table, sessions, sequences, records, delays, places, estimates)
         ended = all_sent(table, sessions)
         if ended.any():
             owners = part.index[mine[done[fit]]][ended].tolist()
@@ -358,12 +365,22 @@ def _shifted(values: Int64, starts: list[int], first: Int64) -> Int64:
     return before
 
 
-def _collect(part: _Part, runs: list[tuple[Collector, Integers, Run]]) -> None:
+def _collect(part: _Part, runs: list[tuple[Collector, Integers, Run]]) -> list[Integers]:
+    """Returns the rows of runs that are none: with replies to packets of an earlier life."""
+    if not runs:
+        return []
     rows = np.concatenate([mine for _, mine, _ in runs]) if len(runs) > 1 else runs[0][1]
     counts = [len(mine) for _, mine, _ in runs]
     starts = np.concatenate(([0], np.cumsum(counts)[:-1]))
     wire, t4_ns = part.wire[rows], part.replies.t4_ns[rows]
     records = _records(part, rows, wire, t4_ns, runs)
+    first_ns = np.minimum.reduceat(records["t1_ns"], starts)
+    ours = (first_ns >= [collector.earliest_t1_ns for collector, _, _ in runs]).tolist()
+    if not all(ours):
+        _collect(part, list(compress(runs, ours)))
+        return [mine for (_, mine, _), good in zip(runs, ours, strict=True) if not good]
+    for (collector, _, run), start, count in zip(runs, starts.tolist(), counts, strict=True):
+        collector.refine_records(run, records[start : start + count])
     forward = records["t2_ns"] - records["t1_ns"]
     backward = t4_ns - records["t3_ns"]
     delays = np.stack((forward, backward, forward + backward))
@@ -381,6 +398,7 @@ def _collect(part: _Part, runs: list[tuple[Collector, Integers, Run]]) -> None:
             buckets[:, start : last + 1],
             estimate=int(wire["estimate"][last]),
         )
+    return []
 
 
 def _records(
@@ -400,11 +418,6 @@ def _records(
         return np.concatenate(parts)
     records = _decoded(part, rows, wire, t4_ns, offsets.pop())
     records["sequence"] = np.concatenate([run.sequences for _, _, run in runs])
-    start = 0
-    for collector, mine, run in runs:
-        end = start + len(mine)
-        collector.refine_records(run, records[start:end])
-        start = end
     return records
 
 

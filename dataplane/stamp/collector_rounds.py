@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dataplane.arena import Arena
-from dataplane.histogram import SUB_BUCKETS, buckets_of, distances
+from dataplane.histogram import SUB_BUCKETS, buckets_of, distances, origin_at
 from dataplane.histogram_store import (
     BLOCK_WORDS,
     BLOCKS_AT,
@@ -30,6 +30,8 @@ from dataplane.session_state import (
     FORWARD,
     ROUND_TRIP,
     Counters,
+    SessionHead,
+    Synchronization,
 )
 from dataplane.stamp.sender_rounds import Range, Rows
 from dataplane.stamp.session_table import (
@@ -60,6 +62,7 @@ from dataplane.stamp.state_words import (
     DELAY_STATE,
     DELAY_WORDS,
     DELAYS_AT,
+    HEAD_AT,
     INTERVAL_WORDS,
     LAST_RECEIVED_AT,
     RECORD_WORDS,
@@ -70,8 +73,9 @@ from dataplane.stamp.state_words import (
     VERSION,
     word_of,
 )
+from dataplane.stamp.timestamp import ErrorEstimate
 from dataplane.stamp.window import RECEIVED, UNDER_WAY
-from dataplane.statistics import FAR_NS, DelayState
+from dataplane.statistics import FAR_NS, INT64_MAX, DelayState
 
 Int64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -81,6 +85,8 @@ _HALF = 1 << 31
 
 _RECEIVED = COUNTERS_AT + word_of(Counters, "received")
 _ORIGIN = word_of(DelayState, "origin_ns")
+_REFLECTOR_ERROR = HEAD_AT + word_of(SessionHead, "reflector_error_ns")
+_REFLECTOR_SYNCHRONIZATION = 8 * HEAD_AT + SessionHead.reflector_synchronization.offset  # type: ignore[attr-defined]
 _DIRECTIONS = np.arange(DIRECTIONS)
 _AHEAD = np.arange(32)
 """Packets whose fate is looked at at once."""
@@ -106,7 +112,7 @@ def fit_for_round(
     sent_ns = arena.words[columns[TIMES][rows] + place]
     fit &= arrived_ns <= sent_ns + columns[TIMEOUT_NS][rows]
     fit &= sequences > columns[HIGHEST][rows]
-    fit &= (wire["estimate"] == columns[ESTIMATE][rows]) & (columns[STATEFUL][rows] == 0)
+    fit &= columns[STATEFUL][rows] == 0
     offset_s = columns[TAI_OFFSET_S][rows]
     # They differ for a moment only, when the kernel has just been told.
     fit &= offset_s == offset_s[0]
@@ -140,16 +146,20 @@ def places_in_histograms(
 ) -> tuple[npt.NDArray[np.int64], Mask]:
     """Where each delay (a row of three for each session) is counted, in integers of 32
     bits, apart from the parity of the interval; and which sessions have a place for all,
-    about an origin that is known, and none that is too far off to be worked on in 64 bits."""
+    and none that is too far off to be worked on in 64 bits. Where they are the first of a
+    session they say what its origins are."""
     at = table.columns[HISTOGRAMS][rows][:, None]
     parity = table.arena.words[table.columns[STATE][rows] + CLOSED_AT] & 1
+    unused = ~evaluated(table, rows)
+    near: Mask = np.all(np.abs(delays) <= FAR_NS, axis=1)
     origins = origins_of(table, rows, parity)
+    first = (origins == 0) & ~unused & near[:, None]
+    if first.any():
+        origins[first] = origin_at(delays[first])
+        table.arena.words[_origins_at(table, rows, parity)[first]] = origins[first]
     buckets = buckets_of(distances(delays, origins))
     directory = (at + DIRECTORY_AT) // 2 + _DIRECTIONS * OCTAVES + (buckets >> OCTAVE_BITS)
     entries = table.arena.halves[directory].astype(np.int64)
-    unused = ~evaluated(table, rows)
-    near: Mask = np.all(np.abs(delays) <= FAR_NS, axis=1)
-    near &= ((origins != 0) | unused).all(axis=1)
     new = (entries == 0) & ~unused & near[:, None]
     if new.any():
         _begin_octaves(table, at[:, 0], directory, new)
@@ -173,9 +183,13 @@ def delays_at(table: SessionTable, rows: Rows, parity: Int64) -> Int64:
 
 def origins_of(table: SessionTable, rows: Rows, parity: Int64) -> Int64:
     """`DelayState.origin_ns` of each delay of these intervals."""
-    at = delays_at(table, rows, parity)[:, None] + _DIRECTIONS * DELAY_WORDS + _ORIGIN
-    origins: Int64 = table.arena.words[at]
+    origins: Int64 = table.arena.words[_origins_at(table, rows, parity)]
     return origins
+
+
+def _origins_at(table: SessionTable, rows: Rows, parity: Int64) -> Int64:
+    at: Int64 = delays_at(table, rows, parity)[:, None] + _DIRECTIONS * DELAY_WORDS + _ORIGIN
+    return at
 
 
 def _begin_octaves(table: SessionTable, at: Int64, directory: Int64, new: Mask) -> None:
@@ -201,8 +215,10 @@ def take_round(
     records: npt.NDArray[Any],
     delays: Int64,
     places: npt.NDArray[np.int64],
+    estimates: npt.NDArray[np.uint16],
 ) -> None:
-    """Take in replies that are fit, and have places in their histograms."""
+    """Take in replies that are fit, and have places in their histograms. `estimates` are
+    their Error Estimates, wire values."""
     columns, arena = table.columns, table.arena
     words, state = arena.words, columns[STATE][rows]
     version = words[state + VERSION] | 1
@@ -212,6 +228,7 @@ def take_round(
     words[state + LAST_RECEIVED_AT] = records["t4_ns"]
     arena.bytes[8 * state + T1_METHOD_AT] = records["t1_method"]
     arena.bytes[8 * state + T4_METHOD_AT] = records["t4_method"]
+    know_reflectors(table, rows, estimates)
     columns[HIGHEST][rows] = sequences
     parity = words[state + CLOSED_AT] & 1
     used = evaluated(table, rows)
@@ -241,6 +258,21 @@ def take_round(
     for row, sequence in zip(rows[apart].tolist(), sequences[apart].tolist(), strict=True):
         table.collectors[row].forget(sequence)
     words[state + VERSION] = version + 1
+
+
+def know_reflectors(table: SessionTable, rows: Rows, estimates: npt.NDArray[np.uint16]) -> None:
+    """As `Collector` takes in the Error Estimate of a reply, a wire value."""
+    known = table.columns[ESTIMATE]
+    new = estimates != known[rows]
+    if not new.any():
+        return
+    for estimate in set(estimates[new].tolist()):
+        mine = rows[new & (estimates == estimate)]
+        known[mine] = estimate
+        state, decoded = table.columns[STATE][mine], ErrorEstimate.decode(estimate)
+        table.arena.words[state + _REFLECTOR_ERROR] = min(decoded.error_ns, INT64_MAX)
+        synchronization = Synchronization.of(decoded.synchronized).value
+        table.arena.bytes[8 * state + _REFLECTOR_SYNCHRONIZATION] = synchronization
 
 
 def settle_round(table: SessionTable, rows: Rows) -> None:

@@ -22,6 +22,7 @@ from dataplane.stamp.session_table import (
     END_SLOT,
     HELD,
     INTERVAL_NS,
+    LENGTH_NS,
     SEQUENCE,
     SLOT,
     START_NS,
@@ -52,12 +53,10 @@ class Intervals:
     """The current interval of `store`, and the ones that were closed."""
 
     __slots__ = (
-        "__dict__",
         "_carried_agreement",
         "_closed",
         "_overlays",
         "_store",
-        "length_ns",
         "loss",
         "row",
     )
@@ -71,6 +70,7 @@ class Intervals:
     held = Cell(HELD)
     """Whether nothing is sent: all intervals are suspect meanwhile."""
 
+    length_ns = Cell(LENGTH_NS)
     _run_start_ns = Cell(START_NS)
     _send_interval_ns = Cell(INTERVAL_NS)
     _slot = Cell(SLOT)
@@ -88,7 +88,7 @@ class Intervals:
         self._store = store
         self.length_ns = length_ns
         self._carried_agreement = 0
-        self._closed: list[int] = []
+        self._closed: tuple[int, ...] = ()
         self._overlays: _Overlays | None = None
 
     @property
@@ -198,7 +198,7 @@ class Intervals:
 
     def was_closed(self, number: int) -> None:
         """The store has another current interval."""
-        self._closed.append(number)
+        self._closed += (number,)
         if self.row.table is not None:
             self.row.table.untold.add(self.row.index)
         self.rest()
@@ -234,7 +234,7 @@ class Intervals:
         """Numbers of the intervals closed since the last call."""
         if not self._closed:
             return []
-        closed, self._closed = self._closed, []
+        closed, self._closed = list(self._closed), ()
         if self.row.table is not None:
             self.row.table.untold.discard(self.row.index)
         return closed

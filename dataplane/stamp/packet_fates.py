@@ -20,6 +20,7 @@ from dataplane.stamp.intervals import Intervals
 from dataplane.stamp.session_table import (
     APART,
     DELAYS,
+    EARLIEST_T1_NS,
     ESTIMATE,
     FATES,
     FIRST,
@@ -27,7 +28,6 @@ from dataplane.stamp.session_table import (
     HISTOGRAMS,
     INTERVALS,
     KIND,
-    LENGTH_NS,
     MASK,
     NEXT,
     RING,
@@ -61,6 +61,20 @@ class PacketFates:
     """Packets are under way until they are received, lost or given up, and are settled in
     the order in which they were sent."""
 
+    __slots__ = (
+        "__weakref__",
+        "_copies",
+        "_intervals",
+        "_number",
+        "_refined",
+        "_store",
+        "_window",
+        "config",
+        "row",
+        "ssid_zero_seen",
+        "window",
+    )
+
     def __init__(
         self,
         config: SenderSession,
@@ -87,6 +101,7 @@ class PacketFates:
         self._timeout_ns = config.loss_timeout_ms * 1_000_000
         self._reflector_estimate = -1
         self._highest = -1
+        self.earliest_t1_ns = INT64_MAX
         self._intervals = self._make_intervals()
         if self._intervals.loss is not None:
             self._number = array("q", bytes(8 * self.window))
@@ -104,7 +119,7 @@ class PacketFates:
         places, cells, row = self._store.places, table.cells, self.row.index
         assert places is not None
         cells[STATE, row], cells[RING, row], cells[HISTOGRAMS, row] = places[:3]
-        cells[INTERVALS, row], cells[LENGTH_NS, row] = places.intervals, self._intervals.length_ns
+        cells[INTERVALS, row] = places.intervals
         kind = Kind(
             *(self._store.percentiles, len(self._store.directions)),
             *(self.config.history_depth + 1, self._store.stateful),
@@ -113,7 +128,7 @@ class PacketFates:
         cells[SLOTS, row] = self._records.capacity + 1
         cells[STATEFUL, row] = self._store.stateful
         cells[DELAYS, row] = len(self._store.directions)
-        cells[FATES, row], cells[TIMES, row] = self._window.place, self._window.times_at
+        cells[FATES, row], cells[TIMES, row] = self._window.fates_at, self._window.times_at
         table.collectors[row] = self
 
     _next = Cell(NEXT)
@@ -123,6 +138,9 @@ class PacketFates:
     _mask = Cell(MASK)
     _timeout_ns = Cell(TIMEOUT_NS)
     _reflector_estimate = Cell(ESTIMATE)
+    earliest_t1_ns = Cell(EARLIEST_T1_NS)
+    """T1 of no packet sent here is before it."""
+
     _apart = Cell(APART)
     """Whether anything is known about single packets that is not in the window."""
 
@@ -148,6 +166,12 @@ class PacketFates:
     def _sent_ns(self) -> array[int] | memoryview:
         return self._window.times
 
+    def know_earliest_t1(self, t1_ns: int) -> None:
+        """A packet is about to leave, whose T1 is before those of all others: the first one,
+        or the clock has been set back. Of all, for where it has been set forward packets
+        that are under way keep theirs."""
+        self.earliest_t1_ns = t1_ns
+
     def forget(self, sequence: int) -> None:
         """Nothing about this packet is of use any more, but for what is in the window."""
         self._refined.pop(sequence, None)
@@ -168,6 +192,12 @@ class PacketFates:
     @property
     def running(self) -> bool:
         return bool(self._head.running)
+
+    @property
+    def interval_end_ns(self) -> int:
+        """From when on `sent` closes the current interval, and times out what is due:
+        process replies that have arrived first."""
+        return self._intervals.end_ns
 
     @property
     def in_flight(self) -> int:

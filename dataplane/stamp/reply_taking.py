@@ -30,6 +30,8 @@ _USERSPACE = TimestampMethod.USERSPACE.code
 class ReplyTaking(PacketFates):
     """Takes in single replies; see `dataplane.stamp.collector` for the rules."""
 
+    __slots__ = ()
+
     def discard(self, reason: DiscardReason) -> DiscardReason:
         """Count a packet that is not used."""
         self._begin_write()
@@ -76,7 +78,8 @@ class ReplyTaking(PacketFates):
         newest = self._next - 1
         age = (newest - reply.sender_sequence) % _WRAP
         sequence = newest - age
-        if age >= _HALF or sequence < 0:
+        ours = sequence < self._first or reply.t1_ns >= self.earliest_t1_ns
+        if age >= _HALF or sequence < 0 or not ours:
             return self.discard(DiscardReason.UNEXPECTED_SEQUENCE)
         self._begin_write()
         try:

@@ -26,6 +26,8 @@ _HALF = 1 << 31
 class RunTaking(ReplyTaking):
     """Takes in runs of replies."""
 
+    __slots__ = ()
+
     def outlook(self) -> Outlook:
         """What decides whether the next replies make a run."""
         loss = self._intervals.loss

@@ -16,6 +16,7 @@ from dataplane.stamp.packet import OPEN
 from dataplane.stamp.session_table import (
     APART,
     DUE_NS,
+    EARLIEST_T1_NS,
     END_NS,
     END_SEQUENCE,
     END_SLOT,
@@ -93,6 +94,8 @@ def send_round(
         rows[apart].tolist(), (sequence - columns[MASK][rows] - 1)[apart].tolist(), strict=True
     ):
         table.collectors[row].forget(oldest)
+    for row in rows[t1_ns < columns[EARLIEST_T1_NS][rows]].tolist():
+        table.collectors[row].know_earliest_t1(t1_ns)
     place = sequence & columns[MASK][rows]
     arena.bytes[columns[FATES][rows] + place] = UNDER_WAY
     words[columns[TIMES][rows] + place] = now_ns

@@ -85,14 +85,21 @@ INTERVALS: Final = 32
 KIND: Final = 33
 """Index into `SessionTable.kinds`."""
 
-HELD: Final = 34
+# The Collector's, as the first ones.
+EARLIEST_T1_NS: Final = 34
+"""Before which T1 of no packet was read; `NEVER` before the first."""
+
+# The intervals', as those before.
+HELD: Final = 35
 """Not 0: nothing is sent, and intervals are suspect."""
 
 # The engine's own.
-EXTRA: Final = 35
-"""The first of those that an engine may use as it likes."""
+EXTRA: Final = 36
+"""The first of those that an engine may use as it likes, if it has made the table with them."""
 
 COLUMNS: Final = 56
+"""With all of these."""
+
 NEVER: Final = (1 << 63) - 1
 
 
@@ -113,14 +120,14 @@ class Kind(NamedTuple):
 class SessionTable:
     """Rows by SSID; belongs to one thread."""
 
-    def __init__(self, arena: Arena) -> None:
+    def __init__(self, arena: Arena, columns: int = EXTRA) -> None:
         self.arena = arena
         # Fresh pages: those of rows that are not used never exist.
-        memory = mmap.mmap(-1, 8 * COLUMNS * ROWS)
-        self.cells: npt.NDArray[np.int64] = np.frombuffer(memory, np.int64).reshape(COLUMNS, ROWS)
+        memory = mmap.mmap(-1, 8 * columns * ROWS)
+        self.cells: npt.NDArray[np.int64] = np.frombuffer(memory, np.int64).reshape(columns, ROWS)
         self.columns: tuple[npt.NDArray[np.int64], ...] = tuple(self.cells)
         """The same; to pick rows of one of these is five times as fast as from `cells`."""
-        self._view = memoryview(memory).cast("q", (COLUMNS, ROWS))
+        self._view = memoryview(memory).cast("q", (columns, ROWS))
         self.collectors: dict[int, Any] = {}
         """By SSID."""
         self.kinds: list[Kind] = []

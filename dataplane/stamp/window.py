@@ -25,14 +25,14 @@ def window_of(config: SenderSession) -> int:
 class Window:
     """Fate and time of sending of `size` packets, in an arena or in memory of its own."""
 
-    __slots__ = ("_arena", "_arrays", "_fates", "_times", "place", "size", "times_at")
+    __slots__ = ("_arena", "_arrays", "_fates", "_times", "size", "times_at")
 
     def __init__(self, size: int, arena: Arena | None) -> None:
         """Raises MemoryError or OSError where the arena is full."""
         self.size = size
         self._arena = arena
-        self.place = self.times_at = 0
-        """Of the fates in the arena, in bytes; of the times, in words of 8 bytes."""
+        self.times_at = 0
+        """Place of the times in the arena, in words of 8 bytes."""
         self._fates: bytearray | memoryview | None = None
         self._times: array[int] | memoryview | None = None
         self._arrays: tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]] | None = None
@@ -40,14 +40,18 @@ class Window:
             self._fates = bytearray(size)
             self._times = array("q", bytes(8 * size))
         else:
-            at = arena.allocate(9 * size)
-            self.times_at, self.place = at // 8, at + 8 * size
+            self.times_at = arena.allocate(9 * size) // 8
+
+    @property
+    def fates_at(self) -> int:
+        """Place of the fates in the arena, in bytes: they follow the times."""
+        return 8 * (self.times_at + self.size)
 
     @property
     def fates(self) -> bytearray | memoryview:
         if self._fates is None:
             assert self._arena is not None
-            self._fates = self._arena.view[self.place : self.place + self.size]
+            self._fates = self._arena.view[self.fates_at : self.fates_at + self.size]
         return self._fates
 
     @property

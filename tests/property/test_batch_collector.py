@@ -113,7 +113,7 @@ events = st.lists(
         # A peer may claim whatever time it likes.
         st.one_of(*[st.integers(-3 * S, 3 * S)] * 9, st.sampled_from([-FAR_NS, FAR_NS])),
         st.sampled_from([0, MS, 7 * MS + 13, 100 * MS]),
-        st.sampled_from(["fine"] * 12 + ["port", "short", "long", "ntp", "zero"]),
+        st.sampled_from(["fine"] * 12 + ["port", "short", "long", "ntp", "zero", "old"]),
         st.integers(1, 20),
     ),
     max_size=40,
@@ -133,6 +133,8 @@ def traffic(drawn: Any) -> list[Arrival]:
             sequence += 1
             now_ns += gap_ns
             t1_ns = UNIX_NS + now_ns - 3 * MS
+            if kind == "old" and sequence % 3:
+                t1_ns -= 9 * S
             t2_ns = t1_ns + offset_ns + gap_ns * sequence % 1_001
             changes: dict[str, Any] = {"ssid": ssid}
             if kind == "ntp":
@@ -165,6 +167,7 @@ def traffic(drawn: Any) -> list[Arrival]:
     st.sampled_from([0, 37]),
     st.lists(st.integers(0, 300), max_size=20),
     st.sampled_from([2_700, 20_000]),
+    st.sampled_from([-5 * S, -MS, 300 * MS]),
 )
 def test_batches_are_collected_as_single_replies_are(
     drawn: Any,
@@ -173,6 +176,7 @@ def test_batches_are_collected_as_single_replies_are(
     tai_offset_s: int,
     refined: list[int],
     loss_timeout_ms: int,
+    earliest_ns: int,
 ) -> None:
     arrivals = traffic(drawn)
     configs = [
@@ -195,7 +199,7 @@ def test_batches_are_collected_as_single_replies_are(
             for collector in side.collectors.values():
                 collector.tai_offset_s = tai_offset_s
                 for _ in range(2):
-                    collector.announce(400, UNIX_NS, 0)
+                    collector.announce(400, UNIX_NS + earliest_ns - tai_offset_s * S, 0)
                 for sequence in refined:
                     collector.refine_t1(sequence, UNIX_NS + sequence)
         one, many = sides

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -71,7 +72,9 @@ steps = st.lists(
         # Replies of each session, and one session that is out of the ordinary.
         st.integers(1, 3),
         st.integers(1, SESSIONS),
-        st.sampled_from(["", "", "", "lost", "twice", "behind", "far", "estimate", "refined"]),
+        st.sampled_from(
+            ["", "", "", "lost", "twice", "behind", "far", "estimate", "refined", "old"]
+        ),
         st.sampled_from([MS, 7 * MS + 13, 100 * MS, 700 * MS]),
         st.integers(-3 * S, 3 * S),
     ),
@@ -110,6 +113,8 @@ def test_replies_taken_in_rounds(kinds: list[int], steps: Any) -> None:
                         changes["error_estimate"] = ErrorEstimate(
                             True, TimestampFormat.PTPV2, number, 9
                         )
+                    if what_now == "old":
+                        sent_ns -= 60 * S
                     data = reply(sequence, sequence, sent_ns, t2_ns, t2_ns + 10, **changes)
                     at_ns = now_ns + gap_ns + ssid
                     arrivals += [Arrival(ssid, data, at_ns)] * (1 + (what_now == "twice"))
@@ -131,6 +136,25 @@ def test_replies_taken_in_rounds(kinds: list[int], steps: Any) -> None:
                 assert ours.refined_t1(following[ssid] - 1) == theirs.refined_t1(
                     following[ssid] - 1
                 )
+
+
+def test_the_first_replies_of_sessions_are_taken_in_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with sides(configured([0, 1, 3, 4] * 3)) as (one, many):
+        arrivals = []
+        for ssid in one.collectors:
+            for side in (one, many):
+                side.collectors[ssid].sent(0, UNIX_NS, 0)
+            t2_ns = UNIX_NS + (ssid - 3) * MS
+            data = reply(0, 0, UNIX_NS, t2_ns, t2_ns + 10, ssid=ssid)
+            arrivals.append(Arrival(ssid, data, MS))
+        for arrival in arrivals:
+            one.single(arrival)
+        with monkeypatch.context() as patch:
+            patch.setattr(Collector, "take", None)
+            many.together(arrivals)
+        compare(one, many)
 
 
 def test_origins_move_in_rounds() -> None:
@@ -221,6 +245,8 @@ def test_packets_sent_in_rounds(
                 ours, theirs = senders[1][ssid], senders[0][ssid]
                 assert ours.next_send_ns() == theirs.next_send_ns()
                 assert (ours.sent, ours.skipped) == (theirs.sent, theirs.skipped)
+                mine, other = many.collectors[ssid], one.collectors[ssid]
+                assert mine.earliest_t1_ns == other.earliest_t1_ns
             # Of some that are held, or held up, meanwhile intervals end.
             for side in (one, many):
                 side.collectors[1 + gap % SESSIONS].hold(gap % 2 == 0)

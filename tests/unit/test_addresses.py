@@ -6,7 +6,15 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
 
-from dataplane.addresses import address_of, endpoint, is_loopback, not_unicast, packed, text_of
+from dataplane.addresses import (
+    address_of,
+    endpoint,
+    is_link_local,
+    is_loopback,
+    not_unicast,
+    packed,
+    text_of,
+)
 from dataplane.config import IPAddress
 
 SIX, FOUR = IPv6Address("fd00::1"), IPv4Address("192.0.2.1")
@@ -60,3 +68,18 @@ def test_what_no_single_node_has(text: str, problem: str | None) -> None:
 )
 def test_loopback(text: str, expected: bool) -> None:
     assert is_loopback(packed(ip_address(text))) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("fe80::1", True),
+        ("febf:ffff::", True),
+        ("fe7f::1", False),
+        ("fec0::1", False),
+        ("fd00::1", False),
+        ("169.254.0.1", False),
+    ],
+)
+def test_link_local(text: str, expected: bool) -> None:
+    assert is_link_local(packed(ip_address(text))) is expected

@@ -130,7 +130,8 @@ class BatchTransport(Transport, Protocol):
         """Transmit payloads of equal length, a row each, dressed as `dress` said.
 
         At most `BURST` rows, in contiguous memory. `source` and `destination` have 16
-        bytes, and are of the transport's family. There are no transmit timestamps for
+        bytes, and are of the transport's family; `scope_id` is the link of those that are
+        link-local. There are no transmit timestamps for
         these packets. Returns how many left, from the first on; raises OSError where not
         even one did.
         """

@@ -39,7 +39,8 @@ class BatchCollection:
         self._clock = clock
         self._batch = Batch(BATCH)
         self._collector = BatchCollector()
-        self._changed = set(port.runs)
+        for ssid in port.runs:
+            self.changed(ssid)
 
     @property
     def attachments(self) -> tuple[Attachment, ...]:
@@ -61,7 +62,8 @@ class BatchCollection:
 
     def changed(self, ssid: int) -> None:
         """The session with this SSID has come or gone, or has another collector."""
-        self._changed.add(ssid)
+        run = self._port.runs.get(ssid)
+        self._collector.serve(ssid, None if run is None else run.collector)
 
     def serve(self, single: Callable[[Datagram], None]) -> bool:
         """Receive once; `single` takes in one packet. Whether there may be more."""
@@ -98,10 +100,6 @@ class BatchCollection:
         now_ns, unix_ns = monotonic_ns(), wall_ns()
         self._clock.look(now_ns, unix_ns)
         runs = self._port.runs
-        while self._changed:
-            ssid = self._changed.pop()
-            run = runs.get(ssid)
-            self._collector.serve(ssid, None if run is None else run.collector)
         rows = slice(0, batch.count)
         received_ns = batch.received_ns[rows]
         waited_ns = np.maximum(unix_ns - received_ns, 0)

@@ -161,7 +161,7 @@ class BatchReflection:
             datagram.destination,
             packed(address_of(datagram.source)),
             datagram.source_port,
-            datagram.scope_id,
+            datagram.zone,
         )
         number = self._lane_numbers.get(lane)
         if number is None:

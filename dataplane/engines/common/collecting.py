@@ -17,7 +17,7 @@ from dataplane.stamp.collector import Collector
 from dataplane.stamp.collector_rounds import next_expiries
 from dataplane.stamp.expiry_rounds import expire_over
 from dataplane.stamp.sender_rounds import Range, Rows
-from dataplane.stamp.session_table import SessionTable
+from dataplane.stamp.session_table import EXTRA, SessionTable
 from dataplane.store import SessionStore, StoreError
 
 log = logging.getLogger(__name__)
@@ -79,10 +79,10 @@ class Collecting(Protocol):
         """It has been closed."""
 
 
-def make_table() -> SessionTable | None:
+def make_table(columns: int = EXTRA) -> SessionTable | None:
     """None where sessions can only be worked on one by one."""
     try:
-        return SessionTable(Arena())
+        return SessionTable(Arena(), columns)
     except OSError as error:
         log.warning("sessions are worked on one by one: no range of addresses: %s", error)
         return None

@@ -13,9 +13,10 @@ import dataclasses
 import functools
 import os
 from ipaddress import IPv6Address
+from pathlib import Path
 
 from dataplane.addresses import endpoint
-from dataplane.clock import Clock, wall_ns
+from dataplane.clock import Clock, monotonic_ns, wall_ns
 from dataplane.config import IPAddress, ReflectorMode, SenderSession, SsidZeroAction
 from dataplane.engines.base import (
     WANT_TO_RUN,
@@ -30,7 +31,7 @@ from dataplane.engines.base import (
 )
 from dataplane.engines.common.collecting import Collecting
 from dataplane.engines.common.loop import Loop
-from dataplane.engines.common.plan import Plan
+from dataplane.engines.common.plan import EARLY_NS, Plan
 from dataplane.engines.common.transmitter import Transmitter
 from dataplane.engines.common.transport import Datagram
 from dataplane.srv6 import complete_path, rthdr_for_socket
@@ -59,8 +60,33 @@ def rthdr_of(segments: tuple[IPv6Address, ...], destination: IPAddress) -> bytes
     return rthdr_for_socket(complete_path(segments, destination))
 
 
+text_of = functools.lru_cache(maxsize=4096)(str)
+"""Of an address, with a memory: thousands of sessions have few Session-Reflectors."""
+
+
 class SenderRun:
     """Belongs to the thread of its loop."""
+
+    __slots__ = (
+        "__weakref__",
+        "_clock",
+        "_collecting",
+        "_collector",
+        "_context",
+        "_duration_s",
+        "_first_start_ns",
+        "_plan",
+        "_reported",
+        "_sender",
+        "_skipped",
+        "_store",
+        "config",
+        "destination",
+        "port",
+        "rthdr",
+        "status",
+        "traffic_class",
+    )
 
     def __init__(
         self,
@@ -76,13 +102,12 @@ class SenderRun:
         self._collecting = collecting
         self.port = port
         self.rthdr = rthdr_of(config.segments, config.reflector_address)
-        self.destination = str(config.reflector_address)
+        self.destination = text_of(config.reflector_address)
         self.traffic_class = config.dscp << 2
         self.status = SessionStatus(OperState.STOPPED, engine, wall_ns())
         self._reported: SessionStatus | None = None
-        self._path = session_store_path(context.state_dir, config.ssid)
         self._clock = clock
-        self._emit = context.emit
+        self._context = context
         self._store: SessionStore | None = None
         self._collector: Collector | None = None
         self._sender: SessionSender | None = None
@@ -90,6 +115,10 @@ class SenderRun:
         self._first_start_ns: int | None = None
         self._skipped = 0
         self._plan = Plan(loop)
+
+    @property
+    def _path(self) -> Path:
+        return session_store_path(self._context.state_dir, self.config.ssid)
 
     @property
     def wants_to_run(self) -> bool:
@@ -121,9 +150,12 @@ class SenderRun:
         self._enter(state, reason, error)
         return False
 
-    def start_by_itself(self, now_ns: int, reason: str = "configured") -> None:
-        """As sessions do that nobody starts: not all at the same moment."""
-        self.begin(now_ns, self._phase_ns(now_ns), reason)
+    def start_by_itself(
+        self, now_ns: int, reason: str = "configured", *, first_ns: int = 0
+    ) -> None:
+        """As sessions do that nobody starts: not all at the same moment, and none before
+        `first_ns`."""
+        self.begin(now_ns, max(now_ns, first_ns) + self._phase_ns, reason)
 
     def resume(self, resume: Resume, now_ns: int) -> None:
         """Take up the life of a session whose host process died."""
@@ -202,12 +234,14 @@ class SenderRun:
         if self._collector is None:
             reason = self._collecting.pending() or self.status.last_error
             raise EngineError(f"session {self.config.ssid} has no store: {reason}")
+        self.port.drain()
         self._collector.clear(now_ns)
         self._plan_collecting()
         self.complete(now_ns)
 
     def announce(self, packets: int, now_ns: int) -> int:
         """See `Engine.announce`. Raises EngineError."""
+        self.port.drain()
         sender, collector = self._sender, self._collector
         if sender is None or collector is None:
             raise EngineError(f"session {self.config.ssid} is not running")
@@ -245,14 +279,15 @@ class SenderRun:
             with contextlib.suppress(StoreError):
                 self._open_store(None, now_ns)
 
-    def recover(self, now_ns: int) -> None:
-        """Run, if that is what the session should do, and can do by now."""
+    def recover(self, now_ns: int, first_ns: int = 0) -> None:
+        """Run, if that is what the session should do, and can do by now; a run that begins
+        does so as `start_by_itself` says."""
         state = self.status.oper_state
         if state not in _WAITING:
             return
         reason = "recovered" if state is OperState.FAILED else "its engine is ready"
         if self._sender is None:
-            self.start_by_itself(now_ns, reason)
+            self.start_by_itself(now_ns, reason, first_ns=first_ns)
         else:
             self.attempt(now_ns, reason)
 
@@ -371,21 +406,21 @@ class SenderRun:
         """Something went wrong that does not end the run."""
         if text != self.status.last_error:
             self.status = dataclasses.replace(self.status, last_error=text)
-            self._emit(SenderStatusReport(self.config.ssid, self.status, text))
+            self._context.emit(SenderStatusReport(self.config.ssid, self.status, text))
 
     def _open_store(self, resume: Resume | None, now_ns: int) -> None:
         """Raises StoreError."""
         self._collecting.prepare(resumed=resume is not None)
         table = self._collecting.table
         arena = None if table is None else table.arena
-        store = None
-        if resume is not None and self._path.exists():
-            store = SessionStore.open(self._path, writable=True, arena=arena)
+        store, path = None, self._path
+        if resume is not None and path.exists():
+            store = SessionStore.open(path, writable=True, arena=arena)
             if not store.matches(self.config):
                 store.close()
                 store = None
         if store is None:
-            store = SessionStore.create(self._path, self.config, arena)
+            store = SessionStore.create(path, self.config, arena)
         resumed = (
             resume is not None
             and resume.oper_state in WANT_TO_RUN
@@ -459,14 +494,22 @@ class SenderRun:
         return None if self._sender is None else self._sender.next_send_ns()
 
     def send(self, now_ns: int) -> None:
-        """Send the packet that is due, by itself; nothing where the session has failed."""
+        """Send the packet that is due, or is about to be, by itself; nothing where the session
+        has failed. One that is begun early is counted as if it were due already."""
+        early_ns = self._early_ns(now_ns)
+        if self.end_interval(now_ns + early_ns):
+            now_ns = monotonic_ns()
+            early_ns = self._early_ns(now_ns)
         sender, collector, port = self._sender, self._collector, self.port
         if sender is None or collector is None or not self.running:
             return
+        now_ns += early_ns
         sequence, self._skipped = sender.sequence, sender.skipped
-        collector.sent(sequence, wall_ns(), now_ns, port.t1_method)
+        collector.sent(sequence, wall_ns() + early_ns, now_ns, port.t1_method, early_ns)
         failure = port.dress(self)
         error = self._clock.error_estimate(self.config.timestamp_format)
+        if early_ns:
+            port.hold(now_ns)
         t1_ns = wall_ns()
         payload = sender.send(now_ns, t1_ns, error)
         if failure is None:
@@ -478,6 +521,7 @@ class SenderRun:
 
         `sent` is to be called then. `t1_ns` is for the time being.
         """
+        self.end_interval(now_ns)
         sender, collector = self._sender, self._collector
         if sender is None or collector is None or not self.running:
             return False
@@ -522,6 +566,19 @@ class SenderRun:
         self.complete(now_ns)
         self._rest()
 
+    def _early_ns(self, now_ns: int) -> int:
+        due_ns = self.due_ns
+        return 0 if due_ns is None else min(max(0, due_ns - now_ns), EARLY_NS)
+
+    def end_interval(self, now_ns: int) -> bool:
+        """Close the current interval before a packet is sent after its end: what has arrived
+        until then is read before. Whether it was over."""
+        collector, over = self._collector, False
+        while collector is not None and now_ns >= collector.interval_end_ns:
+            self.collect(now_ns)
+            over = True
+        return over
+
     def complete(self, now_ns: int) -> None:
         """End the run if the fate of its last packet is known."""
         sender, collector = self._sender, self._collector
@@ -532,11 +589,12 @@ class SenderRun:
 
     def _closed(self, numbers: list[int]) -> None:
         for number in numbers:
-            self._emit(IntervalClosed(self.config.ssid, number))
+            self._context.emit(IntervalClosed(self.config.ssid, number))
 
-    def _phase_ns(self, now_ns: int) -> int:
+    @property
+    def _phase_ns(self) -> int:
         spread_ns = min(self.config.interval_us * _NS_PER_US, PHASE_MAX_NS)
-        return now_ns + ((self.config.ssid * _GOLDEN & 0xFFFFFFFF) * spread_ns >> 32)
+        return (self.config.ssid * _GOLDEN & 0xFFFFFFFF) * spread_ns >> 32
 
     def _enter(self, state: OperState, reason: str, error: str | None = None) -> None:
         old = self.status
@@ -548,4 +606,4 @@ class SenderRun:
             new = dataclasses.replace(new, run_started_ns=None, duration_s=None)
         if new != self._reported:
             self.status = self._reported = new
-            self._emit(SenderStatusReport(self.config.ssid, new, reason))
+            self._context.emit(SenderStatusReport(self.config.ssid, new, reason))

@@ -37,6 +37,9 @@ from dataplane.stamp.interval_rounds import set_local_clock
 TOGETHER = 64
 """Sessions for which room is made, or given up, at once; packets have to wait meanwhile."""
 
+START_NS = 60_000
+"""Processor time that it takes to start a session: those that come together send their first
+packets when all have been started, or they would skip slots meanwhile."""
 
 FRESHENED = 256
 """Sessions that are brought up to date together before packets get their turn."""
@@ -107,8 +110,9 @@ class SenderRole:
                 for session in together:
                     ready += self._create(session, resume.get(session.ssid))
                     yield
+        first_ns = _first_ns(ready)
         for run in ready:
-            run.start_by_itself(monotonic_ns())
+            run.start_by_itself(monotonic_ns(), first_ns=first_ns)
             yield
         self._close_idle_ports()
 
@@ -253,9 +257,10 @@ class SenderRole:
                         if is_there(run):
                             run.provide(monotonic_ns())
                             yield
+            first_ns = _first_ns(unwell)
             for run in unwell:
                 if is_there(run):
-                    run.recover(monotonic_ns())
+                    run.recover(monotonic_ns(), first_ns)
                     yield
         finally:
             self._mending = False
@@ -286,6 +291,11 @@ class SenderRole:
                 port.close()
             if not port.runs:
                 del self._ports[key]
+
+
+def _first_ns(starting: list[SenderRun]) -> int:
+    """When the first packets of sessions that are started together may leave."""
+    return monotonic_ns() + len(starting) * START_NS
 
 
 def _port_of(session: SenderSession) -> tuple[IPAddress, int]:

@@ -11,6 +11,7 @@ import logging
 import select
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from dataplane.engines.common.interfaces import InterfaceFilter
 from dataplane.engines.common.loop import Loop
 from dataplane.engines.common.run import SenderRun
 from dataplane.engines.common.schedule import Schedule
+from dataplane.engines.common.send_lead import SendLead
 from dataplane.engines.common.sender_bursts import Lane, SenderBursts, lane_of
 from dataplane.engines.common.sender_rounds import SenderRounds
 from dataplane.engines.common.transport import (
@@ -39,7 +41,7 @@ from dataplane.measurement import TimestampMethod
 from dataplane.stamp.errors import DiscardReason
 from dataplane.stamp.packet import OPEN
 from dataplane.stamp.sender_rounds import Rows, all_sent
-from dataplane.stamp.session_table import SessionTable
+from dataplane.stamp.session_table import END_NS, SessionTable
 
 BATCH = 64
 """Replies that are taken in before others get their turn."""
@@ -71,6 +73,12 @@ _PROBLEM_AGE_NS = 500_000_000
 
 _SSID_AT = slice(14, 16)
 """RFC 8972 §3."""
+_SSID_ZERO = bytes(2)
+
+_AMBIGUOUS = (
+    "the Session-Reflector answers with SSID 0, and several sessions to it run: "
+    "its replies are not used"
+)
 
 _READ = select.EPOLLIN | select.EPOLLERR
 
@@ -112,6 +120,7 @@ class SenderPort:
         self._problem: str | None = None
         self._problem_ns = 0
         self._awaited: dict[int, tuple[SenderRun, int, int]] = {}
+        self._lead = SendLead()
         self._due: list[SenderRun] = []
         self._ending: list[SenderRun] = []
         self._bursts = SenderBursts(address)
@@ -130,7 +139,7 @@ class SenderPort:
             )
             self._rounds = SenderRounds(
                 *(address, table, clock, self._lanes),
-                *(self._collecting.announced, self._collecting.expire_together),
+                *(self._collecting.announced, self._end_intervals),
             )
         self._resting = False
         self._rest_over_ns = 0
@@ -140,6 +149,9 @@ class SenderPort:
         self._gathered = 0
         """Replies that have been read since the last rest."""
         self._by_peer: dict[tuple[IPAddress, int], dict[int, SenderRun]] = {}
+        self._ambiguous: set[tuple[IPAddress, int]] = set()
+        """Peers that have lately answered with SSID 0 while several sessions to them ran."""
+        self._told_ambiguous: set[int] = set()
         self._dropped = 0
         self._limitation: str | None = None
 
@@ -162,6 +174,7 @@ class SenderPort:
     def changed(self, ssid: int) -> None:
         """A session has come, gone or got another store."""
         self._limitation = None
+        self._told_ambiguous.discard(ssid)
         if self._batches is not None:
             self._batches.changed(ssid)
 
@@ -206,6 +219,11 @@ class SenderPort:
             return error
         return None
 
+    def hold(self, due_ns: int) -> None:
+        at_ns = due_ns - self._lead.ns
+        while monotonic_ns() < at_ns:
+            pass
+
     def transmit(self, run: SenderRun, sequence: int, payload: bytes, t1_ns: int) -> OSError | None:
         assert self._transport is not None
         try:
@@ -248,7 +266,9 @@ class SenderPort:
         if len(due) < BURST_MIN or transport is None:
             for run in due:
                 run.send(monotonic_ns())
-        elif self._rounds is not None:
+            return
+        self.hold(max(run.due_ns or 0 for run in due))
+        if self._rounds is not None:
             rows = np.array([run.config.ssid for run in due if run.running], np.intp)
             self._rounds.send(transport, rows, self.runs)
             for run in due:
@@ -288,15 +308,26 @@ class SenderPort:
         """
         table = self._collecting.table
         assert table is not None
+        as_of_ns = self._expire_read(rows, pressing_ns, now_ns)
+        self._tell_closed(table)
+        for ssid in rows[all_sent(table, rows)].tolist():
+            if ssid in self.runs:
+                self.runs[ssid].received_run(now_ns)
+        return as_of_ns
+
+    def _end_intervals(self, rows: Rows, now_ns: int) -> None:
+        """Close those of these sessions, which are over; they are told of it later."""
+        table = self._collecting.table
+        assert table is not None
+        self._expire_read(rows, int(table.columns[END_NS][rows].max()), now_ns)
+
+    def _expire_read(self, rows: Rows, pressing_ns: int, now_ns: int) -> int:
+        """Expire as of when all that had arrived has been read, no earlier than `pressing_ns`."""
         as_of_ns = self.emptied_ns
         if as_of_ns < pressing_ns:
             self.drain()
             as_of_ns = now_ns
         self._collecting.expire_together(rows, as_of_ns)
-        self._tell_closed(table)
-        for ssid in rows[all_sent(table, rows)].tolist():
-            if ssid in self.runs:
-                self.runs[ssid].received_run(now_ns)
         return as_of_ns
 
     def _tell_closed(self, table: SessionTable) -> None:
@@ -389,6 +420,7 @@ class SenderPort:
             # timestamp that is older than T1 as read before the send.
             if awaited is not None and sent_ns >= awaited[2]:
                 self.t1_method = TimestampMethod.KERNEL_SOFTWARE
+                self._lead.learn(sent_ns - awaited[2])
                 awaited[0].refine_t1(awaited[1], sent_ns)
 
     def look_after(self) -> bool:
@@ -400,6 +432,7 @@ class SenderPort:
             log.warning(drop_text(dropped - self._dropped, self.address, self.port))
         self._dropped = dropped
         self._tell_limitation()
+        self._tell_ambiguous()
         if self._transport is None or is_local(self.address):
             return False
         self.close()
@@ -418,6 +451,15 @@ class SenderPort:
                 run.note_error(limitation)
         self._limitation = limitation
 
+    def _tell_ambiguous(self) -> None:
+        """Each session once that its `on_ssid_zero` cannot be followed."""
+        for peer in self._ambiguous:
+            for ssid, run in self._by_peer.get(peer, {}).items():
+                if run.wants_to_run and ssid not in self._told_ambiguous:
+                    self._told_ambiguous.add(ssid)
+                    run.note_error(_AMBIGUOUS)
+        self._ambiguous.clear()
+
     def close(self) -> None:
         if self._transport is not None:
             self._rest_timer.at(None)
@@ -434,7 +476,7 @@ class SenderPort:
         source = address_of(datagram.source)
         run = self.runs.get(int.from_bytes(datagram.data[_SSID_AT], "big"))
         if run is None:
-            run = self._only_candidate(source, datagram.source_port)
+            run = self._only_candidate(datagram, source)
         if run is None:
             short = len(datagram.data) < OPEN.length
             reason = DiscardReason.TRUNCATED if short else DiscardReason.UNKNOWN_SESSION
@@ -449,8 +491,17 @@ class SenderPort:
             waited_ns = max(0, unix_ns - datagram.received_ns)
             run.receive(datagram, source, now_ns, max(now_ns - waited_ns, self.emptied_ns))
 
-    def _only_candidate(self, source: IPAddress, source_port: int) -> SenderRun | None:
+    def _only_candidate(self, datagram: Datagram, source: IPAddress) -> SenderRun | None:
         """The session of a reply that does not say which: a peer without
-        RFC 8972 answers with SSID 0, and rubbish says nothing."""
-        found = self._by_peer.get((source, source_port), {})
-        return next(iter(found.values())) if len(found) == 1 else None
+        RFC 8972 answers with SSID 0, and rubbish says nothing. Where there are several
+        to the peer, the one that runs."""
+        peer = source, datagram.source_port
+        found = self._by_peer.get(peer, {}).values()
+        if len(found) == 1:
+            return next(iter(found))
+        first_two = list(islice((run for run in found if run.wants_to_run), 2))
+        if len(first_two) == 1:
+            return first_two[0]
+        if first_two and datagram.data[_SSID_AT] == _SSID_ZERO:
+            self._ambiguous.add(peer)
+        return None

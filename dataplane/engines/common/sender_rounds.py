@@ -42,8 +42,9 @@ class SenderRounds:
         announced: Callable[[Rows, int], None],
         expire_together: Callable[[Rows, int], None],
     ) -> None:
-        """`lanes` are numbered from 0 in their order; more may be added. `announced` and
-        `expire_together` are those of a `Collecting`."""
+        """`lanes` are numbered from 0 in their order; more may be added. `announced` is that
+        of a `Collecting`; so is `expire_together`, but that it reads before what has
+        arrived."""
         self._source = packed(address)
         self._table = table
         self._clock = clock
@@ -62,7 +63,9 @@ class SenderRounds:
             table.columns[UNIX_OFFSET_NS][over] = t1_ns - now_ns
             self._expire_together(over, now_ns)
             for ssid in over[table.columns[END_NS][over] <= now_ns].tolist():
-                runs[ssid].collect(now_ns)
+                runs[ssid].end_interval(now_ns)
+            # What has been read may have stopped some.
+            rows = rows[[runs[ssid].running for ssid in rows.tolist()]]
             # That may have taken longer than packets are late.
             now_ns, t1_ns = monotonic_ns(), wall_ns()
         fit = fit_to_send(table, rows, now_ns)

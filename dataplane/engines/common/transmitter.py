@@ -30,6 +30,10 @@ class Transmitter(Protocol):
     def enqueue(self, run: SenderRun) -> None:
         """Have `run.send`, or `run.prepare` and `run.sent`, called at once."""
 
+    def hold(self, due_ns: int) -> None:
+        """Return when the packet that is due then may be handed over: in time to leave when
+        it is due. To be called at most `EARLY_NS` before that."""
+
     def transmit(self, run: SenderRun, sequence: int, payload: bytes, t1_ns: int) -> OSError | None:
         """Send; what failed, if anything."""
 

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
-from dataplane.addresses import endpoint
+from dataplane.addresses import endpoint, is_link_local
 from dataplane.config import IPAddress
 from dataplane.engines.base import Role
 from dataplane.measurement import TimestampMethod
@@ -38,6 +38,12 @@ class Datagram(NamedTuple):
     """CLOCK_REALTIME of the kernel's receive path, or of reading."""
 
     kernel_stamped: bool
+
+    @property
+    def zone(self) -> int:
+        """Index of the link that its link-local addresses belong to (RFC 4007); 0 where
+        there are none."""
+        return self.interface if is_link_local(self.destination) else self.scope_id
 
     @property
     def received_method(self) -> TimestampMethod:

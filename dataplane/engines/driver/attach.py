@@ -27,7 +27,7 @@ from dataplane.bpf.syscall import (
     update_link,
 )
 from dataplane.engines.base import Attachment, AttachmentMode
-from dataplane.engines.driver.interfaces import Interface, program_on
+from dataplane.engines.driver.interfaces import Interface, Port, program_on
 
 _OCCUPIED = (errno.EBUSY, errno.EEXIST)
 
@@ -70,6 +70,7 @@ class _Link:
         notes = [self.note] if self.note is not None else []
         if self.interface.hides_vlans:
             notes.append(_hides_vlans_text(self.interface))
+        notes += map(_handed_on_text, self.interface.handed_on)
         return Attachment(self.interface.name, self.mode, "; ".join(notes) or None)
 
 
@@ -168,7 +169,7 @@ def _attach(place: Wanted) -> _Link:
     try:
         fd = _attach_at(place, XDP_FLAGS_DRV_MODE)
     except OSError as error:
-        note = f"no XDP in the driver of {name}: {os.strerror(error.errno or 0)}"
+        note = _refused_text(name, error.errno or 0)
         if place.native_only:
             raise AttachError(note) from error
         return _attach_generic(place, note, could_not=True)
@@ -197,10 +198,28 @@ def _attach_at(place: Wanted, flags: int) -> int:
         raise AttachError(_occupied_text(name, program_on(index))) from error
 
 
+def _refused_text(name: str, number: int) -> str:
+    if number == errno.ERANGE:
+        # A veth says so, and of its other end's.
+        return f"the MTU of {name} is too large for an XDP program, or that of its other end is"
+    if number == errno.EINVAL:
+        return (
+            f"the driver of {name} refuses the XDP program, "
+            "as drivers do where the MTU is too large for one"
+        )
+    return f"no XDP in the driver of {name}: {os.strerror(number)}"
+
+
 def _hides_vlans_text(interface: Interface) -> str:
     return (
         f"VLAN tags may be taken off frames of {interface.name} before the program sees them: "
         "what may have lost one is left to user space"
+    )
+
+
+def _handed_on_text(port: Port) -> str:
+    return (
+        f"{port.name} belongs to {port.master}, which gets its frames: they are left to the kernel"
     )
 
 

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 
 _RTMGRP_LINK, _RTMGRP_IPV4_ADDRESS, _RTMGRP_IPV6_ADDRESS = 0x1, 0x10, 0x100
-_RTMGRP_IPV6_ROUTE = 0x400
+_RTMGRP_IPV6_ROUTE, _RTMGRP_IPV6_RULE = 0x400, 0x40000
 _NEW_ROUTE, _DELETE_ROUTE = 24, 25
 _ENCAP_TYPE = 21
 """RTA_ENCAP_TYPE."""
@@ -34,8 +34,11 @@ class Doorbell:
         self._socket = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
         )
-        groups = _RTMGRP_LINK | _RTMGRP_IPV4_ADDRESS | _RTMGRP_IPV6_ADDRESS | _RTMGRP_IPV6_ROUTE
-        self._socket.bind((0, groups))
+        groups = (
+            *(_RTMGRP_LINK, _RTMGRP_IPV4_ADDRESS, _RTMGRP_IPV6_ADDRESS),
+            *(_RTMGRP_IPV6_ROUTE, _RTMGRP_IPV6_RULE),
+        )
+        self._socket.bind((0, sum(groups)))
 
     def fileno(self) -> int:
         return self._socket.fileno()

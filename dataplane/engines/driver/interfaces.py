@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import enum
+from collections import defaultdict
 from collections.abc import Container, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +32,13 @@ _NUD_STALE, _NTF_USE = 0x04, 0x01
 """linux/neighbour.h."""
 
 _TABLE_LOCAL = 255
+_TO_TABLE, _INVERTED = 1, 0x2
+"""linux/fib_rules.h: FR_ACT_TO_TBL, FIB_RULE_INVERT."""
+
+_FOR_ALL = {"FRA_TABLE", "FRA_PRIORITY", "FRA_PROTOCOL", "FRA_SUPPRESS_PREFIXLEN"}
+"""What a routing rule has that is for every packet, and for every route of its table."""
+
+_SUPPRESSES_NONE = 0xFFFFFFFF
 _UP, _LOOPBACK = 0x1, 0x8
 """IFF_UP, IFF_LOOPBACK."""
 
@@ -54,6 +62,14 @@ class SourceValidation(enum.IntEnum):
 
     LOOSE = 2
     """There is a route to the source."""
+
+
+class Port(NamedTuple):
+    """A device that belongs to another one."""
+
+    name: str
+    master: str
+    """The bridge, bond or VRF."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +96,9 @@ class Interface:
     """Whether frames of VLANs on it may have lost their tags by the time that a program
     sees them."""
 
+    handed_on: tuple[Port, ...] = ()
+    """Configured devices on it, or itself, whose frames another device gets."""
+
 
 @dataclass(frozen=True, slots=True)
 class Device:
@@ -93,6 +112,10 @@ class Device:
     """Whether it accepts Segment Routing Headers, and unsigned ones."""
 
     source_validation: SourceValidation = SourceValidation.NONE
+
+    requires_hmac: bool = False
+    """Whether SIDs refuse unsigned ones that came through it (`seg6_require_hmac`); what
+    `seg6_enabled` says is not asked of a SID."""
 
 
 class Vlan(NamedTuple):
@@ -156,6 +179,7 @@ class Kernel:
         with_vlans = {place.ifindex for place in shared}
         interfaces: dict[int, Interface] = {}
         devices: dict[Place, Device] = {}
+        ports: dict[int, list[Port]] = defaultdict(list)
         missing = None
         for name in names:
             link = by_name.get(name)
@@ -169,9 +193,16 @@ class Kernel:
             base = stack[0]
             interface = self._interface(base, base["index"] in with_vlans)
             interfaces[base["index"]] = interface
+            master = _master(stack, links)
+            if master is not None:
+                # Its frames are for that one, in another table of routes at the least.
+                ports[base["index"]].append(Port(name, master))
+                continue
             for place in _places(stack, links):
                 if not (interface.hides_vlans and place in shared):
                     devices[place] = _device(link)
+        for index, found in ports.items():
+            interfaces[index] = replace(interfaces[index], handed_on=tuple(found))
         ordered = sorted(interfaces.values(), key=lambda each: each.name)
         return Devices(tuple(ordered), devices, missing)
 
@@ -248,12 +279,45 @@ class Kernel:
                 yield address, LocalFlag.ADDRESS
 
     def _sids(self) -> Iterator[tuple[IPAddress, LocalFlag]]:
-        for route in self._route.get_routes(family=_FAMILY_IPV6):
-            if route.get_attr("RTA_ENCAP_TYPE") != _SEG6_LOCAL or route["dst_len"] != 128:
-                continue
-            flag = _decapsulation(route.get_attr("RTA_ENCAP"))
+        """Of the tables that every packet is looked up in. Those that rules lead to for some
+        packets alone are left to the kernel."""
+        tables = self._tables()
+        routes = [
+            route
+            for route in self._route.get_routes(family=_FAMILY_IPV6)
+            if route.get_attr("RTA_ENCAP_TYPE") == _SEG6_LOCAL
+            and route["dst_len"] == 128
+            and route.get_attr("RTA_TABLE") in tables
+        ]
+        routes.sort(key=lambda route: tables.index(route.get_attr("RTA_TABLE")))
+        found: dict[str, LocalFlag | None] = {}
+        for route in routes:
+            found.setdefault(route.get_attr("RTA_DST"), _decapsulation(route.get_attr("RTA_ENCAP")))
+        for text, flag in found.items():
             if flag is not None:
-                yield IPv6Address(route.get_attr("RTA_DST")), flag
+                yield IPv6Address(text), flag
+
+    def _tables(self) -> list[int]:
+        """Of IPv6, in the order in which they are asked."""
+        tables = []
+        for rule in self._route.get_rules(family=_FAMILY_IPV6):
+            if not _is_for_all(rule):
+                continue
+            if rule["action"] != _TO_TABLE:
+                # Nothing goes past it, or past what is between it and its target.
+                break
+            tables.append(rule.get_attr("FRA_TABLE"))
+        return tables
+
+
+def _is_for_all(rule: Any) -> bool:
+    """Whether a routing rule is for every packet, and hides no route of its table."""
+    return (
+        rule["src_len"] == rule["dst_len"] == rule["tos"] == 0
+        and not rule["flags"] & _INVERTED
+        and {name for name, _ in rule["attrs"]} <= _FOR_ALL
+        and rule.get_attr("FRA_SUPPRESS_PREFIXLEN") in (None, _SUPPRESSES_NONE)
+    )
 
 
 def _decapsulation(encapsulation: Any) -> LocalFlag | None:
@@ -278,6 +342,16 @@ def _stack(link: Any, links: dict[int, Any]) -> list[Any]:
             return []
         stack.insert(0, below)
     return stack
+
+
+def _master(stack: list[Any], links: dict[int, Any]) -> str | None:
+    """Who gets the frames that a device or one below it would."""
+    for link in stack:
+        master = links.get(link.get_attr("IFLA_MASTER"))
+        if master is not None:
+            name: str = master.get_attr("IFLA_IFNAME")
+            return name
+    return None
 
 
 def _places(stack: list[Any], links: dict[int, Any]) -> Iterator[Place]:
@@ -331,6 +405,7 @@ def _device(link: Any) -> Device:
         _mac(address).ljust(6, b"\0"),
         enabled and not signed,
         SourceValidation(min(validation, SourceValidation.LOOSE)),
+        signed,
     )
 
 

@@ -50,6 +50,7 @@ class InterfaceFlag(enum.IntFlag):
     GENERIC = 2
     LOOSE = 4
     STRICT = 8
+    SIGNED = 16
 
 
 MAPS: dict[str, tuple[np.dtype[np.void] | None, np.dtype[np.void]]] = {

@@ -127,14 +127,15 @@ static __always_inline struct interface *device_of(const struct packet *packet)
 	return interfaces.lookup(&key);
 }
 
-/* Whether a device takes the frame for its own, and the SRH in it. */
+/* Whether a device takes the frame for its own, and the SRHs in it, which have no HMAC. */
 static __always_inline int takes(const struct xdp_md *ctx, const struct packet *packet,
 				 const struct interface *device)
 {
 	struct ethhdr *eth = bytes_at(ctx, 0, sizeof(*eth));
 
 	return eth && same_mac(eth->h_dest, device->mac) &&
-	       (!packet->routed || device->flags & INTERFACE_SRV6);
+	       (!packet->routed || device->flags & INTERFACE_SRV6) &&
+	       !(packet->outer_routed && device->flags & INTERFACE_SIGNED);
 }
 
 #endif

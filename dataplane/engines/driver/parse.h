@@ -99,7 +99,8 @@ struct packet {
 	__u8 version;			/* of the innermost IP */
 	__u8 encapsulated;		/* the IPv6 header at network_at is not at ip_at */
 	__u8 form;			/* enum form */
-	__u8 routed;			/* the innermost IP header has an SRH */
+	__u8 routed;			/* the innermost IP header has an SRH, */
+	__u8 outer_routed;		/* or the one that it is encapsulated in */
 };
 
 /* Beyond what any driver keeps in one piece. */
@@ -257,6 +258,7 @@ static __always_inline int find_ipv4(struct packet *packet, struct cursor *curso
 static __always_inline int find_inner(struct packet *packet, struct cursor *cursor)
 {
 	__u32 outer_end = packet->ip_end;
+	__u8 outer_routed = packet->routed;
 	int result;
 
 	if (cursor->next_header == NEXT_HEADER_IPV6)
@@ -266,6 +268,7 @@ static __always_inline int find_inner(struct packet *packet, struct cursor *curs
 	else
 		return 0;
 	packet->encapsulated = 1;
+	packet->outer_routed = outer_routed;
 	if (packet->ip_end != outer_end)
 		packet->form = FORM_LENGTH;
 	return result;

@@ -36,6 +36,7 @@ struct interface_key {
 #define INTERFACE_GENERIC 2		/* a checksum that is left open is filled in later on */
 #define INTERFACE_LOOSE 4		/* IPv4 sources need a route (rp_filter), */
 #define INTERFACE_STRICT 8		/* through the device that they came from */
+#define INTERFACE_SIGNED 16		/* refuses an SRH without HMAC, of a SID's as well (seg6_require_hmac) */
 
 struct interface {
 	__u32 ifindex;			/* the network device that the kernel gives the frame to */

@@ -134,6 +134,8 @@ def _interface_value(device: Device, generic: bool) -> bytes:
     flags = _VALIDATION[device.source_validation]
     if device.takes_srh:
         flags |= InterfaceFlag.SRV6
+    if device.requires_hmac:
+        flags |= InterfaceFlag.SIGNED
     value = np.zeros((), layouts.INTERFACE)
     value["ifindex"] = device.index
     value["flags"] = int(flags | (InterfaceFlag.GENERIC if generic else 0))

@@ -16,6 +16,7 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrSegmentRouting, L3RawSocket6
 from scapy.packet import Packet
 
+from dataplane.addresses import is_link_local
 from dataplane.srv6 import SegmentRoutingHeader
 
 _IPV6_PKTINFO, _IP_PKTINFO = 50, 8
@@ -54,7 +55,8 @@ class RawSocket(L3RawSocket6):
             message, to = (socket.IPPROTO_IP, _IP_PKTINFO, source), (packet.dst, 0)
             self.outs.sendmsg([wire], [message], 0, to)
             return
-        source = _IPV6_SOURCE.pack(socket.inet_pton(socket.AF_INET6, packet.src), 0)
+        address = socket.inet_pton(socket.AF_INET6, packet.src)
+        source = _IPV6_SOURCE.pack(address, scope_id if is_link_local(address) else 0)
         message = socket.IPPROTO_IPV6, _IPV6_PKTINFO, source
         self.outs.sendmsg([wire], [message], 0, (packet.dst, 0, 0, scope_id))
 

@@ -87,9 +87,7 @@ class ScapyTransport:
 
     def answer(self, payload: bytes | bytearray, request: Datagram) -> None:
         source = text_of(request.destination)
-        self._transmit(
-            bytes(payload), source, request.source, request.source_port, request.scope_id
-        )
+        self._transmit(bytes(payload), source, request.source, request.source_port, request.zone)
 
     def transmitted(self) -> Iterator[tuple[int, int]]:
         """None: T1 is read right before the packet leaves."""

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from dataplane.addresses import LENGTH, MAPPED
+from dataplane.addresses import LENGTH, MAPPED, is_link_local
 from dataplane.engines.common.batch import Batch
 
 Octets = npt.NDArray[np.uint8]
@@ -64,9 +64,10 @@ class Family(Protocol):
     def name(self, address: bytes, port: int, scope_id: int) -> bytes:
         """A peer as sendmsg(2) takes it."""
 
-    def source(self, address: bytes) -> bytes:
+    def source(self, address: bytes, scope_id: int) -> bytes:
         """The value of an `address` message that sends from `address`; all zero is for
-        the address that the socket is bound to."""
+        the address that the socket is bound to. The kernel wants the link of one that is
+        link-local."""
 
     def local(self, value: bytes) -> tuple[bytes, int]:
         """Destination, and index of the interface, of a received `address` message."""
@@ -110,8 +111,8 @@ class _IPv6:
     def name(self, address: bytes, port: int, scope_id: int) -> bytes:
         return self._NAME.pack(self.domain, socket.htons(port), address, scope_id)
 
-    def source(self, address: bytes) -> bytes:
-        return self._PKTINFO.pack(address, 0)
+    def source(self, address: bytes, scope_id: int) -> bytes:
+        return self._PKTINFO.pack(address, scope_id if is_link_local(address) else 0)
 
     def local(self, value: bytes) -> tuple[bytes, int]:
         destination, interface = self._PKTINFO.unpack_from(value)
@@ -163,7 +164,7 @@ class _IPv4:
     def name(self, address: bytes, port: int, scope_id: int) -> bytes:
         return self._NAME.pack(self.domain, socket.htons(port), address[-4:])
 
-    def source(self, address: bytes) -> bytes:
+    def source(self, address: bytes, scope_id: int) -> bytes:
         return self._PKTINFO.pack(0, address[-4:], bytes(4))
 
     def local(self, value: bytes) -> tuple[bytes, int]:

@@ -231,12 +231,12 @@ class UdpSocket:
 
     def answer(self, payload: bytes | bytearray, request: Datagram) -> None:
         """Transmit to where `request` came from, from the address it was sent to."""
-        family = self._family
+        family, zone = self._family, request.zone
         self._socket.sendmsg(
             [payload],
-            [(family.level, family.address, family.source(request.destination))],
+            [(family.level, family.address, family.source(request.destination, zone))],
             0,
-            family.peer(request.source, request.source_port, request.scope_id),
+            family.peer(request.source, request.source_port, zone),
         )
 
     @property
@@ -253,7 +253,7 @@ class UdpSocket:
         scope_id: int,
     ) -> int:
         """See `BatchTransport`."""
-        return self._bursts.send(payloads, source, destination, port, scope_id)
+        return self._bursts.send(payloads, source, destination, port, scope_id, self._dress[0])
 
     def transmitted(self) -> Iterator[tuple[int, int]]:
         """Identifier and CLOCK_REALTIME nanoseconds of packets that have left."""

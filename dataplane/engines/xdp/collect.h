@@ -28,6 +28,7 @@
 #define ERA_NS (NS_PER_S << 32)
 #define LOCK_TRIES 32
 #define HALF_WRAP 0x80000000
+#define COLLECTOR_UP_NONE COLLECTOR_UP_REASONS	/* beyond all reasons */
 
 #define barrier() asm volatile("" ::: "memory")
 
@@ -234,6 +235,9 @@ static __always_inline enum outcome take_in(struct collection *session, struct s
 	parity = interval_at(session, reply->now_ns);
 	if (parity < 0)
 		return OUTCOME_AHEAD;
+	/* Records count in one interval first, then in the next: CPUs differ by a moment. */
+	if (parity != (session->boundary & 1))
+		session->horizon_ns = reply->now_ns;
 	if (tag == under_way && reply->sequence >= session->settled &&
 	    reply->now_ns <= slot->sent_ns + session->timeout_ns) {
 		if (slot->t1_ns) {
@@ -287,10 +291,11 @@ static __always_inline int is_admitted(const struct xdp_md *ctx, const struct pa
 	frame = bytes_at(ctx, 0, sizeof(*frame));
 	return admitted && frame && *admitted & COLLECTOR_ADMITTED &&
 	       !((*admitted ^ *frame) & COLLECTOR_MAC) &&
-	       (!packet->routed || *admitted & COLLECTOR_SRV6);
+	       (!packet->routed || *admitted & COLLECTOR_SRV6) &&
+	       !(packet->outer_routed && *admitted & COLLECTOR_SIGNED);
 }
 
-/* What keeps a packet from being looked into, COLLECTOR_UP_REASONS for nothing. */
+/* What keeps a packet from being looked into, COLLECTOR_UP_NONE for nothing. */
 static __always_inline __u32 judge_form(const struct packet *packet, __u32 udp_length)
 {
 	if (packet->form == FORM_LENGTH)
@@ -303,7 +308,7 @@ static __always_inline __u32 judge_form(const struct packet *packet, __u32 udp_l
 		return COLLECTOR_UP_SHORT;
 	if (udp_length > sizeof(struct udphdr) + REPLY_LENGTH)
 		return COLLECTOR_UP_TRAILER;
-	return COLLECTOR_UP_REASONS;
+	return COLLECTOR_UP_NONE;
 }
 
 static __always_inline int has_checksum(const struct collection *session,
@@ -408,7 +413,7 @@ static __always_inline int collect(struct xdp_md *ctx, const struct packet *pack
 	if (!udp)
 		return XDP_PASS;
 	up = judge_form(packet, ntohs(((struct udphdr *)udp)->len));
-	if (up != COLLECTOR_UP_REASONS)
+	if (up != COLLECTOR_UP_NONE)
 		return collector_hand_up(up);
 	udp = bytes_at(ctx, packet->udp_at, sizeof(datagram));
 	if (!udp)
@@ -434,6 +439,8 @@ static __always_inline int collect(struct xdp_md *ctx, const struct packet *pack
 	reply.t4_ns = unix_ns(clock, t4_tai_ns);
 	reply.now_ns = arrival_ns(session, config, slot, t4_tai_ns);
 	read_reply(base, clock, &reply);
+	if (reply.t1_ns < session->earliest_t1_ns)
+		return collector_hand_up(COLLECTOR_UP_SEQUENCE);
 	if (lock(session, LOCK_TRIES))
 		return collector_hand_up(COLLECTOR_UP_BUSY);
 	outcome = take_in(session, slot, &reply);

@@ -105,6 +105,7 @@ struct collection {
 	__be16 local_port;
 	__u32 flags;
 	__u64 pseudo;			/* the sum of the pseudo header, as in checksum.h */
+	__s64 earliest_t1_ns;		/* T1 of no packet of this life is before it */
 	struct running running;
 	__s64 origin_ns[DIRECTIONS];	/* of intervals that begin; 0: at the first sample */
 	struct interval_sums interval[2];	/* by parity */
@@ -129,6 +130,7 @@ struct collector_config {
 #define COLLECTOR_MAC 0x0000ffffffffffffULL	/* as it stands in memory */
 #define COLLECTOR_ADMITTED (1ULL << 48)
 #define COLLECTOR_SRV6 (1ULL << 49)
+#define COLLECTOR_SIGNED (1ULL << 50)	/* as INTERFACE_SIGNED */
 
 /* Why a packet to a Session-Sender's port is handed up to user space. */
 enum collector_up {
@@ -141,7 +143,7 @@ enum collector_up {
 	COLLECTOR_UP_INTERFACE,		/* arrived where it may not, or who knows where */
 	COLLECTOR_UP_CHECKSUM,
 	COLLECTOR_UP_MULTIPLIER,
-	COLLECTOR_UP_SEQUENCE,		/* never sent */
+	COLLECTOR_UP_SEQUENCE,		/* never sent, or in an earlier life */
 	COLLECTOR_UP_COPY,		/* made on the forward path: it has a number of its own */
 	COLLECTOR_UP_AHEAD,		/* user space is an interval behind */
 	COLLECTOR_UP_BUSY,		/* another CPU has the session; may be overtaken on its way up */

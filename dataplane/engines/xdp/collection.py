@@ -31,7 +31,6 @@ from dataplane.engines.xdp.driver_rounds import (
     CALM,
     COLLECTION_AT,
     DRAINED,
-    EARLY,
     FIT,
     FRESH_NS,
     NEWEST,
@@ -105,7 +104,6 @@ class DriverCollector(Collector):
     _fit = Cell(FIT)
     _newest = Cell(NEWEST)
     _newest_number = Cell(NEWEST_NUMBER)
-    _early = Cell(EARLY)
 
     def _join(self, table: SessionTable) -> None:
         super()._join(table)
@@ -153,16 +151,21 @@ class DriverCollector(Collector):
         super().clear(now_ns)
         self._driven.hold = False
 
+    def know_earliest_t1(self, t1_ns: int) -> None:
+        super().know_earliest_t1(t1_ns)
+        self._maps.know_earliest_t1(t1_ns)
+
     def sent(
         self,
         sequence: int,
         t1_ns: int,
         now_ns: int,
         t1_method: TimestampMethod = TimestampMethod.USERSPACE,
+        early_ns: int = 0,
     ) -> None:
         if self._settled == sequence:
             self._fresh_ns = now_ns
-        super().sent(sequence, t1_ns, now_ns, t1_method)
+        super().sent(sequence, t1_ns, now_ns, t1_method, early_ns)
         self._maps.sent(sequence, now_ns)
 
     def announce(
@@ -179,6 +182,8 @@ class DriverCollector(Collector):
         self._intervals.unix_offset_ns = t1_ns - now_ns
         if not packets:
             return
+        if t1_ns < self.earliest_t1_ns:
+            self.know_earliest_t1(t1_ns)
         if packets > self.window:
             for sequence in range(first, first + packets):
                 self.sent(sequence, t1_ns, now_ns, t1_method)
@@ -290,8 +295,6 @@ class DriverCollector(Collector):
         super()._expire(now_ns)
         if over:
             intervals.fold()
-            # What had come early is the current interval's now.
-            self._early = 0
         self._calm = self._breaks_seen if self._settled > self._newest else -1
         self._fit = self._driven.regular and not self._apart and self._has_no_losses_open
 
@@ -376,12 +379,7 @@ class DriverCollector(Collector):
             self._newest = int(sequences[newest])
             self._newest_number = int(found["reflector_sequence"][newest])
         if parity is None:
-            self._note_all(running)
-
-    def _note_all(self, running: Running) -> None:
-        """Everything was drained, what counts in the next interval as well."""
-        self._breaks_seen, self._turns_seen = running.breaks, running.turns
-        self._early = self._maps.copied.intervals[1 - self._driven.parity].samples
+            self._breaks_seen, self._turns_seen = running.breaks, running.turns
 
     def _absorb_run(self, running: Running, parity: int | None) -> bool:
         """As `_absorb` where nothing but losses lies between the records: what that takes
@@ -389,7 +387,8 @@ class DriverCollector(Collector):
         loss = self._intervals.loss
         waiting = count = running.received - self._drained
         if parity is not None:
-            count -= self._maps.copied.intervals[1 - parity].samples - self._early
+            # Where some of these have been drained before, all that wait are of that one.
+            count -= self._maps.copied.intervals[1 - parity].samples
         if count <= 0:
             return True
         sequence, number = self._newest, self._newest_number
@@ -407,7 +406,7 @@ class DriverCollector(Collector):
         self._newest, self._newest_number = newest
         self._take_run(sequence + 1, count, places)
         if count == waiting:
-            self._note_all(running)
+            self._breaks_seen, self._turns_seen = running.breaks, running.turns
         return True
 
     def _received(self, first: int, end: int) -> npt.NDArray[np.intp]:

@@ -24,8 +24,10 @@ int collector_first(struct xdp_md *ctx)
 {
 	struct packet packet;
 
-	if (find_udp(ctx, &packet) == FOUND_UDP && is_collected(&packet))
-		return collect(ctx, &packet);
+	/* The other one may have the same port, at another address. */
+	if (find_udp(ctx, &packet) == FOUND_UDP && is_collected(&packet) &&
+	    collect(ctx, &packet) != XDP_PASS)
+		return XDP_DROP;
 	next_programs.call(ctx, 0);
 	return XDP_PASS;
 }

@@ -17,6 +17,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,14 +28,14 @@ from dataplane.bpf.program import BpfModule
 from dataplane.bpf.syscall import update_element
 from dataplane.clock import Clock, monotonic_ns
 from dataplane.config import Sender, SenderSession
-from dataplane.engines.base import Report
+from dataplane.engines.base import Attachment, Report
 from dataplane.engines.common.collecting import make_table
 from dataplane.engines.common.loop import Loop
 from dataplane.engines.driver.doorbell import Doorbell
 from dataplane.engines.driver.interfaces import LOOK_NS, Devices, Kernel
 from dataplane.engines.driver.loading import load_aside, not_filled_text
 from dataplane.engines.xdp.collection import DriverCollector
-from dataplane.engines.xdp.collector_layouts import CollectorFlag
+from dataplane.engines.xdp.collector_layouts import COLLECTOR_INTERFACES, CollectorFlag
 from dataplane.engines.xdp.collector_report import DriverReports
 from dataplane.engines.xdp.collector_tables import CollectorTables
 from dataplane.engines.xdp.driver_expiry import expire_together
@@ -44,7 +45,7 @@ from dataplane.engines.xdp.session_maps import Commands, Room, make_rooms, take_
 from dataplane.mapped_file import StoreError
 from dataplane.stamp.collector import Collector
 from dataplane.stamp.sender_rounds import Range, Rows
-from dataplane.stamp.session_table import SessionTable
+from dataplane.stamp.session_table import COLUMNS, SessionTable
 from dataplane.stamp.timestamp import NS_PER_S
 from dataplane.stamp.window import window_of
 from dataplane.store import SessionStore
@@ -108,8 +109,11 @@ class CollectorRole:
         self._loader: threading.Thread | None = None
         self._failed_ns: int | None = None
         self._looked_ns = 0
+        self._beyond: set[str] = set()
+        """Names of interfaces that have no place in the map of those that are admitted."""
+
         self._closed = False
-        self._table = make_table()
+        self._table = make_table(COLUMNS)
         self._rooms: dict[int, Room] = {}
         self._kernel = Kernel()
         self._doorbell = Doorbell()
@@ -273,9 +277,20 @@ class CollectorRole:
 
     def _report(self) -> None:
         if self._program is not None and self._share is not None:
-            report = self._reports.next(self._share.attachments, self._program.tables.counts())
+            attachments = tuple(map(self._noted, self._share.attachments))
+            report = self._reports.next(attachments, self._program.tables.counts())
             if report is not None:
                 self._emit(report)
+
+    def _noted(self, attachment: Attachment) -> Attachment:
+        """With what else an operator should know of the interface."""
+        if attachment.interface not in self._beyond:
+            return attachment
+        note = (
+            f"the index of {attachment.interface} is not below {COLLECTOR_INTERFACES}: "
+            "replies without a VLAN tag are left to user space"
+        )
+        return replace(attachment, note="; ".join(filter(None, (attachment.note, note))))
 
     def _rung(self, _events: int) -> bool:
         if self._doorbell.rung() and self._program is not None:
@@ -293,6 +308,9 @@ class CollectorRole:
         self._looked_ns = monotonic_ns()
         try:
             found = self._kernel.devices(config.interfaces)
+            self._beyond = {
+                each.name for each in found.interfaces if each.index >= COLLECTOR_INTERFACES
+            }
             self._fill(program.tables, found)
         except (OSError, NetlinkError) as error:
             share.refresh(())

@@ -39,6 +39,9 @@ _SIDS = tuple(IPv6Address(f"fc00:e::{n:x}") for n in range(1, 10))
 _LOOPBACK = 1
 _ERROR = ErrorEstimate(False, TimestampFormat.NTP, 0, 1)
 _INTERVAL_US = 1_000_000
+_ROUND_TRIP_NS = 1_010_000
+"""Of the replies, until they are made."""
+
 _FEED = np.dtype([(name, np.uint64) for name in ("base_at", "sequence", "sum", "counted")])
 """`struct feed` of collector_cost.c."""
 
@@ -116,9 +119,9 @@ class Bench:
 
     def _run(self, name: str, segments: int, runs: int) -> float:
         collects, first = name == "fed_collector", self._collector.next_sequence
-        if collects:
-            self._collector.announce(runs, wall_ns(), monotonic_ns())
         frame = _frame(segments)
+        if collects:
+            self._collector.announce(runs, wall_ns() - _ROUND_TRIP_NS, monotonic_ns())
         data = frame.encode()
         base_at = len(data) - OPEN.length - 8
         udp = data[base_at : base_at + 6] + bytes(2) + data[base_at + 8 :]
@@ -156,7 +159,7 @@ def _frame(segments: int) -> Frame:
         ssid=1,
         receive_timestamp=before(510_000),
         sender_sequence=0,
-        sender_timestamp=before(1_010_000),
+        sender_timestamp=before(_ROUND_TRIP_NS),
         sender_error_estimate=_ERROR,
         sender_ttl=64,
     )

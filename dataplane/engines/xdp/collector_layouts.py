@@ -84,6 +84,7 @@ COLLECTION = structure(
     ("local_port", BE16),
     ("flags", np.uint32),
     ("pseudo", np.uint64),
+    ("earliest_t1_ns", np.int64),
     ("running", RUNNING),
     ("origin_ns", np.int64, DIRECTIONS),
     ("interval", INTERVAL_SUMS, 2),
@@ -150,6 +151,7 @@ class AdmittedFlag(enum.IntFlag):
 
     ADMITTED = 1 << 48
     SRV6 = 1 << 49
+    SIGNED = 1 << 50
 
 
 class CollectionFlag(enum.IntFlag):

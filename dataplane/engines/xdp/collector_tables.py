@@ -59,6 +59,8 @@ class CollectorTables(NodeTables):
                 flags = AdmittedFlag.ADMITTED
                 if device.takes_srh:
                     flags |= AdmittedFlag.SRV6
+                if device.requires_hmac:
+                    flags |= AdmittedFlag.SIGNED
                 admitted[place.ifindex] = int.from_bytes(device.mac, sys.byteorder) | int(flags)
         self._admitted[:] = admitted
 

@@ -43,7 +43,8 @@ _LOOPBACK = 1
 """Where the kernel's test bench has packets arrive."""
 
 _WORDS_MAX = 40
-_ORIGINAL = np.dtype([("words", np.uint64), ("word", np.uint64, _WORDS_MAX)])
+ORIGINAL = np.dtype([("words", np.uint64), ("word", np.uint64, _WORDS_MAX)])
+"""struct original."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +161,7 @@ class _Bench:
         }
         module.free_compiler()
         _configure(ReflectorTables(module))
-        self._original = module.array("originals", _ORIGINAL)
+        self._original = module.array("originals", ORIGINAL)
 
     def run(self, name: str, frame: Frame, action: int, repeat: int) -> float:
         """Nanoseconds of one run, rounded down by the kernel."""

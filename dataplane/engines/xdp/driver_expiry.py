@@ -36,7 +36,6 @@ from dataplane.engines.xdp.driver_rounds import (
     COLLECTION_AT,
     COUNTED_AT,
     DRAINED,
-    EARLY,
     FIT,
     FOLDED_DUPLICATES,
     FOLDED_LATE,
@@ -57,13 +56,12 @@ from dataplane.histogram_store import BLOCK, BLOCKS_AT, DIRECTORY_AT, OCTAVE_BIT
 from dataplane.measurement import RECORD, RingHeader
 from dataplane.session_state import (
     Counters,
-    SessionHead,
-    Synchronization,
 )
 from dataplane.stamp.collector_rounds import (
     begin_octaves,
     delays_at,
     evaluated,
+    know_reflectors,
     origins_of,
 )
 from dataplane.stamp.expiry_rounds import lose_round
@@ -72,7 +70,6 @@ from dataplane.stamp.sender_rounds import Rows
 from dataplane.stamp.session_table import (
     APART,
     END_NS,
-    ESTIMATE,
     FATES,
     HISTOGRAMS,
     KIND,
@@ -92,7 +89,6 @@ from dataplane.stamp.state_words import (
     COUNTERS_AT,
     DELAY_STATE,
     DELAY_WORDS,
-    HEAD_AT,
     LAST_RECEIVED_AT,
     RECORD_WORDS,
     RING_HEAD_AT,
@@ -102,7 +98,6 @@ from dataplane.stamp.state_words import (
     VERSION,
     word_of,
 )
-from dataplane.stamp.timestamp import ErrorEstimate
 from dataplane.stamp.window import RECEIVED
 from dataplane.statistics import INT64_MAX
 
@@ -115,8 +110,6 @@ TOGETHER_MAX = 512
 _EXACT = 2.0**62
 """Products below this are exact in 64 bits, however they were rounded to find out."""
 
-_REFLECTOR_ERROR = HEAD_AT + word_of(SessionHead, "reflector_error_ns")
-_REFLECTOR_SYNCHRONIZATION = 8 * HEAD_AT + SessionHead.reflector_synchronization.offset  # type: ignore[attr-defined]
 _RING_CLAIMED = word_of(RingHeader, "claimed")
 _TAG = word_at(SLOT, "tag")
 _SUMS_WORDS = INTERVAL_SUMS.itemsize // 8
@@ -176,7 +169,6 @@ def _expire_some(table: SessionTable, rows: Rows, commands: Commands, now_ns: in
     _fold(table, found)
     _take_in(table, found)
     lose_round(table, rows, now_ns)
-    columns[EARLY][rows] = found.following["samples"]
     columns[FRESH_NS][rows] = now_ns
     over = found.where(columns[END_NS][rows] <= now_ns)
     _close(table, over, commands, now_ns)
@@ -374,7 +366,7 @@ def _take_in(table: SessionTable, found: _Sessions) -> None:
     words[ring + RING_HEAD_AT] = head
     ends = kept.cumsum() - 1
     last = records[ends]
-    _know_reflectors(table, rows, slots["error_estimate"][ends])
+    know_reflectors(table, rows, slots["error_estimate"][ends])
     state = columns[STATE][rows]
     words[state + LAST_RECEIVED_AT] = last["t4_ns"]
     arena.bytes[8 * state + T1_METHOD_AT] = last["t1_method"]
@@ -385,19 +377,6 @@ def _take_in(table: SessionTable, found: _Sessions) -> None:
     columns[NEWEST_NUMBER][rows] = last["reflector_sequence"]
     columns[TOGETHER][rows] += count
     columns[TOGETHER_T3_NS][rows] = last["t3_ns"]
-
-
-def _know_reflectors(table: SessionTable, rows: Rows, estimates: npt.NDArray[np.uint16]) -> None:
-    """As `Collector` takes in the Error Estimate of a reply."""
-    known = table.columns[ESTIMATE]
-    new = estimates != known[rows]
-    for estimate in np.unique(estimates[new]).tolist():
-        mine = rows[new & (estimates == estimate)]
-        known[mine] = estimate
-        state, decoded = table.columns[STATE][mine], ErrorEstimate.decode(estimate)
-        table.arena.words[state + _REFLECTOR_ERROR] = min(decoded.error_ns, INT64_MAX)
-        synchronization = Synchronization.of(decoded.synchronized).value
-        table.arena.bytes[8 * state + _REFLECTOR_SYNCHRONIZATION] = synchronization
 
 
 def _close(table: SessionTable, over: _Sessions, commands: Commands, now_ns: int) -> None:
@@ -423,5 +402,5 @@ def _close(table: SessionTable, over: _Sessions, commands: Commands, now_ns: int
     owner, direction, octave = _octaves(table, over)
     counted = columns[COUNTED_AT][rows][owner] + direction * (BUCKETS // 2)
     arena.put(counted + octave * _OCTAVE_WORDS, np.zeros((len(owner), _OCTAVE_WORDS), np.int64))
-    for column in (EARLY, *(each for _, _, each in _FOLDED)):
+    for _, _, column in _FOLDED:
         columns[column][rows] = 0

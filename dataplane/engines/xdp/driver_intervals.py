@@ -127,8 +127,8 @@ class DriverIntervals(Intervals):
     def _count(
         self, direction: int, bucket: int, samples: int, counted_ns: int, origin_ns: int
     ) -> None:
-        """In a bucket that is about the origin `counted_ns`. The origin was moved, or forgotten
-        by a clear, when the program had begun to count in the next interval, if they differ."""
+        """In a bucket that is about the origin `counted_ns`. The origin was moved when the program
+        had begun to count in the next interval, if they differ."""
         if counted_ns != origin_ns:
             bucket = moved(bucket, counted_ns, origin_ns)
         self._views.histograms.add(self.parity, direction, bucket, samples)
@@ -147,24 +147,20 @@ class DriverIntervals(Intervals):
             self._count(direction, first + at, int(new[at]), found.origin_ns, origin_ns)
 
     def close(self, end_ns: int, next_start_ns: int, next_end_ns: int, *, suspect: bool) -> None:
-        closing, origins = self.parity, self._origins_ns
+        closing = self.parity
         self._maps.command(Command.COPY | Command.BOUNDARY, boundary=INT64_MAX << 1 | 1 - closing)
         self.fold()
         super().close(end_ns, next_start_ns, next_end_ns, suspect=suspect)
         self._forget(closing)
         # From here on the program may count in the other one, if the next is over, too.
-        changed = self._origins_ns != origins
+        theirs = self._maps.origins_ns
+        origins = [delay.origin_ns or own for delay, own in zip(self.delays, theirs, strict=True)]
         self._maps.command(
-            Command.RESET | Command.BOUNDARY | (Command.ORIGIN if changed else 0),
+            Command.RESET | Command.BOUNDARY | (Command.ORIGIN if origins != theirs else 0),
             parity=closing,
             boundary=next_end_ns << 1 | 1 - closing,
-            **self._origins_ns,
+            **dict(zip(ORIGINS, origins, strict=True)),
         )
-
-    @property
-    def _origins_ns(self) -> dict[str, int]:
-        """As the program is told."""
-        return {name: delay.origin_ns for name, delay in zip(ORIGINS, self.delays, strict=True)}
 
     def begin(self, start_ns: int, end_ns: int, *, suspect: bool) -> None:
         super().begin(start_ns, end_ns, suspect=suspect)

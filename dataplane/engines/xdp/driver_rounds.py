@@ -54,18 +54,16 @@ NEWEST: Final = EXTRA + 6
 """The highest sequence number of those records; -1 before the first."""
 NEWEST_NUMBER: Final = EXTRA + 7
 """The Session-Reflector's in the reply to it."""
-EARLY: Final = EXTRA + 8
-"""How many of them count in the next interval."""
-FOLDED_SAMPLES: Final = EXTRA + 9
-FOLDED_DUPLICATES: Final = EXTRA + 10
-FOLDED_LATE: Final = EXTRA + 11
-FOLDED_REORDERED: Final = EXTRA + 12
+FOLDED_SAMPLES: Final = EXTRA + 8
+FOLDED_DUPLICATES: Final = EXTRA + 9
+FOLDED_LATE: Final = EXTRA + 10
+FOLDED_REORDERED: Final = EXTRA + 11
 """What the store has of the program's sums of the current interval."""
-COUNTED_AT: Final = EXTRA + 13
+COUNTED_AT: Final = EXTRA + 12
 """Place in the arena, in words, of what it has of the program's histograms."""
-TOGETHER: Final = EXTRA + 14
+TOGETHER: Final = EXTRA + 13
 """Packets that were settled together with others', which `LossAttribution` is to be told of."""
-TOGETHER_T3_NS: Final = EXTRA + 15
+TOGETHER_T3_NS: Final = EXTRA + 14
 """Of the reply to the last of these."""
 
 

@@ -5,10 +5,9 @@ counted, what the program in the driver counts, and what the userspace engine be
 it counts in a store of its own. Sequence numbers are the driver's alone, since both
 paths take them from there.
 
-The driver's counter dies with the process. While a session is busy the store is
-therefore ahead of it, by what two folds take at its rate, so that a process that takes
-over gives no number again. It leaves out a few instead, beside the many requests that
-nobody answers meanwhile.
+The driver's counter dies with the process, and the store is behind it. It says so from
+before the first number is given until the last is stored: whoever opens it after a process
+that was killed leaves out more numbers than can have been given.
 """
 
 from __future__ import annotations
@@ -34,8 +33,6 @@ from dataplane.reflector_store import (
 )
 from dataplane.session_state import DISCARD_INDEX
 from dataplane.stamp.session_reflector import SessionKey
-
-FOLDS_AHEAD = 2
 
 DRIVER_METHOD = TimestampMethod.KERNEL_SOFTWARE
 """Of T2 and T3 alike: the program reads the kernel's clock for each."""
@@ -90,13 +87,12 @@ class Ledger:
         self._slow = SlowStore(slow_path)
         self._sessions: dict[SessionKey, ReflectorSession] = {}
         self._store = self._open()
+        self._store.role.numbers_behind = 1
         self._role = _copy_of(self._store.role)
         self._earlier = {key: _earlier(self._store.allocate(*key)) for key in self._store.keys}
         self._states: npt.NDArray[Any] | None = None
         self._rows: npt.NDArray[Any] | None = None
         self._row_of: dict[SessionKey, int] = {}
-        self._numbers: dict[SessionKey, int] = {}
-        self._ahead: set[SessionKey] = set()
         self._folded: tuple[bytes, bytes] | None = None
         """What both paths had counted in all; None: everything is to be looked at."""
 
@@ -126,8 +122,6 @@ class Ledger:
                 self._role.former_last_received_ns, earlier.last_received_ns
             )
             self._store.free(*key)
-            self._numbers.pop(key, None)
-            self._ahead.discard(key)
         if len(config.sessions) > self._store.capacity:
             self._store = self._store.grown(2 * len(config.sessions))
         for key in config.sessions:
@@ -140,21 +134,20 @@ class Ledger:
         earlier = self._earlier.get(key)
         return 0 if earlier is None else earlier.next_sequence
 
-    def fold(self, tables: ReflectorTables, *, last: bool = False) -> bool:
+    def fold(self, tables: ReflectorTables) -> bool:
         """Bring the store up to date. Costs little where little has changed, and next to
-        nothing where nothing has: data traffic has the same core. `last`: nothing more
-        comes from this process. Returns whether there was anything."""
+        nothing where nothing has: data traffic has the same core. Returns whether there
+        was anything."""
         slow = self._slow.current()
         # Read first: what is counted meanwhile is found by the next fold.
         counted = tables.counted(), b"" if slow is None else slow.contents
-        if counted == self._folded and not self._ahead:
+        if counted == self._folded:
             return False
         self._folded = counted
         self._fold_role(tables, slow)
-        changed = self._changed(tables, slow) | (self._ahead & self._sessions.keys())
         # The others are not served yet.
-        for key in changed & tables.slots.keys():
-            self._fold_session(key, tables, last)
+        for key in self._changed(tables, slow) & tables.slots.keys():
+            self._fold_session(key, tables)
         return True
 
     def _changed(self, tables: ReflectorTables, slow: ReflectorStore | None) -> set[SessionKey]:
@@ -181,7 +174,7 @@ class Ledger:
                 keys.add(key)
         return keys
 
-    def _fold_session(self, key: SessionKey, tables: ReflectorTables, last: bool) -> None:
+    def _fold_session(self, key: SessionKey, tables: ReflectorTables) -> None:
         earlier = self._earlier.get(key) or _Earlier()
         driver = tables.session_counts(key)
         slot = self._store.allocate(*key)
@@ -202,15 +195,7 @@ class Ledger:
         if driver.last_received_ns > slot.last_received_ns:
             slot.last_received_ns = driver.last_received_ns
             slot.t2_method = slot.t3_method = DRIVER_METHOD.code
-        number = driver.next_sequence
-        taken = number - self._numbers.get(key, number)
-        self._numbers[key] = number
-        ahead = 0 if last else FOLDS_AHEAD * max(0, taken)
-        slot.next_sequence = number + ahead & 0xFFFFFFFF
-        if ahead:
-            self._ahead.add(key)
-        else:
-            self._ahead.discard(key)
+        slot.next_sequence = driver.next_sequence & 0xFFFFFFFF
 
     def _fold_role(self, tables: ReflectorTables, slow: ReflectorStore | None) -> None:
         earlier, role = self._role, self._store.role
@@ -238,8 +223,10 @@ class Ledger:
             role.discards[index] = earlier.discards[index] + here
 
     def close(self) -> None:
-        """Let go of the files; the counters stay on disk."""
+        """Let go of the files; the counters stay on disk. No number is given any more, and
+        the last that was is folded in."""
         self._slow.close()
+        self._store.role.numbers_behind = 0
         self._store.close()
 
     def unlink(self) -> None:

@@ -18,7 +18,6 @@
 #define FAMILY_IPV4 2
 #define FAMILY_IPV6 10
 #define LOOPBACK_IFINDEX 1
-#define TOS_DSCP_MASK 0xfc
 
 BPF_TABLE("percpu_array", int, struct next_hop, next_hops, SESSIONS_MAX);
 
@@ -29,8 +28,10 @@ struct journey {
 	__u64 now_ns;
 	__u32 epoch;
 	__u32 slot;
-	__be32 flow;			/* first word of the IP header */
+	__be32 flow;			/* what of the first word of the IP header routes it */
 	__u32 version;			/* of IP */
+	__be16 local_port;
+	__be16 port;			/* of its destination */
 };
 
 static __always_inline int is_fresh(const struct packet *packet,
@@ -38,7 +39,9 @@ static __always_inline int is_fresh(const struct packet *packet,
 {
 	return hop->until_ns - journey->now_ns <= NEXT_HOP_NS && hop->epoch == journey->epoch &&
 	       hop->ingress == packet->ifindex && hop->vlan[0] == packet->vlan[0] &&
-	       hop->vlan[1] == packet->vlan[1] && same_address(&hop->local, &journey->local) &&
+	       hop->vlan[1] == packet->vlan[1] && hop->flow == journey->flow &&
+	       hop->local_port == journey->local_port && hop->port == journey->port &&
+	       same_address(&hop->local, &journey->local) &&
 	       same_address(&hop->next, &journey->next);
 }
 
@@ -64,12 +67,12 @@ static __always_inline void ask_about(const struct journey *journey, struct bpf_
 {
 	if (journey->version == 6) {
 		fib->family = FAMILY_IPV6;
-		fib->flowinfo = journey->flow & htonl(0x0fffffff);
+		fib->flowinfo = journey->flow;
 		__builtin_memcpy(fib->ipv6_src, &journey->local, sizeof(journey->local));
 		__builtin_memcpy(fib->ipv6_dst, &journey->next, sizeof(journey->next));
 	} else {
 		fib->family = FAMILY_IPV4;
-		fib->tos = ntohl(journey->flow) >> 16 & TOS_DSCP_MASK;
+		fib->tos = ntohl(journey->flow) >> 16;
 		fib->ipv4_src = journey->local.word[3];
 		fib->ipv4_dst = journey->next.word[3];
 	}
@@ -83,6 +86,8 @@ static __always_inline int ask_fib(struct xdp_md *ctx, const struct packet *pack
 	struct interface *out;
 	struct bpf_fib_lookup fib = {
 		.l4_protocol = NEXT_HEADER_UDP,
+		.sport = journey->local_port,
+		.dport = journey->port,
 		.tot_len = 1,
 		.ifindex = LOOPBACK_IFINDEX,
 	};
@@ -144,6 +149,9 @@ static __always_inline struct next_hop *next_hop(struct xdp_md *ctx, const struc
 		return 0;
 	hop->local = journey->local;
 	hop->next = journey->next;
+	hop->flow = journey->flow;
+	hop->local_port = journey->local_port;
+	hop->port = journey->port;
 	hop->epoch = journey->epoch;
 	hop->ingress = packet->ifindex;
 	hop->vlan[0] = packet->vlan[0];

@@ -29,6 +29,12 @@
 #define REPLY_HOP_LIMIT 255
 #define IPV6_ECN_MASK 0x00300000		/* in the first word of the header */
 #define IPV4_ECN_MASK 0x00030000
+#define IPV6_ROUTED_BY 0x0fcfffff	/* DSCP and flow label */
+#define IPV4_ROUTED_BY 0x00fc0000	/* DSCP */
+
+/* Beyond all reasons. */
+#define UP_NONE UP_REASONS
+#define DISCARD_NONE DISCARD_REASONS
 
 #define REFLECTION_S 10			/* as in session_reflector.py */
 
@@ -125,11 +131,11 @@ static __always_inline __u32 read_header(const struct xdp_md *ctx, const struct 
 		request->flow = *(__be32 *)ip4;
 		request->hop_limit = ip4->ttl;
 	}
-	return UP_REASONS;
+	return UP_NONE;
 }
 
 /*
- * Reads the request. Returns what keeps it from being handled here, UP_REASONS for
+ * Reads the request. Returns what keeps it from being handled here, UP_NONE for
  * nothing.
  */
 static __always_inline __u32 read_request(const struct xdp_md *ctx, const struct packet *packet,
@@ -141,6 +147,7 @@ static __always_inline __u32 read_request(const struct xdp_md *ctx, const struct
 	__s64 trailer;
 	__u64 pseudo;
 	__u16 check;
+	int complete;
 
 	if (packet->form == FORM_FRAGMENT)
 		return UP_FRAGMENT;
@@ -166,7 +173,7 @@ static __always_inline __u32 read_request(const struct xdp_md *ctx, const struct
 	if (request->length > BASE_LENGTH + TRAILER_MAX)
 		return UP_LENGTH;
 	up = read_header(ctx, packet, request);
-	if (up != UP_REASONS)
+	if (up != UP_NONE)
 		return up;
 	udp = bytes_at(ctx, packet->udp_at, sizeof(*udp) + BASE_LENGTH);
 	if (!udp)
@@ -185,10 +192,12 @@ static __always_inline __u32 read_request(const struct xdp_md *ctx, const struct
 		return UP_CHECKSUM;
 	/* Over IPv4 a request may have none (RFC 768); replies have. */
 	if (packet->version == 4 && !check)
-		return UP_REASONS;
-	if (!request->open && check != checksum(request->sum + sum_words(request->base, BASE_WORDS)))
+		return UP_NONE;
+	complete = check == checksum(request->sum + sum_words(request->base, BASE_WORDS));
+	/* One that is right either way is complete or open: only the kernel knows. */
+	if (request->open == complete)
 		return UP_CHECKSUM;
-	return UP_REASONS;
+	return UP_NONE;
 }
 
 /* What a Session-Reflector sends: see session_reflector.py. */
@@ -218,7 +227,7 @@ static __always_inline __u32 sessions_of(__be16 ssid)
 }
 
 /*
- * The session of a request. Returns why it must not be answered, DISCARD_REASONS for
+ * The session of a request. Returns why it must not be answered, DISCARD_NONE for
  * no reason; without a session it may be answered all the same.
  */
 static __always_inline __u32 find_session(const struct reflector_config *config,
@@ -250,13 +259,13 @@ static __always_inline __u32 find_session(const struct reflector_config *config,
 		if (!(session->flags & SESSION_ENABLED))
 			return DISCARD_SESSION_DISABLED;
 		*found = session;
-		return DISCARD_REASONS;
+		return DISCARD_NONE;
 	}
 	if (wrong_port)
 		return answerable ? DISCARD_WRONG_PORT : DISCARD_UNANSWERABLE;
 	if (!(config->flags & REFLECTOR_ANY_SESSION))
 		return DISCARD_UNKNOWN_SESSION;
-	return answerable ? DISCARD_REASONS : DISCARD_UNANSWERABLE;
+	return answerable ? DISCARD_NONE : DISCARD_UNANSWERABLE;
 }
 
 static __always_inline __u32 judge(const struct reflector_config *config,
@@ -277,7 +286,7 @@ static __always_inline __u32 judge(const struct reflector_config *config,
 static __always_inline int reflect(struct xdp_md *ctx, const struct packet *packet,
 				   const struct reflector_config *config)
 {
-	__u32 up, why = DISCARD_REASONS;
+	__u32 up, why = DISCARD_NONE;
 	struct session *session = 0;
 	struct request request;
 	struct journey journey;
@@ -294,7 +303,7 @@ static __always_inline int reflect(struct xdp_md *ctx, const struct packet *pack
 	request.port = packet->source_port;
 	request.local_port = packet->destination_port;
 	up = read_request(ctx, packet, config, &request);
-	if (up == UP_REASONS) {
+	if (up == UP_NONE) {
 		why = judge(config, &request, &session);
 		journey = journey_of(config, &request, session);
 		known = is_known(ctx, packet, &journey);
@@ -303,9 +312,9 @@ static __always_inline int reflect(struct xdp_md *ctx, const struct packet *pack
 		return XDP_PASS;
 	if (!within_rate(config, &request.source, request.t2_ns))
 		return discard(DISCARD_RATE_LIMITED);
-	if (up != UP_REASONS)
+	if (up != UP_NONE)
 		return hand_up(up);
-	if (why != DISCARD_REASONS)
+	if (why != DISCARD_NONE)
 		return discard(why);
 	return answer(ctx, packet, clock, &request, session, &journey);
 }

@@ -109,6 +109,9 @@ struct next_hop {
 	__u32 epoch;
 	__u32 ingress;			/* for requests from here */
 	__u32 vlan[VLAN_TAGS_MAX];
+	__be32 flow;			/* and what else rules and paths may be chosen by */
+	__be16 local_port;
+	__be16 port;
 	__u32 egress;			/* 0: back to the neighbour that sent the request */
 	__u8 destination_mac[6];
 	__u8 source_mac[6];

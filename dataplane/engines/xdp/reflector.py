@@ -55,6 +55,9 @@ RELOAD_NS = 30 * NS_PER_S
 SLOW_PATH = "slow-path"
 """Folder, below the state folder, of the userspace engine behind the program."""
 
+FIB_NOTE = "loopback-forwarding"
+"""File in the state folder: see `FibAccess`."""
+
 _LOADING = "the XDP program is being loaded"
 _DISABLED = "the Session-Reflector is disabled"
 
@@ -72,6 +75,7 @@ class ReflectorRole:
         self._emit = context.emit
         self._path = reflector_store_path(context.state_dir)
         self._slow_dir = context.state_dir / SLOW_PATH
+        self._fib_note = context.state_dir / FIB_NOTE
         self._config: Reflector | None = None
         self._status: ReflectorStatus | None = None
         self._program: ReflectorProgram | None = None
@@ -136,7 +140,7 @@ class ReflectorRole:
         self._kernel.close()
 
     def _start(self) -> None:
-        self._fib = FibAccess()
+        self._fib = FibAccess(self._fib_note)
         self._slow_dir.mkdir(exist_ok=True)
         slow_path = reflector_store_path(self._slow_dir)
         # What an earlier process has left there is in the ledger already.
@@ -164,7 +168,7 @@ class ReflectorRole:
             self._slow.close()
         if self._ledger is not None:
             if self._program is not None:
-                self._ledger.fold(self._program.tables, last=True)
+                self._ledger.fold(self._program.tables)
             self._ledger.close()
             reflector_store_path(self._slow_dir).unlink(missing_ok=True)
             _remove_folder(self._slow_dir)

@@ -225,8 +225,11 @@ static __always_inline struct journey journey_of(const struct reflector_config *
 		.now_ns = request->t2_ns,
 		.epoch = config->epoch,
 		.slot = session ? session->slot : 0,
-		.flow = request->flow,
+		.flow = request->flow & htonl(request->version == 6 ? IPV6_ROUTED_BY
+								    : IPV4_ROUTED_BY),
 		.version = request->version,
+		.local_port = request->local_port,
+		.port = request->port,
 	};
 }
 

@@ -231,12 +231,22 @@ class SessionMaps:
         """Records so far."""
         return self._words[RECEIVED_AT]
 
+    @property
+    def origins_ns(self) -> list[int]:
+        """What intervals that begin are about, by direction; 0: their first sample."""
+        origins: list[int] = self.state["origin_ns"].tolist()
+        return origins
+
     def received_before(self, breaks: int) -> int:
         """The sequence number up to which all replies have come; 0 unless the program
         has counted so many breaks."""
         # It counts a break before it raises `highest`.
         highest = self._words[HIGHEST_AT]
         return highest if self._words[BREAKS_AT] == breaks else 0
+
+    def know_earliest_t1(self, t1_ns: int) -> None:
+        """T1 of no packet is before it; to be called before it is `sent`."""
+        self.state["earliest_t1_ns"] = t1_ns
 
     def sent(self, sequence: int, now_ns: int) -> None:
         """Packet `sequence` is under way; its place must be free."""

@@ -20,6 +20,8 @@ import pytest
 from dataplane.bpf.program import BpfModule
 from dataplane.bpf.syscall import XDP_FLAGS_DRV_MODE, LoadError, attach_xdp
 from dataplane.config import (
+    SENDER_PORT,
+    STAMP_PORT,
     DelayMode,
     Node,
     Reflector,
@@ -230,6 +232,23 @@ def test_collecting_needs_nobody_to_take_frames(
     eventually(lambda: attachments() == [("va", AttachmentMode.NATIVE)], "it is in the driver")
 
 
+def test_an_interface_that_the_program_has_no_place_for_is_noted(
+    network: Network, running: Running
+) -> None:
+    for name, index in (("vy", 4_095), ("vz", 4_096)):
+        veth = (name, "index", str(index), "type", "veth", "peer", "name", f"{name}-peer")
+        ip("-n", network.sender, "link", "add", *veth)
+    sender = Sender(engine="xdp", interfaces=("vy", "vz"), sessions={5: SESSION})
+    running.engine.configure(Node(sender=sender))
+
+    def notes() -> list[str | None]:
+        reports = [each for each in running.reports if isinstance(each, SenderDriver)]
+        return [each.note for each in reports[-1].attachments] if reports else []
+
+    note = "the index of vz is not below 4096: replies without a VLAN tag are left to user space"
+    eventually(lambda: notes() == [None, note], "it is told")
+
+
 def test_replies_of_this_machine_are_collected_on_its_loopback_interface(
     running: Running,
 ) -> None:
@@ -265,14 +284,22 @@ def test_interface_comes_back(
     assert snapshot.sent >= snapshot.received + snapshot.loss.round_trip
 
 
+@pytest.mark.parametrize("port", [SENDER_PORT, STAMP_PORT])
 def test_both_roles_on_one_interface(
-    running: Running, reflector: Callable[[Reflector], None]
+    running: Running, reflector: Callable[[Reflector], None], port: int
 ) -> None:
-    """The node measures, and is measured, through the same interface."""
-    reflector(serving(SERVED))
-    sender = Sender(engine="xdp", interfaces=INTERFACES, sessions={5: SESSION})
+    """The node measures, and is measured, through the same interface, and at the same
+    port of two addresses."""
+    other_address = IPv6Address("fd00:a::77")
+    ip("-n", running.network.sender, "address", "add", f"{other_address}/64", "dev", "va", "nodad")
+    # Requests from its own port are answered to those alone that are expected from there.
+    reflector(serving(dataclasses.replace(SERVED, sender_udp_port=port)))
+    session = dataclasses.replace(SESSION, sender_udp_port=port)
+    sender = Sender(engine="xdp", interfaces=INTERFACES, sessions={5: session})
     served = ReflectorSession(7, REFLECTOR)
-    own = dataclasses.replace(serving(served), engine="xdp", interfaces=INTERFACES)
+    own = dataclasses.replace(
+        serving(served), engine="xdp", interfaces=INTERFACES, source_address=other_address
+    )
     with (
         counting_at(running.network.router, "ra"),
         tempfile.TemporaryDirectory(prefix="stamp-test-", dir="/dev/shm") as folder,
@@ -282,14 +309,15 @@ def test_both_roles_on_one_interface(
         try:
             running.engine.configure(Node(sender=sender, reflector=own))
             eventually(running.reflects, "the own reflector runs")
-            back = SenderSession(7, SENDER, REFLECTOR, interval_us=5_000, packet_count=100)
+            back = SenderSession(7, other_address, REFLECTOR, interval_us=5_000, packet_count=100)
             other.configure(Node(sender=Sender(sessions={7: back})))
             store = SessionStore.open(session_store_path(Path(folder), 7), writable=False)
             eventually(lambda: running.state() is OperState.COMPLETED, "the own run is complete")
             eventually(lambda: store.snapshot().received == 100, "all requests are answered")
             assert running.store().snapshot().received == 200
             # One program takes the place of another without a packet in between.
-            assert running.counts() == {"collected": 200}
+            strangers = {"SESSION": 100} if port == STAMP_PORT else {}
+            assert running.counts() == {"collected": 200} | strangers
             reflecting = running.engine._reflector._program
             assert reflecting is not None
             assert reflecting.tables.counts().answered == 100

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from ncclient import manager
 
+from tests.integration.engines.network import eventually
 from tests.integration.lab.conftest import name_of, remains
 from tools.lab import daemons, processes
 from tools.lab.lab import Lab
@@ -112,9 +113,13 @@ def test_down_after_every_daemon_was_killed(lab: Lab) -> None:
         for node in ("edge1", "edge2"):
             for name in ("sshd", "stampd", "netconfd"):
                 os.kill(lab.process(name, node).pid, signal.SIGKILL)
-        status = lab.status()
-        assert not status["healthy"]
-        assert not any(p["alive"] for node in status["nodes"] for p in node["processes"].values())
+
+        def all_ended() -> bool:
+            nodes = lab.status()["nodes"]
+            return not any(p["alive"] for node in nodes for p in node["processes"].values())
+
+        eventually(all_ended, "every daemon has ended")
+        assert not lab.status()["healthy"]
         lab.down()
         assert not [process for process in serving if processes.is_alive(process)]
         assert remains(lab) == []

@@ -19,6 +19,7 @@ from tools.bench.beyond.packets import PACKET
 from tools.bench.beyond.schedule import Case, Ran, Settings, error_of
 from tools.bench.beyond.schedule_fit import (
     DRIFT_PARTS,
+    EARLY_NS,
     ClockReading,
     ClockSetError,
     drift_ppb,
@@ -44,19 +45,33 @@ def test_without_skipped_slots_every_error_is_found_whatever_its_size(errors: li
     assert errors_ns(ns(departures), START_NS, INTERVAL_NS, 0).tolist() == errors
 
 
-@given(st.lists(st.tuples(st.integers(0, 4 * INTERVAL_NS), st.floats(0, 0.9)), max_size=30))
-def test_slots_are_those_that_the_session_sender_used(turns: list[tuple[int, float]]) -> None:
-    """It is held up before each packet, and again between deciding and departing."""
+LATEST_NS = INTERVAL_NS - EARLY_NS - 1
+"""Past the beginning of a slot; what leaves later looks like the next one's."""
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 4 * INTERVAL_NS), st.floats(0, 0.9), st.integers(0, EARLY_NS)),
+        max_size=30,
+    )
+)
+def test_slots_are_those_that_the_session_sender_used(
+    turns: list[tuple[int, float, int]],
+) -> None:
+    """It is held up before each packet, and again between deciding and departing; where it
+    is not, packets leave early."""
     config = SenderSession(1, REFLECTOR, SENDER, interval_us=INTERVAL_NS // 1_000)
     sender = SessionSender(config, start_ns=START_NS)
     free_ns, used, departures = START_NS, [], []
-    for held_up_ns, dawdle in turns:
-        now_ns = max(sender.next_send_ns() or 0, free_ns + held_up_ns)
+    for held_up_ns, dawdle, early_ns in turns:
+        due_ns = sender.next_send_ns() or 0
+        now_ns = max(due_ns, free_ns + held_up_ns)
+        rest_ns = LATEST_NS - (now_ns - START_NS) % INTERVAL_NS
+        now_ns += min(0, rest_ns)
         sender.send(now_ns, 0, ERROR)
         used.append((now_ns - START_NS) // INTERVAL_NS)
-        rest_ns = INTERVAL_NS - 1 - (now_ns - START_NS) % INTERVAL_NS
         free_ns = now_ns + max(0, int(rest_ns * dawdle))
-        departures.append(free_ns)
+        departures.append(due_ns - early_ns if now_ns == due_ns else free_ns)
     slots = slots_of(ns(departures), START_NS, INTERVAL_NS, sender.skipped).tolist()
     assert slots == used
 
@@ -71,8 +86,14 @@ def test_a_packet_that_departs_in_the_next_slot_is_late_by_more_than_an_interval
 
 
 def test_where_slots_were_skipped_a_packet_belongs_to_the_latest_that_had_begun() -> None:
-    departures = ns([START_NS, START_NS + 3 * INTERVAL_NS - 7])
-    assert errors_ns(departures, START_NS, INTERVAL_NS, 2).tolist() == [0, INTERVAL_NS - 7]
+    departures = ns([START_NS, START_NS + 2 * INTERVAL_NS + LATEST_NS])
+    assert errors_ns(departures, START_NS, INTERVAL_NS, 2).tolist() == [0, LATEST_NS]
+
+
+def test_a_packet_that_leaves_a_little_early_is_of_the_slot_that_is_about_to_begin() -> None:
+    at = [0, 2 * INTERVAL_NS - EARLY_NS, 3 * INTERVAL_NS - 1]
+    departures = ns([START_NS + each for each in at])
+    assert errors_ns(departures, START_NS, INTERVAL_NS, 1).tolist() == [0, -EARLY_NS, -1]
 
 
 def test_the_clocks_differ_by_what_all_readings_allow() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dataplane.engines.driver.interfaces import Kernel, Place, Vlan, _places, _stack
+from dataplane.engines.driver.interfaces import Kernel, Place, Port, Vlan, _places, _stack
 from dataplane.frames import ETHERTYPE_SERVICE_VLAN
 
 UP = 1
@@ -167,6 +167,18 @@ def test_nobody_says_whether_tags_are_left() -> None:
     assert seen(Silent(None), ETH0, ETH0_5) == (True, {(Vlan(5),)})
     # A virtual interface is not asked: others have had the frame before.
     assert seen(Ethtool(None), BRIDGE, ETH0_5) == (True, {(Vlan(5),)})
+
+
+def test_frames_of_a_port_are_for_the_device_that_it_belongs_to() -> None:
+    port = named(link(1, IFLA_MASTER=7), "eth0")
+    bridge = named(link(7, IFLA_LINKINFO=Message(IFLA_INFO_KIND="bridge")), "br0")
+    vlan_of_port = named(vlan(2, 1, 5), "eth0.5")
+    kernel = Kernel()
+    kernel.close()
+    kernel._route, kernel._ethtool = Netlink(port, vlan_of_port, bridge), Ethtool(None)
+    found = kernel.devices(("eth0", "eth0.5"))
+    assert found.devices == {}
+    assert found.interfaces[0].handed_on == (Port("eth0", "br0"), Port("eth0.5", "br0"))
 
 
 def test_the_kernel_tells_features() -> None:

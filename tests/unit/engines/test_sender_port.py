@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import select
 import struct
 from collections import Counter
@@ -16,10 +17,11 @@ import pytest
 from dataplane.clock import Clock, monotonic_ns, wall_ns
 from dataplane.config import IPAddress, SenderSession
 from dataplane.engines.base import Attachment, Role
-from dataplane.engines.common.batch import BATCH, Batch
+from dataplane.engines.common.batch import BATCH, BURST_MIN, Batch
 from dataplane.engines.common.loop import Loop
 from dataplane.engines.common.run import SenderRun
 from dataplane.engines.common.schedule import Schedule
+from dataplane.engines.common.send_lead import BLOCK
 from dataplane.engines.common.sender_port import FLOOD_REST_NS, LATE_NS, SenderPort
 from dataplane.engines.common.transport import Datagram
 from dataplane.stamp.errors import DiscardReason
@@ -95,6 +97,7 @@ class Run:
         self.collector = None
         self.arrived_ns: list[int] = []
         self.errors: list[str] = []
+        self.wants_to_run = True
 
     def note_error(self, text: str) -> None:
         self.errors.append(text)
@@ -207,6 +210,39 @@ def test_a_session_that_comes_later_is_told_as_well(monkeypatch: pytest.MonkeyPa
     assert later.errors == [queue.limitation]
 
 
+def test_ssid_zero_is_the_one_running_sessions(port: tuple[SenderPort, Queue, Run]) -> None:
+    sender, queue, run = port
+    stopped = Run(8)
+    stopped.wants_to_run = False
+    sender.add(cast(SenderRun, stopped))
+    queue.waiting = [reply(wall_ns(), ssid=0)]
+    sender.drain()
+    assert (len(run.arrived_ns), len(stopped.arrived_ns)) == (1, 0)
+    run.wants_to_run = False
+    queue.waiting = [reply(wall_ns(), ssid=0)]
+    sender.drain()
+    assert (len(run.arrived_ns), len(stopped.arrived_ns)) == (1, 0)
+    assert sender.discards == {DiscardReason.UNKNOWN_SESSION: 1}
+
+
+def test_running_sessions_are_told_once_that_ssid_zero_does_not_tell_them_apart(
+    port: tuple[SenderPort, Queue, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sender, queue, run = port
+    monkeypatch.setattr("dataplane.engines.common.sender_port.is_local", lambda _: True)
+    other, stopped = Run(8), Run(9)
+    stopped.wants_to_run = False
+    for each in (other, stopped):
+        sender.add(cast(SenderRun, each))
+    # Another SSID that nobody has is no sign of a peer without RFC 8972.
+    for ssid, told in ((77, 0), (0, 1), (0, 1)):
+        queue.waiting = [reply(wall_ns(), ssid=ssid)]
+        sender.drain()
+        sender.look_after()
+        assert [len(each.errors) for each in (run, other, stopped)] == [told, told, 0]
+    assert run.arrived_ns == []
+
+
 def test_an_error_queue_is_read_though_nothing_is_awaited(
     port: tuple[SenderPort, Queue, Run],
 ) -> None:
@@ -215,6 +251,47 @@ def test_an_error_queue_is_read_though_nothing_is_awaited(
     queue.transmitted = lambda: iter([left.pop()] if left else [])  # type: ignore[method-assign]
     assert not sender.read(select.EPOLLERR)
     assert not left
+
+
+def test_packets_are_handed_over_earlier_by_the_least_that_others_took(
+    port: tuple[SenderPort, Queue, Run],
+) -> None:
+    """They leave when they are due: never before that by more than that differs."""
+    sender, queue, run = port
+    took_ns, due_ns = 7_000, monotonic_ns() + 2 * MS
+    sender.hold(due_ns)
+    assert monotonic_ns() >= due_ns
+    cast(Any, run).destination = str(PEER)
+    identifiers = iter(range(BLOCK))
+    queue.send = lambda *_: next(identifiers)  # type: ignore[attr-defined]
+    t1_ns = wall_ns()
+    for sequence in range(BLOCK):
+        assert sender.transmit(cast(SenderRun, run), sequence, b"", t1_ns) is None
+    queue.transmitted = lambda: iter(  # type: ignore[method-assign]
+        [(identifier, t1_ns + took_ns + identifier) for identifier in range(BLOCK)]
+    )
+    refined: list[int] = []
+    run.refine_t1 = lambda _sequence, sent_ns: refined.append(sent_ns)  # type: ignore[attr-defined]
+    sender.read(select.EPOLLERR)
+    assert refined[0] == t1_ns + took_ns
+    now_ns = monotonic_ns()
+    clock = itertools.count(now_ns, 1_000)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dataplane.engines.common.sender_port.monotonic_ns", lambda: next(clock))
+        sender.hold(now_ns + 40_000)
+    assert next(clock) == now_ns + 40_000 - took_ns + 1_000
+
+
+def test_no_burst_is_sent_before_its_packets_are_due() -> None:
+    sender, _ = opened(Batches())
+    due_ns = monotonic_ns() + 2 * MS
+    runs = [SimpleNamespace(due_ns=due_ns - number) for number in range(BURST_MIN)]
+    sent_ns: list[int] = []
+    cast(Any, sender)._due = runs
+    cast(Any, sender)._rounds = None
+    cast(Any, sender)._bursts.send = lambda *_: sent_ns.append(monotonic_ns())
+    cast(Any, sender)._flush()
+    assert sent_ns[0] >= due_ns
 
 
 def test_of_runs_that_end_together_one_ends_at_each_step() -> None:

@@ -44,7 +44,8 @@ def test_intervals_that_are_closed_one_by_one_leave_their_packets_in_the_burst(
             SenderRun,
             SimpleNamespace(
                 config=config,
-                collect=lambda now_ns, each=collector: closed.extend(each.expire(now_ns)),
+                running=True,
+                end_interval=lambda now_ns, each=collector: closed.extend(each.expire(now_ns)),
             ),
         )
     bursts: list[int] = []

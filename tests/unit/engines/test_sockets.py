@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from dataplane.addresses import packed
@@ -18,8 +19,10 @@ from dataplane.config import IPAddress
 from dataplane.engines.common.batch import Batch
 from dataplane.engines.common.interfaces import InterfaceFilter
 from dataplane.engines.common.transport import Datagram, bind_error
+from dataplane.engines.userspace import sending
 from dataplane.engines.userspace.families import family_of
 from dataplane.engines.userspace.receiving import Receiver
+from dataplane.engines.userspace.sending import BurstSender
 from dataplane.engines.userspace.sockets import UdpSocket
 
 LOCAL, ANY = IPv6Address("::1"), IPv6Address("::")
@@ -175,10 +178,79 @@ def test_control_messages_that_differ_are_read_one_by_one(
     option.close()
 
 
-@pytest.mark.parametrize("limitation", [None, "for a reason"])
-def test_burst(pair: Pair, here: IPAddress, limitation: str | None) -> None:
+class Route:
+    """A network on which some destinations take no bursts."""
+
+    def __init__(self, bursts: BurstSender, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.refusing: set[bytes] = set()
+        self.bursts = 0
+        """That were tried."""
+        self.now_ns = 1
+        send = bursts._send
+
+        def tried(payloads: npt.NDArray[np.uint8], size: int) -> int:
+            if bursts._message.control_length != bursts._with:
+                return send(payloads, size)
+            self.bursts += 1
+            assert bursts._peer is not None
+            return errno.EIO if bursts._peer[0] in self.refusing else send(payloads, size)
+
+        monkeypatch.setattr(bursts, "_send", tried)
+        monkeypatch.setattr(sending, "monotonic_ns", lambda: self.now_ns)
+
+
+@pytest.mark.parametrize("here", [OLD])
+def test_a_route_that_refuses_bursts_is_one_of_many(
+    pair: Pair, here: IPAddress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is tried again after a while; the others are not touched."""
     first, second = pair
-    second._bursts.limitation = limitation
+    route, rows = Route(second._bursts, monkeypatch), np.zeros((3, 44), np.uint8)
+    there = packed(IPv4Address("127.0.0.2"))
+    route.refusing.add(there)
+
+    def send(destination: bytes) -> int:
+        """How many bursts were tried."""
+        before = route.bursts
+        assert second.send_burst(rows, packed(here), destination, PORT_A, 0) == 3
+        return route.bursts - before
+
+    assert [send(there), send(there), send(packed(here))] == [1, 0, 1]
+    assert [read(first).data for _ in range(3)] == [bytes(44)] * 3
+    refusal = f"UDP segmentation offload is refused: {os.strerror(errno.EIO)}"
+    assert second.limitation == f"packets to 127.0.0.2 are sent one by one: {refusal}"
+    route.now_ns += sending.RETRY_NS
+    assert [send(there), send(there)] == [1, 0]
+    assert second.limitation is not None
+    route.refusing.clear()
+    route.now_ns += sending.RETRY_NS
+    assert [send(there), send(there)] == [1, 1]
+    assert second.limitation is None
+
+
+def test_what_refuses_bursts_is_not_remembered_for_ever(
+    pair: Pair, here: IPAddress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, second = pair
+    route, rows = Route(second._bursts, monkeypatch), np.zeros((3, 44), np.uint8)
+    route.refusing.add(packed(here))
+    monkeypatch.setattr(sending, "REFUSED_MAX", 2)
+    for number in range(1, 4):
+        # As routes with different SRHs.
+        second._bursts.send(rows, None, packed(here), PORT_A, 0, bytes([number]))
+    assert [key[0] for key in second._bursts._refused] == [b"\2", b"\3"]
+    assert second.limitation is not None
+    route.now_ns += 2 * sending.RETRY_NS
+    assert second.limitation is None
+
+
+@pytest.mark.parametrize("refusing", [False, True])
+def test_burst(
+    pair: Pair, here: IPAddress, refusing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = pair
+    route = Route(second._bursts, monkeypatch)
+    route.refusing |= {packed(here)} if refusing else set()
     rows = np.arange(64 * 44, dtype=np.uint8).reshape(64, 44)
     second.dress(b"", 46 << 2, 77)
     sent = second.send_burst(rows, packed(here), packed(here), PORT_A, 0)
@@ -189,7 +261,7 @@ def test_burst(pair: Pair, here: IPAddress, limitation: str | None) -> None:
         (PORT_B, 77, 46 << 2)
     }
     assert first.receive() is None
-    assert second.limitation == limitation
+    assert (second.limitation is not None) is refusing
 
 
 def test_burst_that_cannot_be_sent(pair: Pair, here: IPAddress) -> None:
@@ -212,7 +284,7 @@ def test_segmentation_that_is_refused_is_told(pair: Pair, here: IPAddress) -> No
     assert [len(read(first).data) for _ in range(3)] == [20_000] * 3
     assert second.limitation is not None
     assert second.limitation.startswith(
-        "packets are sent one by one: UDP segmentation offload is refused: "
+        "packets to ::1 are sent one by one: UDP segmentation offload is refused: "
     )
     option.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import string
+from dataclasses import fields
 from ipaddress import IPv4Address, IPv6Address
 
 import pytest
@@ -126,6 +127,29 @@ def test_splitter_does_not_depend_on_how_bytes_arrive(sent: list[Message], size:
     for start in range(0, len(stream), size):
         received += splitter.feed(stream[start : start + size])
     assert received == sent
+
+
+def test_sessions_that_are_configured_alike_share_their_settings() -> None:
+    """There are thousands of them: what is said of each by itself takes memory as often."""
+    sessions = {
+        ssid: SenderSession(
+            ssid,
+            *(IPv6Address("fd00::2"), IPv6Address("fd00::1")),
+            segments=(IPv6Address("fd00:5::1"), IPv6Address("fd00:5::2")),
+        )
+        for ssid in (1, 2)
+    }
+    data = encode(Apply(1, difference(Node(), Node(sender=Sender(sessions=sessions)))))
+    message = decode(data[LENGTH.size :])
+    assert isinstance(message, Apply)
+    assert message.delta.sender is not None
+    one, other = message.delta.sender.settings.sessions.values()
+    different = [
+        field.name
+        for field in fields(one)
+        if getattr(one, field.name) is not getattr(other, field.name)
+    ]
+    assert different == ["ssid"]
 
 
 def test_unchanged_sessions_are_not_sent() -> None:

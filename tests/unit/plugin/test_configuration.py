@@ -49,6 +49,20 @@ def test_nothing_configured() -> None:
     assert node_from_tree({}) == Node()
 
 
+def test_sessions_that_are_configured_alike_share_their_lists(context: libyang.Context) -> None:
+    """Each by itself would take memory for thousands."""
+    stamp = sender()
+    first = stamp["session-sender"]["session"][0] | {"path": "gold", "percentile": ["50.0", "99.9"]}
+    stamp["session-sender"]["session"] = [first, first | {"ssid": 2}]
+    stamp["path"] = [{"name": "gold", "segment": [{"index": 1, "sid": "fd00:c:1::e"}]}]
+    node = node_from_tree(tree_of(context, stamp))
+    assert node.sender is not None
+    one, other = node.sender.sessions.values()
+    assert one.percentiles == (50.0, 99.9)
+    for name in ("segments", "percentiles", "reflector_address", "source_address"):
+        assert getattr(one, name) is getattr(other, name)
+
+
 def test_the_example(context: libyang.Context) -> None:
     example = json.loads((PROJECT_YANG / "example.json").read_text())["srv6-stamp:stamp"]
     node = node_from_tree(tree_of(context, example))

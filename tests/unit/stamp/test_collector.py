@@ -108,6 +108,28 @@ def test_refined_t1_replaces_the_echoed_one(network: Network) -> None:
     assert not collector.refine_t1(1, UNIX_NS)
 
 
+def test_replies_to_a_former_life_of_the_session_are_not_taken(network: Network) -> None:
+    """Configured anew it begins with the same sequence numbers; both copies count."""
+    collector = network.collector
+    collector.sent(0, UNIX_NS, 0)
+    former = reply(0, 0, UNIX_NS - 1, UNIX_NS, UNIX_NS)
+    unexpected = DiscardReason.UNEXPECTED_SEQUENCE
+    assert receive(collector, former) is unexpected
+    assert isinstance(receive(collector, reply(0, 0, UNIX_NS, UNIX_NS, UNIX_NS)), Record)
+    assert receive(collector, former) is unexpected
+    assert network.store.snapshot().duplicates == 0
+
+
+def test_a_clock_that_is_set_makes_no_reply_a_former_one(network: Network) -> None:
+    collector = network.collector
+    # Set forward while packet 0 is under way, and back while 1 is.
+    times_ns = [UNIX_NS, UNIX_NS + 3_600 * S, UNIX_NS - 3_600 * S]
+    for sequence, t1_ns in enumerate(times_ns):
+        collector.sent(sequence, t1_ns, 0)
+    for sequence, t1_ns in enumerate(times_ns):
+        assert isinstance(receive(collector, reply(sequence, 0, t1_ns, t1_ns, t1_ns)), Record)
+
+
 def test_discards_are_counted_by_reason(network: Network) -> None:
     collector = network.collector
     collector.sent(0, UNIX_NS, 0)

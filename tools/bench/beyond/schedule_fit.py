@@ -13,6 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+EARLY_NS = 20_000
+"""How much before it is due a packet may leave, and still be that slot's."""
+
 DRIFT_PARTS = 10
 """Stretches of a run that the drift is fitted to."""
 
@@ -52,12 +55,13 @@ def slots_of(
     """The slot of each packet of one session's run, given in the order of sending.
 
     Without skipped slots that is the packet's number, however late or early it left.
-    With them it is the latest slot that had begun, as `SessionSender` has it; a packet
+    With them it is the latest slot that had begun, as `SessionSender` has it, or was
+    about to: packets may leave `EARLY_NS` before they are due; a packet
     that left so late that yet another had begun is told by those behind it, which
     leave that slot to one of them. At most `skipped` are left out.
     """
     numbers = np.arange(len(departures_ns), dtype=np.int64)
-    reached = (departures_ns - start_ns) // interval_ns - numbers
+    reached = (departures_ns + EARLY_NS - start_ns) // interval_ns - numbers
     left_out = np.minimum.accumulate(reached[::-1])[::-1]
     slots: npt.NDArray[np.int64] = numbers + np.clip(left_out, 0, skipped)
     return slots

@@ -31,6 +31,7 @@ from tests.integration.engines.conformance.stand import (
     Running,
     grace,
 )
+from tests.integration.engines.network import ip
 
 pytestmark = pytest.mark.integration
 
@@ -295,6 +296,22 @@ def test_each_address_of_the_node_answers_for_itself(reflecting: Reflecting) -> 
     reflecting.send(wire.request(1, SSID), MAIN, destination=OTHER.here)
     reply = reflecting.answer(MAIN)
     assert (reply.source, reply.destination) == (OTHER.here, MAIN.there)
+
+
+@in_both_modes
+@pytest.mark.parametrize("count", [1, 40])
+def test_a_link_local_address_answers_on_its_link(reflecting: Reflecting, count: int) -> None:
+    """Its scope is not that of the address which asks; many answers leave at once."""
+    reflecting.configure()
+    address = IPv6Address("fe80::2")
+    for link in (MAIN, OTHER):
+        where = ("dev", link.device, "nodad")
+        ip("-n", reflecting.stand.node, "address", "add", f"{address}/64", *where)
+    for link in (MAIN, OTHER):
+        for sequence in range(count):
+            reflecting.send(wire.request(sequence, SSID), link, destination=address)
+        replies = reflecting.answers(count, link)
+        assert {(reply.source, reply.destination) for reply in replies} == {(address, link.there)}
 
 
 def test_another_port(reflecting: Reflecting) -> None:

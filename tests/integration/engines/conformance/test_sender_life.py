@@ -15,6 +15,8 @@ from dataplane.engines.base import (
     Resume,
     SenderStatusReport,
 )
+from dataplane.stamp.errors import DiscardReason
+from tests.integration.engines.conformance import wire
 from tests.integration.engines.conformance.sending import (
     SENDER_PORT,
     SESSION,
@@ -122,6 +124,22 @@ def test_a_session_that_goes_leaves_nothing(sending: Sending) -> None:
     assert silent(sending)
     with sending.stand.socket_on_node() as sock:
         sock.bind((str(MAIN.here), SENDER_PORT))
+
+
+def test_replies_to_a_former_life_are_not_taken(sending: Sending) -> None:
+    """A session that is changed begins anew, with the same sequence numbers."""
+    sending.configure(SESSION)
+    former = sending.requests(3)[:3]
+    sending.configure(dataclasses.replace(SESSION, dscp=8))
+    current: list[wire.Seen] = []
+    while len(current) < 3:
+        current += [seen for seen in sending.requests(1) if seen.traffic_class == 8 << 2]
+    for request in former:
+        sending.answer(request)
+    sending.discarded(*[DiscardReason.UNEXPECTED_SEQUENCE] * 3)
+    for request in current[:3]:
+        sending.answer(request)
+    eventually(sending.received(3), "3 replies")
 
 
 def test_an_edit_leaves_equal_sessions_alone(sending: Sending) -> None:

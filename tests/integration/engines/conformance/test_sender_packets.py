@@ -385,7 +385,11 @@ def test_sessions_share_a_port(sending: Sending) -> None:
 
 @pytest.mark.parametrize("action", SsidZeroAction, ids=str)
 def test_a_reflector_without_ssid(sending: Sending, action: SsidZeroAction) -> None:
-    sending.configure(dataclasses.replace(SESSION, on_ssid_zero=action))
+    """Another session to it that is stopped makes no difference."""
+    stopped = dataclasses.replace(SESSION, ssid=6, autostart=False)
+    session = dataclasses.replace(SESSION, on_ssid_zero=action)
+    sending.running.configure(sending.node(session, stopped))
+    sending.running.await_session(SSID, OperState.RUNNING)
     if action is SsidZeroAction.CONTINUE:
         sending.serve(
             sending.received(3), "3 replies", lambda request: sending.answer(request, ssid=0)

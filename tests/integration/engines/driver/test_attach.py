@@ -17,10 +17,11 @@ from dataplane.bpf.syscall import (
     attach_xdp,
     program_info,
 )
+from dataplane.engines.base import AttachmentMode
 from dataplane.engines.driver import attach
 from dataplane.engines.driver.attach import Attachments, Wanted
 from dataplane.engines.driver.interfaces import Interface, Kernel, program_on
-from tests.integration.engines.network import Network, inside
+from tests.integration.engines.network import Network, inside, ip
 
 pytestmark = pytest.mark.integration
 
@@ -91,6 +92,47 @@ def test_nor_is_one_replaced_whose_name_is_not_told(
     assert Attachments().refresh([Wanted(seen, place.own, False)]) == {
         "va": "interface va has the XDP program of someone else (id 1234), which is not replaced"
     }
+
+
+def in_generic_mode_because(place: Place) -> str | None:
+    attachments = Attachments()
+    try:
+        assert attachments.refresh([Wanted(place.interface, place.own, False)]) == {}
+        (attachment,) = attachments.attachments
+        assert attachment.mode is AttachmentMode.GENERIC
+        return attachment.note
+    finally:
+        attachments.close()
+
+
+def test_the_mtu_of_the_other_end_is_too_large(network: Network, place: Place) -> None:
+    ip("-n", network.router, "link", "set", "ra", "mtu", "9000")
+    assert in_generic_mode_because(place) == (
+        "the MTU of va is too large for an XDP program, or that of its other end is"
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "note"),
+    [
+        (
+            errno.EINVAL,
+            "the driver of va refuses the XDP program, "
+            "as drivers do where the MTU is too large for one",
+        ),
+        (errno.EOPNOTSUPP, "no XDP in the driver of va: Operation not supported"),
+    ],
+)
+def test_the_driver_refuses(
+    place: Place, monkeypatch: pytest.MonkeyPatch, number: int, note: str
+) -> None:
+    def refusing(program: int, index: int, flags: int) -> int:
+        if flags == XDP_FLAGS_DRV_MODE:
+            raise OSError(number, os.strerror(number))
+        return attach_xdp(program, index, flags)
+
+    monkeypatch.setattr(attach, "attach_xdp", refusing)
+    assert in_generic_mode_because(place) == note
 
 
 def test_one_that_has_gone_since_the_look_has_no_name(place: Place) -> None:

@@ -7,9 +7,12 @@ c0  fd00:c::1/64  203.0.113.1/24    the way back is through here, or not
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 
 from dataplane.bpf.program import BpfModule
 from dataplane.bpf.syscall import Run, run_program, xdp_context
@@ -96,7 +99,8 @@ class Node:
                 ip("address", "add", *address, "dev", name)
             shown = json.loads(ip("-j", "link", "show", name))[0]
             self.macs[name] = bytes.fromhex(shown["address"].replace(":", ""))
-        self.fib = FibAccess()
+        self._folder = tempfile.TemporaryDirectory()
+        self.fib = FibAccess(Path(self._folder.name, "note"))
         self.kernel = Kernel()
         self.tables = ReflectorTables(module)
         self.program = module.load("reflector")
@@ -105,11 +109,11 @@ class Node:
         sessions = (ReflectorSession(1), ReflectorSession(2, segments=(SID,)))
         self.tables.set_sessions({each.key: each for each in sessions}, lambda _key: 0)
         self.tables.set_config(Reflector(), ReflectorFlag.TRAILERS)
-        self.index = int(json.loads(ip("-j", "link", "show", "b0"))[0]["ifindex"])
 
     def close(self) -> None:
         self.kernel.close()
         self.fib.close()
+        self._folder.cleanup()
 
     def validate(self, validation: SourceValidation) -> None:
         """How IPv4 senders of requests through b0 are believed."""
@@ -135,8 +139,9 @@ class Node:
         traffic_class: int = 0,
         now_ns: int | None = None,
         anew: bool = True,
+        device: str = "b0",
     ) -> Run:
-        """A request through b0; `anew`: the FIB is asked for it."""
+        """A request through a device; `anew`: the FIB is asked for it."""
         if anew:
             self.tables.renew_next_hops()
         t2_ns = wall_ns() if now_ns is None else now_ns
@@ -145,11 +150,13 @@ class Node:
         ends = self.family.there, self.family.here, 49_862, 862
         frame = Frame(
             Datagram(*ends, payload, traffic_class=traffic_class),
-            self.macs["b0"],
+            self.macs[device],
             bytes.fromhex("020000000001"),
         )
         data = frame.encode()
-        return run_program(self.program, data, context=xdp_context(len(data), self.index))
+        return run_program(
+            self.program, data, context=xdp_context(len(data), socket.if_nametoindex(device))
+        )
 
     def handed_up(self, reason: HandedUp) -> int:
         return self.tables.counts().handed_up[reason]

@@ -10,6 +10,7 @@ import pytest
 
 from dataplane.bpf.syscall import XDP_DROP, XDP_PASS, run_program
 from dataplane.config import SENDER_PORT
+from dataplane.engines.xdp.collector_layouts import CollectorUp
 from dataplane.frames import Frame
 from dataplane.stamp.errors import DiscardReason
 from tests.integration.engines.xdp import reference
@@ -96,11 +97,17 @@ def reply_inside(twins: Twins, data: bytes, now_ns: int) -> None:
     assert not isinstance(result, DiscardReason)
 
 
+def two_cpus() -> list[int]:
+    cpus = sorted(os.sched_getaffinity(0))[:2]
+    if len(cpus) < 2:
+        pytest.skip("needs two CPUs")
+    return cpus
+
+
 def test_two_cpus_and_a_drain_at_once(node: Node, tmp_path: Path) -> None:
     """Replies of one session arrive on two CPUs while user space drains: each is counted
     once, by whichever path it takes."""
-    if len(os.sched_getaffinity(0)) < 2:
-        pytest.skip("needs two CPUs")
+    cpus = two_cpus()
     config = session(interval_us=1_000, loss_timeout_ms=60_000, computation_interval_s=3_600)
     twins = Twins(node, config, tmp_path)
     driver, store = twins.driver, twins.stores[1]
@@ -118,7 +125,6 @@ def test_two_cpus_and_a_drain_at_once(node: Node, tmp_path: Path) -> None:
             if run_program(node.program, packet.encode()).action == XDP_PASS:
                 handed_up.append(packet)
 
-    cpus = sorted(os.sched_getaffinity(0))[:2]
     before = node.tables.counts()
     threads = [threading.Thread(target=arrive, args=(cpu,)) for cpu in cpus]
     try:
@@ -150,3 +156,56 @@ def test_two_cpus_and_a_drain_at_once(node: Node, tmp_path: Path) -> None:
         assert snapshot.loss.round_trip == 0
     finally:
         twins.close()
+
+
+def test_one_cpu_at_a_time_has_a_session(node: Node, tmp_path: Path) -> None:
+    """Two CPUs count copies of one reply as fast as they can, and lose none."""
+    cpus = two_cpus()
+    config = session(loss_timeout_ms=60_000, computation_interval_s=3_600)
+    twins = Twins(node, config, tmp_path)
+    driver, store = twins.driver, twins.stores[1]
+    copies, now_ns = 500_000, 5 * MS
+    driver.start(0, UNIX_NS)
+    driver.announce(1, UNIX_NS, 0)
+    node.tables.fix_clock(UNIX_NS + now_ns)
+    packet = frame(twins, payload()).encode()
+
+    def arrive(cpu: int) -> None:
+        os.sched_setaffinity(0, {cpu})
+        run_program(node.program, packet, repeat=copies)
+
+    before = node.tables.counts()
+    threads = [threading.Thread(target=arrive, args=(cpu,)) for cpu in cpus]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        driver.drain(now_ns)
+        after, snapshot = node.tables.counts(), store.snapshot()
+        busy = after.handed_up[CollectorUp.BUSY] - before.handed_up[CollectorUp.BUSY]
+        assert snapshot.received == 1
+        assert snapshot.duplicates == after.duplicates - before.duplicates
+        assert snapshot.duplicates == 2 * copies - 1 - busy
+    finally:
+        twins.close()
+
+
+def test_what_user_space_has_taken_for_lost_is_not_received(twins: Twins) -> None:
+    """A reply has read the clock before, and has the lock afterwards."""
+    twins.sent(0, UNIX_NS, 0)
+    timeout_ns = twins.config.loss_timeout_ms * MS
+    twins.compare(timeout_ns + 1)
+    assert twins.arrive(frame(twins, payload()), timeout_ns) == XDP_DROP
+    twins.compare(timeout_ns + 1)
+    snapshot = twins.stores[1].snapshot()
+    assert (snapshot.received, snapshot.late, snapshot.loss.round_trip) == (0, 1, 1)
+
+
+def test_nor_is_what_it_has_given_up(twins: Twins) -> None:
+    twins.sent(0, UNIX_NS, 0)
+    twins.interrupt(MS)
+    assert twins.arrive(frame(twins, payload()), 5 * MS) == XDP_DROP
+    twins.compare(5 * MS)
+    snapshot = twins.stores[1].snapshot()
+    assert (snapshot.received, snapshot.late, snapshot.unresolved) == (0, 1, 1)

@@ -13,7 +13,7 @@ import pytest
 from dataplane.bpf.syscall import XDP_DROP, XDP_PASS
 from dataplane.engines.xdp.collector_layouts import CollectorUp
 from dataplane.frames import Outer
-from dataplane.stamp.timestamp import ErrorEstimate
+from dataplane.stamp.timestamp import ERA_NS, ErrorEstimate
 from tests.integration.engines.driver.extensions import DESTINATION, HOP_BY_HOP, with_options
 from tests.integration.engines.xdp.collecting import (
     FORMS,
@@ -70,6 +70,7 @@ def test_every_form_as_the_core(
         (CollectorUp.MULTIPLIER, {"data": payload()[:36] + b"\x40\x00" + payload()[38:]}),
         (CollectorUp.SEQUENCE, {"data": payload(1)}),
         (CollectorUp.SEQUENCE, {"data": payload(2**31 + 5)}),
+        (CollectorUp.SEQUENCE, {"data": payload(t1_ns=UNIX_NS - 1)}),
     ],
 )
 def test_what_is_not_handled_exactly_is_handed_up(
@@ -166,6 +167,7 @@ def test_timestamps_seconds_and_ages_apart(twins: Twins) -> None:
     words = [0, 1, 2**32 - 1, 2**63, 2**64 - 1, 0x80000000_00000000, 0xE0000000_FFFFFFFF]
     rng = random.Random(7)
     words += [rng.getrandbits(64) for _ in range(40)]
+    twins.know_earliest_t1(UNIX_NS - ERA_NS)
     sequence = 0
     for error in (NTP, PTP):
         for word in words:

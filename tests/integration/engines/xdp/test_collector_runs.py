@@ -187,10 +187,30 @@ def test_replies_that_came_early_count_once(
     try:
         for sequence, now_ns in enumerate((100 * MS, 200 * MS, S - 10 * MS, S + 300 * MS)):
             twins.sent(sequence, UNIX_NS + now_ns, now_ns)
-            twins.arrive(frame(twins, payload(sequence, sequence)), now_ns + 20 * MS)
+            data = payload(sequence, sequence, t1_ns=UNIX_NS + now_ns)
+            twins.arrive(frame(twins, data), now_ns + 20 * MS)
             if sequence == 2:
                 twins.compare(now_ns + 30 * MS)
         twins.compare(2 * S + 10 * MS)
         assert twins.driver._drained == 4
+    finally:
+        twins.close()
+
+
+@pytest.mark.parametrize("mode", ReflectorMode)
+def test_no_reply_counts_in_an_interval_after_one_that_came_behind_its_end(
+    node: Node, tmp_path: Path, mode: ReflectorMode
+) -> None:
+    """The CPU that the later one came to had the session's lock first."""
+    twins = Twins(node, session(reflector_mode=mode), tmp_path)
+    twins.start(0, UNIX_NS)
+    try:
+        twins.announce(3, UNIX_NS + 990 * MS, 990 * MS)
+        for sequence, now_ns in enumerate((S - MS, S + MS, S - 1)):
+            data = payload(sequence, 70 + sequence, t1_ns=UNIX_NS + 990 * MS)
+            twins.arrive(frame(twins, data), now_ns)
+        twins.compare(S + 10 * MS)
+        twins.compare(2 * S + 10 * MS)
+        assert [each.received for each in twins.stores[1].snapshot().intervals] == [1, 2]
     finally:
         twins.close()

@@ -200,10 +200,11 @@ def test_a_clear_while_the_program_is_ahead(node: Node, tmp_path: Path) -> None:
             arrive(sequence, (1_000 + sequence) * MS)
         driver.drain(2 * S)
         snapshot = twins.stores[1].snapshot()
-        found = [interval.forward for interval in snapshot.intervals] + [snapshot.forward]
-        for summary, taken in zip(
-            found, (delays[2:3], delays[1:2] + delays[3:], delays[1:]), strict=True
-        ):
+        cleared, *found = [interval.forward for interval in snapshot.intervals]
+        assert cleared is not None
+        assert cleared.samples == 0
+        taken = delays[1:]
+        for summary in (*found, snapshot.forward):
             assert summary is not None
             assert (summary.samples, summary.max_ns) == (len(taken), max(taken))
             median = sorted(taken)[(len(taken) - 1) // 2]

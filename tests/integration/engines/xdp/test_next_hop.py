@@ -144,3 +144,42 @@ def test_a_next_hop_is_remembered_for_a_tenth_of_a_second(node: Node) -> None:
     node.way_back("c0")
     assert node.ask(now_ns=start_ns + 99_000_000, anew=False).action == XDP_TX
     assert node.ask(now_ns=start_ns + 101_000_000, anew=False).action == XDP_REDIRECT
+
+
+@pytest.mark.usefixtures("one_cpu")
+def test_another_class_of_traffic_goes_its_own_way(node: Node) -> None:
+    """What is remembered of one says nothing about another."""
+    node.way_back("b0")
+    node.way_back("c0", "table", "77")
+    ip(f"-{node.family.version}", "rule", "add", "tos", "0x10", "lookup", "77")
+    now_ns = wall_ns()
+    assert node.ask(traffic_class=0x10, now_ns=now_ns).data[:12] == node.frame_by("c0")
+    other = node.ask(traffic_class=0x08, now_ns=now_ns, anew=False)
+    assert other.data[:12] == node.frame_by("b0")
+    # Congestion Experienced on the way here does not matter to the way back.
+    same = node.ask(traffic_class=0x0B, now_ns=now_ns, anew=False)
+    assert same.data[:12] == node.frame_by("b0")
+
+
+def test_by_the_ports(node: Node) -> None:
+    rule = f"-{node.family.version}", "rule", "add", "ipproto", "udp"
+    node.way_back("b0")
+    node.way_back("c0", "table", "77")
+    ip(*rule, "sport", "863", "lookup", "77")
+    ip(*rule, "dport", "49863", "lookup", "77")
+    assert node.ask().data[:12] == node.frame_by("b0")
+    ip(*rule, "sport", "862", "dport", "49862", "lookup", "77")
+    assert node.ask().data[:12] == node.frame_by("c0")
+
+
+@pytest.mark.usefixtures("one_cpu")
+def test_a_next_hop_is_remembered_for_where_the_request_came_from(node: Node) -> None:
+    """By the same way back: c0 takes its own replies, and no frames of b0's driver."""
+    node.way_back("c0")
+    generic = {socket.if_nametoindex("c0")}
+    node.tables.set_interfaces(node.kernel.devices(("b0", "c0")).devices, generic)
+    start_ns = wall_ns()
+    assert node.ask(device="c0", now_ns=start_ns).action == XDP_TX
+    before = node.handed_up(HandedUp.NEXT_HOP)
+    assert node.ask(device="b0", now_ns=start_ns + 1, anew=False).action == XDP_PASS
+    assert node.handed_up(HandedUp.NEXT_HOP) == before + 1

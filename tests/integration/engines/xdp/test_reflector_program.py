@@ -191,6 +191,12 @@ def corrupt(frame: Frame) -> bytes:
     return data[:-1] + bytes([data[-1] ^ 1])
 
 
+def without_checksum(frame: Frame) -> bytes:
+    data = bytearray(frame.encode())
+    data[60:62] = bytes(2)
+    return bytes(data)
+
+
 def handed_up(family: Family) -> dict[str, tuple[bytes, HandedUp]]:
     plain = family.request()
     return {
@@ -210,6 +216,7 @@ def test_handed_up_unchanged(bench: Bench, case: tuple[bytes, HandedUp]) -> None
 IN_IPV6_ALONE = {
     "fragment": (fragment(request()), HandedUp.FRAGMENT),
     "link-local": (request(source=IPv6Address("fe80::1")).encode(), HandedUp.LINK_LOCAL),
+    "no checksum": (without_checksum(request()), HandedUp.CHECKSUM),
     "no head room": (request(11).encode(), HandedUp.HEAD_ROOM),
 }
 
@@ -316,6 +323,14 @@ def test_a_checksum_that_is_left_to_the_interface(bench: Bench) -> None:
         bench.tables.set_interfaces(DEVICES)
 
 
+def test_a_checksum_that_may_be_complete_or_left_open(bench: Bench) -> None:
+    """One in 65 536 that are complete looks as if it were not."""
+    bench.serve(Reflector(sessions=SESSIONS), ReflectorFlag.TRAILERS | ReflectorFlag.PARTIAL)
+    frames = (request(1, sequence=number).encode() for number in range(1 << 16))
+    open_checksum = with_open_checksum(request(1))[60:62]
+    hands_up(bench, next(f for f in frames if f[60:62] == open_checksum), HandedUp.CHECKSUM)
+
+
 def test_srh_where_the_kernel_takes_none(bench: Bench) -> None:
     forms = FAMILIES["IPv6"].forms()
     routed, plain = forms["SRH"], forms["encapsulated, SRH"]
@@ -325,6 +340,10 @@ def test_srh_where_the_kernel_takes_none(bench: Bench) -> None:
         assert bench.run(routed.encode()).action == XDP_PASS
         # The SRH of the outer header is the SID's affair.
         assert bench.run(plain.encode()).action == XDP_TX
+        # Without an HMAC, where that is required, no SID takes it either.
+        device = replace(DEVICE, takes_srh=False, requires_hmac=True)
+        bench.tables.set_interfaces({Place(INDEX): device})
+        assert bench.run(plain.encode()).action == XDP_PASS
     finally:
         bench.tables.set_interfaces(DEVICES)
 
