@@ -10,8 +10,8 @@ Rules that hold here:
 - A packet is lost once `loss_timeout_ms` has passed without a reply. A reply
   that comes later is counted as late and has neither record nor statistics;
   in directional loss it is a backward loss, for it was reflected.
-- A packet whose fate became unknown (the engine died, the run was stopped) is
-  unresolved: neither received nor lost. A reply to it counts as late.
+- A packet whose fate became unknown (the engine died, the run was stopped, the
+  clock was set) is unresolved: neither received nor lost. A reply to it counts as late.
 - Duplicates count once each and have no record; the first copy counts.
 - A session that is configured anew begins anew, with sequence number 0 (RFC 8762
   §4.2.1), while replies to its former packets may still come. Those are known by the T1
@@ -82,6 +82,7 @@ class Collector(RunTaking):
         if now_ns > self._intervals.current.start_monotonic_ns:
             self._intervals.close(now_ns, now_ns, INT64_MAX, suspect=True)
         self._intervals.end_ns = INT64_MAX
+        self._intervals.held = 0
         head.running = 0
         self._end_write()
         return self._intervals.take_closed()
@@ -196,6 +197,14 @@ class Collector(RunTaking):
         self._next = self._head.next_sequence = sequence
         self._counters.sent -= 1
         self._counters.send_errors += 1
+        self._end_write()
+
+    def hold(self, held: bool) -> None:
+        """Nothing is sent from here on, or everything again: the current interval is suspect,
+        and so are those that end in between."""
+        self._begin_write()
+        self._intervals.held = held
+        self._intervals.current.suspect = 1
         self._end_write()
 
     def skipped(self, slots: int) -> None:

@@ -38,13 +38,17 @@ from dataplane.session_state import (
     TotalState,
 )
 from dataplane.stamp.collector_rounds import losses_due
-from dataplane.stamp.sender_rounds import Rows
+from dataplane.stamp.sender_rounds import Rows, all_sent
 from dataplane.stamp.session_table import (
     END_NS,
+    HELD,
     HISTOGRAMS,
+    INTERVAL_NS,
     INTERVALS,
     KIND,
     LENGTH_NS,
+    SLOT,
+    START_NS,
     STATE,
     STATEFUL,
     TAI_OFFSET_S,
@@ -115,13 +119,16 @@ def fit_to_close(table: SessionTable, rows: Rows, as_of_ns: int | Int64) -> Mask
 
 def close_over(table: SessionTable, rows: Rows, as_of_ns: int | Int64) -> None:
     """Close the intervals of those sessions that are fit for it."""
-    over = rows[fit_to_close(table, rows, as_of_ns)]
+    fit = fit_to_close(table, rows, as_of_ns)
+    over = rows[fit]
     kinds = table.columns[KIND][over]
     for kind in np.unique(kinds).tolist():
-        close_round(table, over[kinds == kind], table.kinds[kind])
+        mine = kinds == kind
+        at_ns = as_of_ns if isinstance(as_of_ns, int) else as_of_ns[fit][mine]
+        close_round(table, over[mine], table.kinds[kind], at_ns)
 
 
-def close_round(table: SessionTable, rows: Rows, kind: Kind) -> None:
+def close_round(table: SessionTable, rows: Rows, kind: Kind, as_of_ns: int | Int64) -> None:
     """Close the current interval of each of these sessions, of one kind, which are fit.
 
     Those with stateful Session-Reflectors have no losses that are still to be attributed.
@@ -145,7 +152,8 @@ def close_round(table: SessionTable, rows: Rows, kind: Kind) -> None:
     entry = np.empty((len(rows), _FRONT + DIRECTIONS * width), np.int64)
     entry[:, 0], entry[:, 2] = number, unix_ns
     entry[:, 1] = whole[:, _OF_INTERVAL["start_ns"]]
-    entry[:, 3] = whole[:, _OF_INTERVAL["suspect"]] != 0
+    held_up = _held_up(table, rows, as_of_ns)
+    entry[:, 3] = held_up | (whole[:, _OF_INTERVAL["suspect"]] != 0)
     at_start = _OF_INTERVAL["at_start"]
     since = counters - whole[:, at_start : at_start + _COUNTERS_WORDS]
     entry[:, 4:11] = since[:, _REPORTED]
@@ -162,6 +170,7 @@ def close_round(table: SessionTable, rows: Rows, kind: Kind) -> None:
     table.arena.put(place, entry)
     _add_to_totals(table.arena, state + _TOTALS, new, delays[:, : kind.directions])
     _begin(table.arena, following, unix_ns, end_ns, columns[LENGTH_NS][rows], counters)
+    words[following + _OF_INTERVAL["suspect"]] = held_up
     fresh = np.zeros((len(rows), kind.directions, DELAY_WORDS), np.int64)
     fresh[:, :, _PREVIOUS] = delays[:, : kind.directions, _PREVIOUS]
     table.arena.put(following + at, fresh.reshape(len(rows), -1))
@@ -187,6 +196,16 @@ def set_local_clock(table: SessionTable, rows: Rows, status: ClockStatus) -> Non
     words[state + VERSION] = version + 1
 
 
+def _held_up(table: SessionTable, rows: Rows, now_ns: int | Int64) -> Mask:
+    """As `Intervals` has it."""
+    columns = table.columns
+    due_ns = columns[START_NS][rows] + columns[SLOT][rows] * columns[INTERVAL_NS][rows]
+    held_up: Mask = now_ns - due_ns >= columns[LENGTH_NS][rows]
+    held_up &= (due_ns < columns[END_NS][rows]) & ~all_sent(table, rows)
+    held_up |= columns[HELD][rows] != 0
+    return held_up
+
+
 def _begin(
     arena: Arena, at: Int64, unix_ns: Int64, start_ns: Int64, length_ns: Int64, counters: Int64
 ) -> None:
@@ -195,7 +214,7 @@ def _begin(
     words[at + _OF_INTERVAL["start_ns"]] = unix_ns
     words[at + _OF_INTERVAL["start_monotonic_ns"]] = start_ns
     words[at + _OF_INTERVAL["end_monotonic_ns"]] = start_ns + length_ns
-    for name in ("suspect", "carried", "forward_lost", "backward_lost"):
+    for name in ("carried", "forward_lost", "backward_lost"):
         words[at + _OF_INTERVAL[name]] = 0
     arena.put(at + _OF_INTERVAL["at_start"], counters)
 

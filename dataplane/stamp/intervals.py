@@ -16,7 +16,20 @@ from dataplane.session_state import (
     IntervalState,
     SessionHead,
 )
-from dataplane.stamp.session_table import END_NS, LENGTH_NS, UNIX_OFFSET_NS, Cell, Row
+from dataplane.stamp.session_table import (
+    END_NS,
+    END_SEQUENCE,
+    END_SLOT,
+    HELD,
+    INTERVAL_NS,
+    LENGTH_NS,
+    SEQUENCE,
+    SLOT,
+    START_NS,
+    UNIX_OFFSET_NS,
+    Cell,
+    Row,
+)
 from dataplane.statistics import INT64_MAX, DelayRun, DelayState
 from dataplane.store import SessionStore
 
@@ -54,7 +67,16 @@ class Intervals:
     unix_offset_ns = Cell(UNIX_OFFSET_NS)
     """Unix time minus the monotonic clock."""
 
+    held = Cell(HELD)
+    """Whether nothing is sent: all intervals are suspect meanwhile."""
+
     length_ns = Cell(LENGTH_NS)
+    _run_start_ns = Cell(START_NS)
+    _send_interval_ns = Cell(INTERVAL_NS)
+    _slot = Cell(SLOT)
+    _end_slot = Cell(END_SLOT)
+    _sequence = Cell(SEQUENCE)
+    _end_sequence = Cell(END_SEQUENCE)
 
     def __init__(
         self, store: SessionStore, length_ns: int, window: int, row: Row | None = None
@@ -141,11 +163,22 @@ class Intervals:
         interval.forward_lost += forward
         interval.backward_lost += backward
 
-    def roll(self, now_ns: int) -> None:
-        """Close all intervals that are over."""
-        while now_ns >= self.end_ns:
-            over_ns = self.end_ns
-            self.close(over_ns, over_ns, over_ns + self.length_ns, suspect=False)
+    def roll(self, as_of_ns: int, now_ns: int) -> None:
+        """Close all intervals that were over as of then."""
+        while as_of_ns >= self.end_ns:
+            over_ns, held_up = self.end_ns, self._held_up(now_ns)
+            self.close(over_ns, over_ns, over_ns + self.length_ns, suspect=held_up)
+            # The schedule's slots at the beginning of this one have passed unused as well.
+            self.current.suspect = held_up
+
+    def _held_up(self, now_ns: int) -> bool:
+        """Whether nothing is sent, or a packet that was due in the current interval has not
+        been for as long as a whole one takes."""
+        if self.held:
+            return True
+        due_ns = self._run_start_ns + self._slot * self._send_interval_ns
+        complete = self._slot >= self._end_slot or self._sequence >= self._end_sequence
+        return not complete and due_ns < self.end_ns and now_ns - due_ns >= self.length_ns
 
     def close(self, end_ns: int, next_start_ns: int, next_end_ns: int, *, suspect: bool) -> None:
         """Close the current interval at `end_ns`; the next one counts from here."""

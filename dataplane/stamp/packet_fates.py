@@ -262,23 +262,24 @@ class PacketFates:
             sequence += 1
         self._settled = sequence
 
-    def _expire(self, now_ns: int) -> None:
-        timeout_ns = self._timeout_ns
+    def _expire(self, as_of_ns: int, now_ns: int | None = None) -> None:
+        """`now_ns` is given where it is later."""
+        timeout_ns, now_ns = self._timeout_ns, now_ns or as_of_ns
         while self._settled < self._next:
             slot = self._settled & self._mask
             due_ns = self._sent_ns[slot] + timeout_ns
-            if now_ns <= due_ns:
+            if as_of_ns <= due_ns:
                 break
             if due_ns >= self._intervals.end_ns:
-                self._intervals.roll(due_ns)
+                self._intervals.roll(due_ns, now_ns)
             self._fate[slot] = LOST
             self._counters.lost += 1
             if self._intervals.loss is not None:
                 self._intervals.loss.settle_lost()
             self._settled += 1
             self._settle()
-        if now_ns >= self._intervals.end_ns:
-            self._intervals.roll(now_ns)
+        if as_of_ns >= self._intervals.end_ns:
+            self._intervals.roll(as_of_ns, now_ns)
 
     def _make_room(self, now_ns: int) -> None:
         """More is under way than the window holds: the oldest becomes unresolved."""

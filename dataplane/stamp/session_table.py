@@ -89,8 +89,12 @@ KIND: Final = 33
 EARLIEST_T1_NS: Final = 34
 """Before which T1 of no packet was read; `NEVER` before the first."""
 
+# The intervals', as those before.
+HELD: Final = 35
+"""Not 0: nothing is sent, and intervals are suspect."""
+
 # The engine's own.
-EXTRA: Final = 35
+EXTRA: Final = 36
 """The first of those that an engine may use as it likes, if it has made the table with them."""
 
 COLUMNS: Final = 56

@@ -247,6 +247,13 @@ def test_packets_sent_in_rounds(
                 assert (ours.sent, ours.skipped) == (theirs.sent, theirs.skipped)
                 mine, other = many.collectors[ssid], one.collectors[ssid]
                 assert mine.earliest_t1_ns == other.earliest_t1_ns
+            # Of some that are held, or held up, meanwhile intervals end.
+            for side in (one, many):
+                side.collectors[1 + gap % SESSIONS].hold(gap % 2 == 0)
+            expire_together(table, many, now_ns)
+            for side in (one, many):
+                for collector in side.collectors.values():
+                    collector.expire(now_ns)
             compare(one, many)
         for side in (one, many):
             for collector in side.collectors.values():

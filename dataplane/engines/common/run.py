@@ -306,6 +306,8 @@ class SenderRun:
                 problem = str(error)
         if problem is not None:
             self._plan.packet_at(self, None)
+            if self.running:
+                self._hold(True)
             self._enter(OperState.FAILED, problem, problem)
             return
         if self.status.oper_state is OperState.RUNNING and self._sender is not None:
@@ -315,11 +317,18 @@ class SenderRun:
         if self._sender is None:
             start_ns = max(now_ns, self._first_start_ns or 0)
             self._start_sender(start_ns, collector.next_sequence, now_ns)
+        else:
+            self._hold(False)
         assert self._sender is not None
         self._enter(OperState.RUNNING, reason)
         self.plan()
         self.complete(now_ns)
         self._rest()
+
+    def _hold(self, held: bool) -> None:
+        if self._collector is not None and self._collector.running:
+            self._collector.hold(held)
+            self._rest()
 
     def receive(self, datagram: Datagram, source: IPAddress, now_ns: int, arrived_ns: int) -> None:
         """A reply that carries this session's SSID. `arrived_ns` is T4 by the

@@ -280,8 +280,8 @@ class DriverCollector(Collector):
             self._observe_copy(reply, sequence)
         return Ignored.LATE if outcome is Outcome.LATE else Ignored.DUPLICATE
 
-    def _expire(self, now_ns: int) -> None:
-        intervals = self._driven
+    def _expire(self, as_of_ns: int, now_ns: int | None = None) -> None:
+        intervals, now_ns = self._driven, now_ns or as_of_ns
         if intervals.hold:
             super()._expire(now_ns)
             return
@@ -290,7 +290,7 @@ class DriverCollector(Collector):
         over = now_ns >= intervals.end_ns
         if over:
             self._absorb(self._head.closed % 2)
-            super()._expire(intervals.end_ns)
+            super()._expire(intervals.end_ns, now_ns)
         self._absorb(None)
         super()._expire(now_ns)
         if over:

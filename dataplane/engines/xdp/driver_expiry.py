@@ -171,7 +171,7 @@ def _expire_some(table: SessionTable, rows: Rows, commands: Commands, now_ns: in
     lose_round(table, rows, now_ns)
     columns[FRESH_NS][rows] = now_ns
     over = found.where(columns[END_NS][rows] <= now_ns)
-    _close(table, over, commands)
+    _close(table, over, commands, now_ns)
     lose_round(table, over.rows, now_ns)
     words[state + VERSION] |= 1
     begun = over._replace(parity=1 - over.parity, sums=over.following)
@@ -379,12 +379,12 @@ def _take_in(table: SessionTable, found: _Sessions) -> None:
     columns[TOGETHER_T3_NS][rows] = last["t3_ns"]
 
 
-def _close(table: SessionTable, over: _Sessions, commands: Commands) -> None:
+def _close(table: SessionTable, over: _Sessions, commands: Commands, now_ns: int) -> None:
     """As `DriverIntervals.close`."""
     columns, arena, rows = table.columns, table.arena, over.rows
     kinds = columns[KIND][rows]
     for kind in np.unique(kinds).tolist():
-        close_round(table, rows[kinds == kind], table.kinds[kind])
+        close_round(table, rows[kinds == kind], table.kinds[kind], now_ns)
     words = arena.words
     words[columns[STATE][rows] + VERSION] |= 1
     begun = over._replace(parity=1 - over.parity)

@@ -3,12 +3,18 @@ from __future__ import annotations
 import ctypes
 import errno
 import select
+import threading
 import time
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from dataplane import clock
 from dataplane.clock import STEP_NS, Clock, ClockStatus, StepAlarm, read_clock_status
+from dataplane.engines.base import EngineContext
+from dataplane.engines.common.engine import LoopEngine
+from dataplane.engines.userspace.engine import CAPABILITIES
 from dataplane.stamp.timestamp import TimestampFormat
 
 
@@ -86,6 +92,23 @@ def test_the_alarm_rings_when_the_clock_is_set() -> None:
     finally:
         poll.close()
         alarm.close()
+
+
+def test_an_engine_hears_of_a_step_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = threading.Event()
+    keeper = Clock()
+    monkeypatch.setattr(keeper, "refresh", lambda _now_ns: None)
+    context = EngineContext(tmp_path, lambda _report: None)
+    engine = LoopEngine("test", CAPABILITIES, context, keeper, cast(Any, None))
+    try:
+        keeper.watch(told.set)
+        for module in ("clock", "engines.common.engine"):
+            monkeypatch.setattr(f"dataplane.{module}.wall_ns", lambda: time.time_ns() + 1_000_000)
+        for delta_ns in (1, -1):
+            shift(delta_ns)
+        assert told.wait(5)
+    finally:
+        engine.close()
 
 
 def shift(delta_ns: int) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from dataplane.clock import Clock, monotonic_ns, wall_ns
 from dataplane.config import SenderSession
-from dataplane.engines.base import EngineContext, OperState
+from dataplane.engines.base import EngineContext, OperState, session_store_path
 from dataplane.engines.common.collecting import CollectingHere
 from dataplane.engines.common.loop import Loop
 from dataplane.engines.common.plan import EARLY_NS
@@ -102,6 +102,27 @@ def test_a_session_that_has_failed_sends_nothing_though_its_packet_was_due(
     collector = run.collector
     assert collector is not None
     assert collector.next_sequence == 2
+
+
+def test_intervals_in_which_a_session_had_failed_are_suspect(
+    run_of_port: tuple[SenderRun, Port], tmp_path: Path
+) -> None:
+    run, port = run_of_port
+    run.config = dataclasses.replace(
+        run.config, interval_us=100_000, computation_interval_s=1, loss_timeout_ms=100
+    )
+    start_ns = monotonic_ns()
+    assert run.create(True, start_ns)
+    run.begin(start_ns, start_ns, "")
+    for tenth in range(70):
+        now_ns = start_ns + tenth * 100 * MS
+        port.missing = "the interface is gone" if 19 <= tenth < 41 else None
+        run.freshen(now_ns)
+        run.attempt(now_ns, "")
+        run.send(now_ns)
+    store = SessionStore.open(session_store_path(tmp_path, 7), writable=False)
+    assert [i.number for i in store.intervals if i.suspect] == [2, 3, 4, 5]
+    store.close()
 
 
 def test_a_packet_that_is_begun_early_is_counted_as_if_it_were_due(

@@ -6,6 +6,7 @@ from dataplane.config import DelayMode, ReflectorMode, SsidZeroAction
 from dataplane.measurement import Record, TimestampMethod
 from dataplane.stamp.collector import Collector, Ignored, window_of
 from dataplane.stamp.errors import DiscardReason
+from dataplane.stamp.session_sender import SessionSender
 from dataplane.stamp.timestamp import ErrorEstimate, TimestampFormat, encode_timestamp
 from dataplane.statistics import LossSummary
 from dataplane.store import SessionStore
@@ -296,6 +297,56 @@ def test_losses_carried_over_an_interval_count_once(network: Network) -> None:
     assert first.loss.undetermined == first.loss.round_trip > 0
     assert second.loss == LossSummary(second.loss.round_trip, second.loss.round_trip, 0, 0)
     assert network.store.snapshot().loss == LossSummary(40, 40, 0, 0)
+
+
+@pytest.mark.parametrize(("until_ms", "suspects"), [(2_400, []), (4_500, [3, 4, 5])])
+def test_intervals_are_suspect_if_nothing_has_been_sent_for_as_long_as_one_takes(
+    network: Network, until_ms: int, suspects: list[int]
+) -> None:
+    """A timer closes them, as of a session that has failed."""
+    collector = network.collector
+    sender = SessionSender(network.config, start_ns=0, row=collector.row)
+    for now_ms in range(0, 7_000, 10):
+        network.run(now_ms * MS)
+        if not 1_500 <= now_ms < until_ms:
+            collector.sent(collector.next_sequence, UNIX_NS + now_ms * MS, now_ms * MS)
+            sender.send(now_ms * MS, UNIX_NS, ESTIMATE)
+    assert [i.number for i in network.store.intervals if i.suspect] == suspects
+
+
+@pytest.mark.parametrize(
+    ("until_ms", "suspects"), [(2_400, []), (2_600, [2, 3]), (4_500, [2, 3, 4, 5])]
+)
+def test_intervals_are_suspect_in_which_the_engine_was_held_up(
+    network: Network, until_ms: int, suspects: list[int]
+) -> None:
+    """They end all at once, when it goes on."""
+    collector = network.collector
+    sender = SessionSender(network.config, start_ns=0, row=collector.row)
+    for now_ms in (*range(0, 1_500, 10), *range(until_ms, 7_000, 10)):
+        collector.expire(now_ms * MS)
+        collector.sent(collector.next_sequence, UNIX_NS + now_ms * MS, now_ms * MS)
+        sender.send(now_ms * MS, UNIX_NS, ESTIMATE)
+    assert [i.number for i in network.store.intervals if i.suspect] == suspects
+
+
+def test_intervals_are_suspect_in_which_a_session_was_held(network: Network) -> None:
+    network.send([FINE] * 500)
+    network.at(1_990 * MS, lambda: network.collector.hold(True))
+    network.at(4_010 * MS, lambda: network.collector.hold(False))
+    network.run(7 * S)
+    assert [i.number for i in network.store.intervals if i.suspect] == [2, 3, 4, 5]
+
+
+def test_a_session_that_sends_seldom_has_no_suspect_intervals(tmp_path: Path) -> None:
+    network = Network.make(tmp_path, interval_us=3_000_000)
+    sender = SessionSender(network.config, start_ns=0, row=network.collector.row)
+    for number in range(4):
+        network.run(number * 3 * S)
+        network.collector.sent(number, UNIX_NS + number * 3 * S, number * 3 * S)
+        sender.send(number * 3 * S, UNIX_NS, ESTIMATE)
+    assert len(network.store.intervals) == 9
+    assert not any(interval.suspect for interval in network.store.intervals)
 
 
 def test_stop_closes_a_suspect_interval(network: Network) -> None:
