@@ -9,6 +9,7 @@ the channel is the end of the process.
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import gc
 import logging
@@ -56,6 +57,7 @@ RECEIVE_SIZE = 1 << 16
 SWITCH_INTERVAL_S = 0.000_5
 """How long decoding a large configuration may hold up the packet threads."""
 
+_libc = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
 
 log = logging.getLogger(__name__)
