@@ -57,8 +57,9 @@ RECEIVE_SIZE = 1 << 16
 SWITCH_INTERVAL_S = 0.000_5
 """How long decoding a large configuration may hold up the packet threads."""
 
-_libc = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
+
+_libc = ctypes.CDLL(None)
 
 log = logging.getLogger(__name__)
 

@@ -18,17 +18,12 @@ from dataplane.session_state import (
 )
 from dataplane.stamp.session_table import (
     END_NS,
-    END_SEQUENCE,
-    END_SLOT,
     HELD,
-    INTERVAL_NS,
     LENGTH_NS,
-    SEQUENCE,
-    SLOT,
-    START_NS,
     UNIX_OFFSET_NS,
     Cell,
     Row,
+    due_ns_of,
 )
 from dataplane.statistics import INT64_MAX, DelayRun, DelayState
 from dataplane.store import SessionStore
@@ -71,12 +66,6 @@ class Intervals:
     """Whether nothing is sent: all intervals are suspect meanwhile."""
 
     length_ns = Cell(LENGTH_NS)
-    _run_start_ns = Cell(START_NS)
-    _send_interval_ns = Cell(INTERVAL_NS)
-    _slot = Cell(SLOT)
-    _end_slot = Cell(END_SLOT)
-    _sequence = Cell(SEQUENCE)
-    _end_sequence = Cell(END_SEQUENCE)
 
     def __init__(
         self, store: SessionStore, length_ns: int, window: int, row: Row | None = None
@@ -176,9 +165,8 @@ class Intervals:
         been for as long as a whole one takes."""
         if self.held:
             return True
-        due_ns = self._run_start_ns + self._slot * self._send_interval_ns
-        complete = self._slot >= self._end_slot or self._sequence >= self._end_sequence
-        return not complete and due_ns < self.end_ns and now_ns - due_ns >= self.length_ns
+        due_ns = due_ns_of(self.row)
+        return due_ns < self.end_ns and now_ns - due_ns >= self.length_ns
 
     def close(self, end_ns: int, next_start_ns: int, next_end_ns: int, *, suspect: bool) -> None:
         """Close the current interval at `end_ns`; the next one counts from here."""

@@ -24,6 +24,7 @@ from dataplane.stamp.session_table import (
     TAI_OFFSET_S,
     Cell,
     Row,
+    due_ns_of,
 )
 from dataplane.stamp.timestamp import ErrorEstimate, encode_timestamp
 
@@ -89,13 +90,12 @@ class SessionSender:
     @property
     def complete(self) -> bool:
         """Whether the packet count or the duration of the run is reached."""
-        return self.sequence >= self._end_sequence or self._slot >= self._end_slot
+        return due_ns_of(self.row) == NEVER
 
     def next_send_ns(self) -> int | None:
         """When the next packet is due, on the monotonic clock; None once complete."""
-        if self.complete:
-            return None
-        return self._start_ns + self._slot * self._interval_ns
+        due_ns = due_ns_of(self.row)
+        return None if due_ns == NEVER else due_ns
 
     def send(self, now_ns: int, t1_ns: int, error: ErrorEstimate) -> bytes:
         """The UDP payload to transmit now.

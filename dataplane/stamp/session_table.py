@@ -165,6 +165,17 @@ class Row:
         )
 
 
+def due_ns_of(row: Row) -> int:
+    """When the next packet of a session's run is due; NEVER where all have been sent, or
+    there is no run."""
+    cells, at = row.cells, row.index
+    slot: int = cells[SLOT, at]
+    if cells[SEQUENCE, at] >= cells[END_SEQUENCE, at] or slot >= cells[END_SLOT, at]:
+        return NEVER
+    due_ns: int = cells[START_NS, at] + slot * cells[INTERVAL_NS, at]
+    return due_ns
+
+
 class Cell:
     """An attribute of an object with a `row` that is kept there."""
 

@@ -54,9 +54,7 @@ from dataplane.engines.xdp.slots import records_of
 from dataplane.histogram import SUB_BUCKETS, buckets_of, distances
 from dataplane.histogram_store import BLOCK, BLOCKS_AT, DIRECTORY_AT, OCTAVE_BITS, OCTAVES
 from dataplane.measurement import RECORD, RingHeader
-from dataplane.session_state import (
-    Counters,
-)
+from dataplane.session_state import Counters
 from dataplane.stamp.collector_rounds import (
     begin_octaves,
     delays_at,
