@@ -122,7 +122,7 @@ def test_xdp_reflects(sender: Element, reflector: Element) -> None:
     reflector.edit(select("session-reflector", "userspace"))
     before = int(sender.session(1)["counters"]["received"])
     sender.await_received(1, before + 20)
-    assert served()["driver"]["interface"] == [{"name": "wan0", "mode": "native"}]
+    assert "driver" not in served()
 
 
 def test_xdp_collects(sender: Element, reflector: Element) -> None:
