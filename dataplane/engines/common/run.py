@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import functools
 import os
-from ipaddress import IPv6Address
 from pathlib import Path
 
 from dataplane.addresses import endpoint
@@ -30,11 +29,11 @@ from dataplane.engines.base import (
     session_store_path,
 )
 from dataplane.engines.common.collecting import Collecting
+from dataplane.engines.common.lane import rthdr_towards
 from dataplane.engines.common.loop import Loop
 from dataplane.engines.common.plan import EARLY_NS, Plan
 from dataplane.engines.common.transmitter import Transmitter
 from dataplane.engines.common.transport import Datagram
-from dataplane.srv6 import complete_path, rthdr_for_socket
 from dataplane.stamp.collector import Collector
 from dataplane.stamp.errors import DiscardReason
 from dataplane.stamp.session_sender import SessionSender
@@ -49,15 +48,6 @@ _GOLDEN = 0x9E3779B1
 _NS_PER_US = 1_000
 
 _WAITING = (OperState.STARTING, OperState.FAILED)
-
-
-@functools.lru_cache(maxsize=4096)
-def rthdr_of(segments: tuple[IPv6Address, ...], destination: IPAddress) -> bytes:
-    """For `Transport.dress`."""
-    if not segments:
-        return b""
-    assert isinstance(destination, IPv6Address)
-    return rthdr_for_socket(complete_path(segments, destination))
 
 
 text_of = functools.lru_cache(maxsize=4096)(str)
@@ -101,7 +91,7 @@ class SenderRun:
         self.config = config
         self._collecting = collecting
         self.port = port
-        self.rthdr = rthdr_of(config.segments, config.reflector_address)
+        self.rthdr = rthdr_towards(config.segments, config.reflector_address)
         self.destination = text_of(config.reflector_address)
         self.traffic_class = config.dscp << 2
         self.status = SessionStatus(OperState.STOPPED, engine, wall_ns())
