@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dataplane.config import SenderSession
 from dataplane.engines.common.loop import Loop, Timer
 from dataplane.engines.common.schedule import Schedule
 
@@ -33,12 +34,23 @@ What is counted does not depend on it."""
 
 EXPIRY_SLACK_MAX_NS = 100_000_000
 
+PHASE_MAX_NS = 1_000_000_000
+"""Sessions that start by themselves are spread over their interval, or over
+this much of it, so that a thousand of them do not send at the same moment."""
+
+_GOLDEN = 0x9E3779B1
 _NS_PER_US = 1_000
 
 
 def slack_ns_of(interval_ns: int) -> int:
     """How late a packet of such a session may leave."""
     return min(interval_ns // (SLACK if interval_ns < SLOW_NS else SLOW_SLACK), SLACK_MAX_NS)
+
+
+def phase_ns_of(config: SenderSession) -> int:
+    """How much later than others such a session begins that starts by itself."""
+    spread_ns = min(config.interval_us * _NS_PER_US, PHASE_MAX_NS)
+    return (config.ssid * _GOLDEN & 0xFFFFFFFF) * spread_ns >> 32
 
 
 class Plan:
@@ -92,10 +104,9 @@ class Plan:
         return self._timers
 
     def _current(self, run: SenderRun) -> Schedule | None:
-        collector = run.collector
-        schedule = None
-        if collector is not None and collector.row.table is not None:
-            schedule = run.port.schedule
+        schedule = run.port.schedule
+        if schedule is not None and ((own := run.collector) is None or own.row.table is None):
+            schedule = None
         if schedule is not self._schedule:
             self.nothing(run)
             self._schedule = schedule

@@ -1,4 +1,4 @@
-"""One sender session: its store, its runs, and the two timers that drive it.
+"""One sender session: when it runs, and what its timers and its port have it do.
 
 A session that should run is RUNNING, STARTING while its engine becomes ready, or
 FAILED while something that it needs is missing; the schedule of a run that fails
@@ -12,8 +12,6 @@ import contextlib
 import dataclasses
 import functools
 import os
-from ipaddress import IPv6Address
-from pathlib import Path
 
 from dataplane.addresses import endpoint
 from dataplane.clock import Clock, monotonic_ns, wall_ns
@@ -22,43 +20,26 @@ from dataplane.engines.base import (
     WANT_TO_RUN,
     EngineContext,
     EngineError,
-    IntervalClosed,
     OperState,
     Resume,
-    SenderStatusReport,
     SessionStatus,
-    session_store_path,
 )
 from dataplane.engines.common.collecting import Collecting
+from dataplane.engines.common.lane import rthdr_towards
 from dataplane.engines.common.loop import Loop
-from dataplane.engines.common.plan import EARLY_NS, Plan
+from dataplane.engines.common.plan import EARLY_NS, Plan, phase_ns_of
+from dataplane.engines.common.session_reports import SessionReports
+from dataplane.engines.common.session_results import SessionResults
 from dataplane.engines.common.transmitter import Transmitter
 from dataplane.engines.common.transport import Datagram
-from dataplane.srv6 import complete_path, rthdr_for_socket
 from dataplane.stamp.collector import Collector
 from dataplane.stamp.errors import DiscardReason
 from dataplane.stamp.session_sender import SessionSender
-from dataplane.stamp.session_table import LANE
-from dataplane.store import SessionStore, StoreError
+from dataplane.store import StoreError
 
-PHASE_MAX_NS = 1_000_000_000
-"""Sessions that start by themselves are spread over their interval, or over
-this much of it, so that a thousand of them do not send at the same moment."""
-
-_GOLDEN = 0x9E3779B1
 _NS_PER_US = 1_000
 
 _WAITING = (OperState.STARTING, OperState.FAILED)
-
-
-@functools.lru_cache(maxsize=4096)
-def rthdr_of(segments: tuple[IPv6Address, ...], destination: IPAddress) -> bytes:
-    """For `Transport.dress`."""
-    if not segments:
-        return b""
-    assert isinstance(destination, IPv6Address)
-    return rthdr_for_socket(complete_path(segments, destination))
-
 
 text_of = functools.lru_cache(maxsize=4096)(str)
 """Of an address, with a memory: thousands of sessions have few Session-Reflectors."""
@@ -71,20 +52,17 @@ class SenderRun:
         "__weakref__",
         "_clock",
         "_collecting",
-        "_collector",
-        "_context",
         "_duration_s",
         "_first_start_ns",
         "_plan",
-        "_reported",
+        "_reports",
+        "_results",
         "_sender",
         "_skipped",
-        "_store",
         "config",
         "destination",
         "port",
         "rthdr",
-        "status",
         "traffic_class",
     )
 
@@ -101,15 +79,12 @@ class SenderRun:
         self.config = config
         self._collecting = collecting
         self.port = port
-        self.rthdr = rthdr_of(config.segments, config.reflector_address)
+        self.rthdr = rthdr_towards(config.segments, config.reflector_address)
         self.destination = text_of(config.reflector_address)
         self.traffic_class = config.dscp << 2
-        self.status = SessionStatus(OperState.STOPPED, engine, wall_ns())
-        self._reported: SessionStatus | None = None
+        self._reports = SessionReports(config.ssid, engine, context)
+        self._results = SessionResults(config.ssid, context.state_dir, collecting, self._reports)
         self._clock = clock
-        self._context = context
-        self._store: SessionStore | None = None
-        self._collector: Collector | None = None
         self._sender: SessionSender | None = None
         self._duration_s: int | None = None
         self._first_start_ns: int | None = None
@@ -117,8 +92,8 @@ class SenderRun:
         self._plan = Plan(loop)
 
     @property
-    def _path(self) -> Path:
-        return session_store_path(self._context.state_dir, self.config.ssid)
+    def status(self) -> SessionStatus:
+        return self._reports.status
 
     @property
     def wants_to_run(self) -> bool:
@@ -127,7 +102,12 @@ class SenderRun:
     @property
     def running(self) -> bool:
         """Not so where the session has failed after its timer had fired."""
-        return self.status.oper_state is OperState.RUNNING
+        return self._reports.status.oper_state is OperState.RUNNING
+
+    @property
+    def collector(self) -> Collector | None:
+        """What receives replies; None where the session has no store."""
+        return self._results.collector
 
     def create(self, enabled: bool, now_ns: int) -> bool:
         """Begin the life of a session that has just been configured, with an empty store.
@@ -147,7 +127,7 @@ class SenderRun:
             if error is None:
                 return True
             state = OperState.FAILED
-        self._enter(state, reason, error)
+        self._reports.enter(state, reason, error)
         return False
 
     def start_by_itself(
@@ -155,18 +135,18 @@ class SenderRun:
     ) -> None:
         """As sessions do that nobody starts: not all at the same moment, and none before
         `first_ns`."""
-        self.begin(now_ns, max(now_ns, first_ns) + self._phase_ns, reason)
+        self.begin(now_ns, max(now_ns, first_ns) + phase_ns_of(self.config), reason)
 
     def resume(self, resume: Resume, now_ns: int) -> None:
         """Take up the life of a session whose host process died."""
         try:
             self._open_store(resume, now_ns)
         except StoreError as error:
-            self._enter(OperState.FAILED, str(error), str(error))
+            self._reports.enter(OperState.FAILED, str(error), str(error))
             return
         reason = "resumed after the data-plane host was replaced"
         if resume.oper_state not in WANT_TO_RUN:
-            self._enter(resume.oper_state, reason)
+            self._reports.enter(resume.oper_state, reason)
         elif resume.run_started_ns is None:
             self._duration_s = resume.duration_s
             self.begin(now_ns, now_ns, reason)
@@ -196,85 +176,51 @@ class SenderRun:
         if self.config.autostart:
             self.start_by_itself(now_ns, "the Session-Sender is enabled")
         else:
-            self._enter(OperState.STOPPED, "the Session-Sender is enabled")
+            self._reports.enter(OperState.STOPPED, "the Session-Sender is enabled")
 
-    def stop(self, now_ns: int, reason: str, state: OperState = OperState.STOPPED) -> None:
-        """End the run, if there is one; packets under way become unresolved."""
-        self._plan.nothing(self)
-        self._sender = None
-        self._first_start_ns = None
-        self._duration_s = None
-        if self._collector is not None:
-            self._closed(self._collector.stop(now_ns))
-        self._enter(state, reason)
-
-    def know_clock(self) -> None:
-        """The clock status is another one."""
-        status = self._clock.status
-        if self._collector is not None:
-            self._collector.tai_offset_s = status.tai_offset_s
-            self._collector.set_local_clock(status.synchronized, status.error_ns)
-        if self._sender is not None:
-            self._sender.tai_offset_s = status.tai_offset_s
-
-    def interrupt(self) -> None:
-        """Timestamps of before are not to be compared with those that follow. Replies that
-        wait to be taken in are late: nobody knows on which side of it they arrived."""
-        collector = self._collector
-        if collector is None or not collector.running:
+    def attempt(self, now_ns: int, reason: str) -> None:
+        """Run, wait for the engine, or fail for a reason; to be repeated while STARTING or
+        FAILED, and while RUNNING to find out whether something has gone missing."""
+        pending = self._collecting.pending()
+        if pending is not None:
+            self._reports.enter(OperState.STARTING, pending)
             return
-        collector.interrupt(self.port.emptied_ns)
-        self._closed(collector.take_closed())
-        if self._sender is not None and self._sender.complete:
-            self.port.ending(self)
-        self._rest()
-
-    def clear(self, now_ns: int) -> None:
-        """Forget results. Raises EngineError where there is no store."""
-        if self._collector is None:
-            reason = self._collecting.pending() or self.status.last_error
-            raise EngineError(f"session {self.config.ssid} has no store: {reason}")
-        self.port.drain()
-        self._collector.clear(now_ns)
-        self._plan_collecting()
+        problem = self.port.problem()
+        if problem is None and self._results.collector is None:
+            try:
+                self._open_store(None, now_ns)
+            except StoreError as error:
+                problem = str(error)
+        if problem is not None:
+            self._plan.packet_at(self, None)
+            if self.running:
+                self._results.hold(True)
+                self._rest()
+            self._reports.enter(OperState.FAILED, problem, problem)
+            return
+        if self.running and self._sender is not None:
+            return
+        collector = self._results.collector
+        assert collector is not None
+        if self._sender is None:
+            start_ns = max(now_ns, self._first_start_ns or 0)
+            self._start_sender(start_ns, collector.next_sequence, now_ns)
+        else:
+            self._results.hold(False)
+        assert self._sender is not None
+        self._reports.enter(OperState.RUNNING, reason)
+        self.plan()
         self.complete(now_ns)
-
-    def announce(self, packets: int, now_ns: int) -> int:
-        """See `Engine.announce`. Raises EngineError."""
-        self.port.drain()
-        sender, collector = self._sender, self._collector
-        if sender is None or collector is None:
-            raise EngineError(f"session {self.config.ssid} is not running")
-        first = sender.sequence
-        collector.announce(packets, wall_ns(), now_ns, self.port.t1_method)
-        sender.sequence = first + packets
-        self._plan_collecting()
-        return first
-
-    def remove(self) -> None:
-        """The session is gone, and so is what it collected."""
-        self.close()
-        self._path.unlink(missing_ok=True)
-
-    def close(self) -> None:
-        """Let go of everything; the store stays on disk as it is."""
-        self._plan.nothing(self)
-        self._sender = None
-        if self._collector is not None:
-            self._collector.close()
-            self._collector = None
-        if self._store is not None:
-            self._store.close()
-            self._store = None
+        self._rest()
 
     @property
     def unwell(self) -> bool:
         """Whether it lacks something: `provide` and `recover` are to be called then."""
-        return self._collector is None or self.status.oper_state in _WAITING
+        return self._results.collector is None or self.status.oper_state in _WAITING
 
     def provide(self, now_ns: int) -> None:
         """Make the store that could not be made before, if it can be by now."""
-        if self._collector is None:
+        if self._results.collector is None:
             # A session that is to run says why it cannot.
             with contextlib.suppress(StoreError):
                 self._open_store(None, now_ns)
@@ -291,155 +237,44 @@ class SenderRun:
         else:
             self.attempt(now_ns, reason)
 
-    def attempt(self, now_ns: int, reason: str) -> None:
-        """Run, wait for the engine, or fail for a reason; to be repeated while STARTING or
-        FAILED, and while RUNNING to find out whether something has gone missing."""
-        pending = self._collecting.pending()
-        if pending is not None:
-            self._enter(OperState.STARTING, pending)
+    def stop(self, now_ns: int, reason: str, state: OperState = OperState.STOPPED) -> None:
+        """End the run, if there is one; packets under way become unresolved."""
+        self._plan.nothing(self)
+        self._sender = None
+        self._first_start_ns = None
+        self._duration_s = None
+        self._results.stop(now_ns)
+        self._reports.enter(state, reason)
+
+    def complete(self, now_ns: int) -> None:
+        """End the run if the fate of its last packet is known."""
+        sender, collector = self._sender, self._results.collector
+        if sender is None or collector is None or not sender.complete or collector.in_flight:
             return
-        problem = self.port.problem()
-        if problem is None and self._collector is None:
-            try:
-                self._open_store(None, now_ns)
-            except StoreError as error:
-                problem = str(error)
-        if problem is not None:
-            self._plan.packet_at(self, None)
-            if self.running:
-                self._hold(True)
-            self._enter(OperState.FAILED, problem, problem)
-            return
-        if self.status.oper_state is OperState.RUNNING and self._sender is not None:
-            return
-        collector = self._collector
-        assert collector is not None
-        if self._sender is None:
-            start_ns = max(now_ns, self._first_start_ns or 0)
-            self._start_sender(start_ns, collector.next_sequence, now_ns)
-        else:
-            self._hold(False)
-        assert self._sender is not None
-        self._enter(OperState.RUNNING, reason)
-        self.plan()
-        self.complete(now_ns)
-        self._rest()
+        if self.running:
+            self.stop(now_ns, "the run is complete", OperState.COMPLETED)
 
-    def _hold(self, held: bool) -> None:
-        if self._collector is not None and self._collector.running:
-            self._collector.hold(held)
-            self._rest()
+    def close(self) -> None:
+        """Let go of everything; the store stays on disk as it is."""
+        self._plan.nothing(self)
+        self._sender = None
+        self._results.close()
 
-    def receive(self, datagram: Datagram, source: IPAddress, now_ns: int, arrived_ns: int) -> None:
-        """A reply that carries this session's SSID. `arrived_ns` is T4 by the
-        monotonic clock."""
-        collector = self._collector
-        if collector is None:
-            return
-        collector.receive(
-            datagram.data,
-            source=source,
-            source_port=datagram.source_port,
-            t4_ns=datagram.received_ns,
-            now_ns=now_ns,
-            arrived_ns=arrived_ns,
-            t4_method=datagram.received_method,
-        )
-        self._received(now_ns)
-
-    def _received(self, now_ns: int) -> None:
-        collector = self._collector
-        assert collector is not None
-        if collector.ssid_zero_seen and self.config.on_ssid_zero is SsidZeroAction.STOP:
-            if self.status.oper_state is OperState.RUNNING:
-                text = "the Session-Reflector answers with SSID 0"
-                self.stop(now_ns, text)
-                self.note_error(text)
-        elif self._sender is not None and self._sender.complete:
-            self.port.ending(self)
-        if self.config.reflector_mode is ReflectorMode.STATELESS:
-            # Others are looked into with each reply.
-            self._rest()
-
-    @property
-    def collector(self) -> Collector | None:
-        """What receives replies; None where the session has no store."""
-        return self._collector
-
-    def received_run(self, now_ns: int) -> None:
-        """The collector has received many replies at once."""
-        if self._collector is not None:
-            self._received(now_ns)
-
-    def tell_closed(self) -> None:
-        """Intervals have been closed together with others'."""
-        if self._collector is not None:
-            self._closed(self._collector.take_closed())
-            self._rest()
-
-    def _rest(self) -> None:
-        """Let go of what was made to look into the session by itself: for thousands it would
-        take more memory than all else of them."""
-        if self._plan.shared and self._collector is not None:
-            self._collector.rest()
-
-    def freshen(self, now_ns: int) -> None:
-        """Bring the store up to date."""
-        collector = self._collector
-        if collector is None:
-            return
-        due_ns = collector.next_timer_ns()
-        if due_ns is not None and due_ns <= now_ns:
-            self.collect(now_ns)
-        else:
-            self._closed(collector.expire(now_ns))
-
-    def discard(self, reason: DiscardReason) -> None:
-        if self._collector is not None:
-            self._collector.discard(reason)
-
-    def refine_t1(self, sequence: int, t1_ns: int) -> None:
-        if self._collector is not None:
-            self._collector.refine_t1(sequence, t1_ns)
-
-    def note_error(self, text: str) -> None:
-        """Something went wrong that does not end the run."""
-        if text != self.status.last_error:
-            self.status = dataclasses.replace(self.status, last_error=text)
-            self._context.emit(SenderStatusReport(self.config.ssid, self.status, text))
+    def remove(self) -> None:
+        """The session is gone, and so is what it collected."""
+        self.close()
+        self._results.remove()
 
     def _open_store(self, resume: Resume | None, now_ns: int) -> None:
         """Raises StoreError."""
-        self._collecting.prepare(resumed=resume is not None)
-        table = self._collecting.table
-        arena = None if table is None else table.arena
-        store, path = None, self._path
-        if resume is not None and path.exists():
-            store = SessionStore.open(path, writable=True, arena=arena)
-            if not store.matches(self.config):
-                store.close()
-                store = None
-        if store is None:
-            store = SessionStore.create(path, self.config, arena)
-        resumed = (
-            resume is not None
-            and resume.oper_state in WANT_TO_RUN
-            and resume.run_started_ns is not None
-        )
-        try:
-            self._collector = self._collecting.collector(self.config, store, now_ns, resumed)
-        except StoreError:
-            store.close()
-            raise
-        self._store = store
-        if table is not None:
-            table.cells[LANE, self.config.ssid] = self.port.lane_of(self.config)
+        self._results.open(self.config, self.port.lane_of(self.config), resume, now_ns)
         self.port.changed(self.config.ssid)
-        self._closed(self._collector.expire(now_ns))
-        self._collector.rest()
+        self._results.expire(now_ns)
+        assert self._results.collector is not None
+        self._results.collector.rest()
 
     def _start_sender(self, start_ns: int, first_sequence: int, now_ns: int) -> None:
-        collector = self._collector
+        collector = self._results.collector
         assert collector is not None
         config = self.config
         if self._duration_s is not None:
@@ -456,42 +291,67 @@ class SenderRun:
         self._first_start_ns = None
         self.know_clock()
         collector.start(now_ns, wall_ns())
-        self.status = dataclasses.replace(
-            self.status,
-            run_started_ns=start_ns,
-            run_first_sequence=first_sequence,
-            duration_s=self._duration_s,
-        )
+        self._reports.begin_run(start_ns, first_sequence, self._duration_s)
 
     def _slots_used(self, start_ns: int, now_ns: int) -> int:
         """Slots of a resumed run up to that of the last packet before the interruption."""
-        assert self._store is not None
-        last_sent_ns = self._store.state.head.last_sent_ns - wall_ns() + now_ns
-        # The wall clock may have been set meanwhile.
-        since_ns = min(last_sent_ns, now_ns) - start_ns
+        since_ns = self._results.last_sent_ns(now_ns) - start_ns
         return max(0, since_ns // (self.config.interval_us * _NS_PER_US) + 1)
 
-    @property
-    def tai_offset_s(self) -> int:
-        """TAI minus UTC, as it is put into packets."""
-        return 0 if self._sender is None else self._sender.tai_offset_s
-
-    def plan(self) -> None:
-        """Have the next packet sent when it is due, and losses and ends of intervals noticed."""
-        due_ns = None
-        if self._sender is not None and self.running:
-            due_ns = self._sender.next_send_ns()
-        self._plan.packet_at(self, due_ns)
+    def clear(self, now_ns: int) -> None:
+        """Forget results. Raises EngineError where there is no store."""
+        if self._results.collector is None:
+            reason = self._collecting.pending() or self.status.last_error
+            raise EngineError(f"session {self.config.ssid} has no store: {reason}")
+        self.port.drain()
+        self._results.collector.clear(now_ns)
         self._plan_collecting()
+        self.complete(now_ns)
 
-    def _plan_collecting(self) -> None:
-        collector = self._collector
-        self._plan.expiry_at(self, None if collector is None else collector.next_timer_ns())
+    def announce(self, packets: int, now_ns: int) -> int:
+        """See `Engine.announce`. Raises EngineError."""
+        self.port.drain()
+        sender, collector = self._sender, self._results.collector
+        if sender is None or collector is None:
+            raise EngineError(f"session {self.config.ssid} is not running")
+        first = sender.sequence
+        collector.announce(packets, wall_ns(), now_ns, self.port.t1_method)
+        sender.sequence = first + packets
+        self._plan_collecting()
+        return first
+
+    def know_clock(self) -> None:
+        """The clock status is another one."""
+        status = self._clock.status
+        self._results.know_clock(status)
+        if self._sender is not None:
+            self._sender.tai_offset_s = status.tai_offset_s
+
+    def interrupt(self) -> None:
+        """Timestamps of before are not to be compared with those that follow. Replies that
+        wait to be taken in are late: nobody knows on which side of it they arrived."""
+        collector = self._results.collector
+        if collector is None or not collector.running:
+            return
+        collector.interrupt(self.port.emptied_ns)
+        self._results.tell_closed()
+        if self._sender is not None and self._sender.complete:
+            self.port.ending(self)
+        self._rest()
+
+    def note_error(self, text: str) -> None:
+        """Something went wrong that does not end the run."""
+        self._reports.note_error(text)
 
     @property
     def due_ns(self) -> int | None:
         """When the next packet is due; None where none is."""
         return None if self._sender is None else self._sender.next_send_ns()
+
+    @property
+    def tai_offset_s(self) -> int:
+        """TAI minus UTC, as it is put into packets."""
+        return 0 if self._sender is None else self._sender.tai_offset_s
 
     def send(self, now_ns: int) -> None:
         """Send the packet that is due, or is about to be, by itself; nothing where the session
@@ -500,7 +360,7 @@ class SenderRun:
         if self.end_interval(now_ns + early_ns):
             now_ns = monotonic_ns()
             early_ns = self._early_ns(now_ns)
-        sender, collector, port = self._sender, self._collector, self.port
+        sender, collector, port = self._sender, self._results.collector, self.port
         if sender is None or collector is None or not self.running:
             return
         now_ns += early_ns
@@ -522,7 +382,7 @@ class SenderRun:
         `sent` is to be called then. `t1_ns` is for the time being.
         """
         self.end_interval(now_ns)
-        sender, collector = self._sender, self._collector
+        sender, collector = self._sender, self._results.collector
         if sender is None or collector is None or not self.running:
             return False
         self._skipped = sender.skipped
@@ -533,7 +393,7 @@ class SenderRun:
 
     def sent(self, failure: OSError | None) -> None:
         """The packet has left, or has failed to."""
-        sender, collector = self._sender, self._collector
+        sender, collector = self._sender, self._results.collector
         if failure is not None:
             self.send_failed(failure)
         if sender is None or collector is None:
@@ -547,24 +407,9 @@ class SenderRun:
     def send_failed(self, failure: OSError) -> None:
         """The sequence number stays used up: what cannot be sent, because the
         network is unreachable for instance, is to be seen as loss."""
-        if self._store is not None:
-            self._store.state.head.counters.send_errors += 1
+        self._results.count_send_error()
         peer = endpoint(self.destination, self.config.reflector_udp_port)
         self.note_error(f"cannot send to {peer}: {os.strerror(failure.errno or 0)}")
-
-    def collect(self, now_ns: int) -> None:
-        """Time out what is due, and close intervals."""
-        collector = self._collector
-        if collector is None:
-            return
-        due_ns, as_of_ns = collector.next_timer_ns(), self.port.emptied_ns
-        if due_ns is None or as_of_ns < due_ns:
-            self.port.drain()
-            as_of_ns = now_ns
-        self._closed(collector.expire(as_of_ns))
-        self._plan_collecting()
-        self.complete(now_ns)
-        self._rest()
 
     def _early_ns(self, now_ns: int) -> int:
         due_ns = self.due_ns
@@ -573,37 +418,100 @@ class SenderRun:
     def end_interval(self, now_ns: int) -> bool:
         """Close the current interval before a packet is sent after its end: what has arrived
         until then is read before. Whether it was over."""
-        collector, over = self._collector, False
+        collector, over = self._results.collector, False
         while collector is not None and now_ns >= collector.interval_end_ns:
             self.collect(now_ns)
             over = True
         return over
 
-    def complete(self, now_ns: int) -> None:
-        """End the run if the fate of its last packet is known."""
-        sender, collector = self._sender, self._collector
-        if sender is None or collector is None or not sender.complete or collector.in_flight:
+    def receive(self, datagram: Datagram, source: IPAddress, now_ns: int, arrived_ns: int) -> None:
+        """A reply that carries this session's SSID. `arrived_ns` is T4 by the
+        monotonic clock."""
+        collector = self._results.collector
+        if collector is None:
             return
-        if self.status.oper_state is OperState.RUNNING:
-            self.stop(now_ns, "the run is complete", OperState.COMPLETED)
-
-    def _closed(self, numbers: list[int]) -> None:
-        for number in numbers:
-            self._context.emit(IntervalClosed(self.config.ssid, number))
-
-    @property
-    def _phase_ns(self) -> int:
-        spread_ns = min(self.config.interval_us * _NS_PER_US, PHASE_MAX_NS)
-        return (self.config.ssid * _GOLDEN & 0xFFFFFFFF) * spread_ns >> 32
-
-    def _enter(self, state: OperState, reason: str, error: str | None = None) -> None:
-        old = self.status
-        since_ns = old.since_ns if state is old.oper_state else wall_ns()
-        new = dataclasses.replace(
-            old, oper_state=state, since_ns=since_ns, last_error=error or old.last_error
+        collector.receive(
+            datagram.data,
+            source=source,
+            source_port=datagram.source_port,
+            t4_ns=datagram.received_ns,
+            now_ns=now_ns,
+            arrived_ns=arrived_ns,
+            t4_method=datagram.received_method,
         )
-        if state not in WANT_TO_RUN:
-            new = dataclasses.replace(new, run_started_ns=None, duration_s=None)
-        if new != self._reported:
-            self.status = self._reported = new
-            self._context.emit(SenderStatusReport(self.config.ssid, new, reason))
+        self._received(now_ns)
+
+    def received_run(self, now_ns: int) -> None:
+        """The collector has received many replies at once."""
+        if self._results.collector is not None:
+            self._received(now_ns)
+
+    def _received(self, now_ns: int) -> None:
+        collector = self._results.collector
+        assert collector is not None
+        if collector.ssid_zero_seen and self.config.on_ssid_zero is SsidZeroAction.STOP:
+            if self.running:
+                text = "the Session-Reflector answers with SSID 0"
+                self.stop(now_ns, text)
+                self.note_error(text)
+        elif self._sender is not None and self._sender.complete:
+            self.port.ending(self)
+        if self.config.reflector_mode is ReflectorMode.STATELESS:
+            # Others are looked into with each reply.
+            self._rest()
+
+    def discard(self, reason: DiscardReason) -> None:
+        if self._results.collector is not None:
+            self._results.collector.discard(reason)
+
+    def refine_t1(self, sequence: int, t1_ns: int) -> None:
+        if self._results.collector is not None:
+            self._results.collector.refine_t1(sequence, t1_ns)
+
+    def plan(self) -> None:
+        """Have the next packet sent when it is due, and losses and ends of intervals noticed."""
+        due_ns = None
+        if self._sender is not None and self.running:
+            due_ns = self._sender.next_send_ns()
+        self._plan.packet_at(self, due_ns)
+        self._plan_collecting()
+
+    def _plan_collecting(self) -> None:
+        collector = self._results.collector
+        self._plan.expiry_at(self, None if collector is None else collector.next_timer_ns())
+
+    def collect(self, now_ns: int) -> None:
+        """Time out what is due, and close intervals."""
+        collector = self._results.collector
+        if collector is None:
+            return
+        due_ns, as_of_ns = collector.next_timer_ns(), self.port.emptied_ns
+        if due_ns is None or as_of_ns < due_ns:
+            self.port.drain()
+            as_of_ns = now_ns
+        self._results.expire(as_of_ns)
+        self._plan_collecting()
+        self.complete(now_ns)
+        self._rest()
+
+    def freshen(self, now_ns: int) -> None:
+        """Bring the store up to date."""
+        collector = self._results.collector
+        if collector is None:
+            return
+        due_ns = collector.next_timer_ns()
+        if due_ns is not None and due_ns <= now_ns:
+            self.collect(now_ns)
+        else:
+            self._results.expire(now_ns)
+
+    def tell_closed(self) -> None:
+        """Intervals have been closed together with others'."""
+        self._results.tell_closed()
+        self._rest()
+
+    def _rest(self) -> None:
+        """Let go of what was made to look into the session by itself: for thousands it would
+        take more memory than all else of them."""
+        if self._plan.shared and self._results.collector is not None:
+            self._results.collector.rest()

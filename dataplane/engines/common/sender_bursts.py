@@ -7,8 +7,6 @@ T1 of a burst is read when all of its packets are made, just before it is sent.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import IPv6Address
-from typing import NamedTuple
 
 import numpy as np
 
@@ -16,20 +14,10 @@ from dataplane.addresses import packed
 from dataplane.clock import monotonic_ns, wall_ns
 from dataplane.config import IPAddress, SenderSession
 from dataplane.engines.common.batch import BURST, BURST_MIN, BatchTransport
+from dataplane.engines.common.lane import Lane, lane_of
 from dataplane.engines.common.run import SenderRun
 from dataplane.stamp.packet import OPEN
-from dataplane.stamp.timestamp import TimestampFormat, encode_timestamp
-
-
-class Lane(NamedTuple):
-    """What the packets of a burst have in common."""
-
-    segments: tuple[IPv6Address, ...]
-    dscp: int
-    hop_limit: int
-    destination: IPAddress
-    port: int
-    timestamp_format: TimestampFormat
+from dataplane.stamp.timestamp import encode_timestamp
 
 
 class SenderBursts:
@@ -77,17 +65,6 @@ class SenderBursts:
         return transport.send_burst(
             rows, self._source, packed(config.reflector_address), config.reflector_udp_port, 0
         )
-
-
-def lane_of(config: SenderSession) -> Lane:
-    return Lane(
-        config.segments,
-        config.dscp,
-        config.hop_limit,
-        config.reflector_address,
-        config.reflector_udp_port,
-        config.timestamp_format,
-    )
 
 
 def _t1(config: SenderSession, tai_offset_s: int) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:

@@ -23,11 +23,12 @@ from dataplane.engines.common.batch import BURST_MIN, BatchTransport
 from dataplane.engines.common.batch_collection import BatchCollection
 from dataplane.engines.common.collecting import Collecting, CollectingHere
 from dataplane.engines.common.interfaces import InterfaceFilter
+from dataplane.engines.common.lane import Lane, lane_of
 from dataplane.engines.common.loop import Loop
 from dataplane.engines.common.run import SenderRun
 from dataplane.engines.common.schedule import Schedule
 from dataplane.engines.common.send_lead import SendLead
-from dataplane.engines.common.sender_bursts import Lane, SenderBursts, lane_of
+from dataplane.engines.common.sender_bursts import SenderBursts
 from dataplane.engines.common.sender_rounds import SenderRounds
 from dataplane.engines.common.transport import (
     Datagram,

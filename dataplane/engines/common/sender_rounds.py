@@ -16,8 +16,8 @@ from dataplane.addresses import packed
 from dataplane.clock import Clock, monotonic_ns, wall_ns
 from dataplane.config import IPAddress
 from dataplane.engines.common.batch import BURST, BatchTransport
-from dataplane.engines.common.run import SenderRun, rthdr_of
-from dataplane.engines.common.sender_bursts import Lane
+from dataplane.engines.common.lane import Lane, rthdr_towards
+from dataplane.engines.common.run import SenderRun
 from dataplane.stamp.packet import OPEN
 from dataplane.stamp.sender_rounds import PACKET, Rows, fit_to_send, send_round
 from dataplane.stamp.session_table import (
@@ -131,6 +131,6 @@ class SenderRounds:
     def _lane(self, number: int) -> tuple[Lane, bytes]:
         if number >= len(self._known):
             self._known = [
-                (lane, rthdr_of(lane.segments, lane.destination)) for lane in self._lanes
+                (lane, rthdr_towards(lane.segments, lane.destination)) for lane in self._lanes
             ]
         return self._known[number]

@@ -76,7 +76,7 @@ enum found {
 	FOUND_UDP,			/* `udp` has 8 bytes that can be read */
 };
 
-/* What keeps a UDP packet from being handled in the driver. */
+/* What keeps a UDP packet from being handled in the driver; of several the last one found. */
 enum form {
 	FORM_PLAIN,
 	FORM_FRAGMENT,			/* the first one: there are ports, but not all bytes */

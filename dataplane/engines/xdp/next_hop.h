@@ -120,8 +120,8 @@ static __always_inline int ask_fib(struct xdp_md *ctx, const struct packet *pack
 }
 
 /* Whether a reply has gone that way a moment ago, so that the packet is ours. */
-static __always_inline int is_known(const struct xdp_md *ctx, const struct packet *packet,
-				    const struct journey *journey)
+static __always_inline int answered_lately(const struct xdp_md *ctx, const struct packet *packet,
+					   const struct journey *journey)
 {
 	int slot = journey->slot;
 	struct next_hop *hop = next_hops.lookup(&slot);
@@ -131,8 +131,9 @@ static __always_inline int is_known(const struct xdp_md *ctx, const struct packe
 }
 
 /* NULL where the driver cannot send the reply. */
-static __always_inline struct next_hop *next_hop(struct xdp_md *ctx, const struct packet *packet,
-						 const struct journey *journey)
+static __always_inline struct next_hop *find_next_hop(struct xdp_md *ctx,
+						      const struct packet *packet,
+						      const struct journey *journey)
 {
 	int slot = journey->slot;
 	struct next_hop *hop = next_hops.lookup(&slot);

@@ -291,7 +291,7 @@ static __always_inline int reflect(struct xdp_md *ctx, const struct packet *pack
 	struct request request;
 	struct journey journey;
 	struct clock *clock;
-	int index = 0, known = 0;
+	int index = 0, lately = 0;
 
 	clock = clocks.lookup(&index);
 	if (!clock)
@@ -306,9 +306,9 @@ static __always_inline int reflect(struct xdp_md *ctx, const struct packet *pack
 	if (up == UP_NONE) {
 		why = judge(config, &request, &session);
 		journey = journey_of(config, &request, session);
-		known = is_known(ctx, packet, &journey);
+		lately = answered_lately(ctx, packet, &journey);
 	}
-	if (!known && !is_ours(ctx, packet, config, &request))
+	if (!lately && !is_ours(ctx, packet, config, &request))
 		return XDP_PASS;
 	if (!within_rate(config, &request.source, request.t2_ns))
 		return discard(DISCARD_RATE_LIMITED);

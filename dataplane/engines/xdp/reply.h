@@ -247,7 +247,7 @@ static __always_inline int answer(struct xdp_md *ctx, const struct packet *packe
 	__be32 sequence;
 	int delta;
 
-	hop = next_hop(ctx, packet, journey);
+	hop = find_next_hop(ctx, packet, journey);
 	if (!hop)
 		return hand_up(UP_NEXT_HOP);
 	if (header + path.length + sizeof(struct udphdr) + request->length > hop->mtu)

@@ -280,11 +280,12 @@ def test_what_a_session_consists_of_has_no_dict(node: Node) -> None:
     """Of thousands these would take as much memory as all else of them."""
     node.configure(sender(1))
     run = node.role._run(1)
-    collector, store, sending = run.collector, run._store, run._sender
+    collector, store, sending = run.collector, run._results._store, run._sender
     assert collector is not None
     assert store is not None
     assert sending is not None
-    own = (run, run.config, run.status, run._plan, sending, collector, collector.row)
+    own = (run, run.config, run.status, run._plan, run._reports, run._results)
+    own += (sending, collector, collector.row)
     own += (collector._window, collector._intervals, store, store._file)
     assert [each for each in own if hasattr(each, "__dict__")] == []
 

@@ -12,8 +12,8 @@ from dataplane.arena import Arena
 from dataplane.clock import Clock, monotonic_ns
 from dataplane.config import ReflectorMode
 from dataplane.engines.common.batch import BatchTransport
+from dataplane.engines.common.lane import lane_of
 from dataplane.engines.common.run import SenderRun
-from dataplane.engines.common.sender_bursts import lane_of
 from dataplane.engines.common.sender_rounds import SenderRounds
 from dataplane.stamp.collector import Collector
 from dataplane.stamp.session_sender import SessionSender

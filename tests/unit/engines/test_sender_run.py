@@ -202,7 +202,10 @@ def test_no_packet_is_lost_before_what_has_arrived_was_read(
 
 @pytest.mark.parametrize("together", [False, True])
 def test_an_interval_ends_once_what_has_arrived_in_it_was_read(
-    run_of_port: tuple[SenderRun, Port], monkeypatch: pytest.MonkeyPatch, together: bool
+    run_of_port: tuple[SenderRun, Port],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    together: bool,
 ) -> None:
     """Though it is a packet that is due which finds that it is over."""
     run, port = run_of_port
@@ -233,7 +236,7 @@ def test_an_interval_ends_once_what_has_arrived_in_it_was_read(
     else:
         run.send(monotonic_ns())
     assert collector.next_sequence == 2
-    store = SessionStore.open(run._path, writable=False)
+    store = SessionStore.open(session_store_path(tmp_path, 7), writable=False)
     [closed] = store.snapshot().intervals
     assert (closed.sent, closed.received, closed.loss.round_trip, closed.late) == (1, 1, 0, 0)
     store.close()

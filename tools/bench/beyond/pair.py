@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv6Address
 from pathlib import Path
-from types import TracebackType
 from typing import TypeVar
 
 from dataplane.config import Node, Reflector
@@ -216,12 +215,7 @@ class Pair:
             raise
         return self
 
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     def run(self, end: End, engine: str) -> HostEnd:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.engines.network import REFLECTOR, SENDER, Network, inside
+from tests.integration.engines.network import Network, eventually, inside
+from tests.integration.engines.xdp_reflector.running import BASE, ask, program_on
 
 pytestmark = pytest.mark.integration
 
@@ -21,7 +22,7 @@ HOLDER = """
 import sys
 from pathlib import Path
 from dataplane.config import Node, Reflector, ReflectorMode, ReflectorSession
-from dataplane.engines.base import EngineContext, OperState
+from dataplane.engines.base import EngineContext
 from dataplane.engines.xdp.engine import XdpEngine
 
 def heard(report):
@@ -75,20 +76,14 @@ def end(holder: Holder) -> None:
 
 
 @pytest.fixture
-def numbers(network: Network) -> Iterator[Callable[[int], list[int]]]:
+def numbers(asking: socket.socket) -> Callable[[int], list[int]]:
     """Those of so many replies."""
-    with inside(network.sender):
-        sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
-    sock.bind((str(SENDER), 50_000))
-    sock.settimeout(5)
 
-    def ask() -> int:
-        sock.sendto(struct.pack("!IQHH28x", 9, 1 << 60, 1, 5), (str(REFLECTOR), 862))
-        number: int = struct.unpack_from("!I", sock.recv(4_096))[0]
-        return number
+    def number() -> int:
+        found: int = struct.unpack_from("!I", ask(asking, 5, BASE))[0]
+        return found
 
-    yield lambda count: [ask() for _ in range(count)]
-    sock.close()
+    return lambda count: [number() for _ in range(count)]
 
 
 def test_no_number_is_given_again(
@@ -106,6 +101,13 @@ def test_no_number_is_given_again(
     end(second)
     start()
     assert numbers(1) == [max(more) + 1]
+
+
+def test_the_program_is_detached(network: Network, start: Callable[[], Holder]) -> None:
+    holder = start()
+    assert program_on(network.reflector, "vb")
+    kill(holder)
+    eventually(lambda: not program_on(network.reflector, "vb"), "the program is detached")
 
 
 def test_loopback_forwards_no_longer(network: Network, start: Callable[[], Holder]) -> None:
