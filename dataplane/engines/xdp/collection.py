@@ -28,6 +28,7 @@ from dataplane.config import SenderSession
 from dataplane.engines.xdp.collector_layouts import ORDER_MAX, Command, Outcome, SlotFlag
 from dataplane.engines.xdp.driver_intervals import DriverIntervals
 from dataplane.engines.xdp.driver_rounds import (
+    BREAKS_SEEN,
     CALM,
     COLLECTION_AT,
     DRAINED,
@@ -36,6 +37,7 @@ from dataplane.engines.xdp.driver_rounds import (
     NEWEST,
     NEWEST_NUMBER,
     SLOTS_AT,
+    TURNS_SEEN,
     age_ns,
 )
 from dataplane.engines.xdp.session_maps import Room, SessionMaps, make_rooms
@@ -85,7 +87,6 @@ class DriverCollector(Collector):
             room = make_rooms(module, {config.ssid: window_of(config)}, arena)[config.ssid]
         self._maps = SessionMaps(module, room, config, head.next_sequence, parity, origins_ns)
         self._reordered_seen = 0
-        self._breaks_seen = self._turns_seen = 0
         self._unobserved = False
         self._newest_then: int | None = None
         self._arrived_ns = 0
@@ -104,6 +105,8 @@ class DriverCollector(Collector):
     _fit = Cell(FIT)
     _newest = Cell(NEWEST)
     _newest_number = Cell(NEWEST_NUMBER)
+    _breaks_seen = Cell(BREAKS_SEEN)
+    _turns_seen = Cell(TURNS_SEEN)
 
     def _join(self, table: SessionTable) -> None:
         super()._join(table)

@@ -222,12 +222,12 @@ def codes(kind: np.dtype[Any]) -> str:
     return "".join(codes(kind.fields[name][0]) for name in kind.names)
 
 
-def word_at(structure: np.dtype[np.void], name: str) -> int:
-    """Where a field of 8 bytes stands, in words."""
+def word_at(structure: np.dtype[np.void], name: str, size: int = 8) -> int:
+    """Where a field stands, in words of so many bytes."""
     assert structure.fields is not None
     at: int = structure.fields[name][1]
-    assert at % 8 == 0
-    return at // 8
+    assert at % size == 0
+    return at // size
 
 
 NEXT_SEQUENCE_AT = word_at(COLLECTION, "next_sequence")
@@ -236,6 +236,9 @@ RECEIVED_AT, HIGHEST_AT, BREAKS_AT = (
     for name in ("received", "highest", "breaks")
 )
 """Places in `COLLECTION`, in words, of what is read and written one by one."""
+
+TURNS_AT = word_at(COLLECTION, "running", 4) + word_at(RUNNING, "turns", 4)
+"""Likewise, in words of 4 bytes."""
 
 RUNNING_THEN_AT, INTERVAL_THEN_AT, ORIGINS_AT, HISTOGRAM_AT = (
     word_at(COLLECTION, name)

@@ -2,9 +2,9 @@
 
 The sessions are rows of one `SessionTable`, their maps are in its arena. Done together is
 what nearly all of thousands of sessions need: replies that have come in the order of their
-packets are drained, an interval is closed, and packets are timed out, unless losses are told
-by direction. Where anything else has happened (a reply that does not follow on the one
-before), or sums do not fit into 64 bits, nothing is done, and the session is left to be
+packets are drained, an interval is closed, and packets are timed out; where losses are told
+by direction, only as long as there are none. Where anything else has happened (a reply that
+was overtaken), or sums do not fit into 64 bits, nothing is done, and the session is left to be
 worked on by itself. A property test holds this against `DriverCollector.expire`.
 """
 
@@ -28,10 +28,12 @@ from dataplane.engines.xdp.collector_layouts import (
     RUNNING,
     RUNNING_THEN_AT,
     SLOT,
+    TURNS_AT,
     Command,
     word_at,
 )
 from dataplane.engines.xdp.driver_rounds import (
+    BREAKS_SEEN,
     CALM,
     COLLECTION_AT,
     COUNTED_AT,
@@ -48,6 +50,7 @@ from dataplane.engines.xdp.driver_rounds import (
     SLOTS_AT,
     TOGETHER,
     TOGETHER_T3_NS,
+    TURNS_SEEN,
 )
 from dataplane.engines.xdp.session_maps import Commands
 from dataplane.engines.xdp.slots import records_of
@@ -61,6 +64,7 @@ from dataplane.stamp.collector_rounds import (
     evaluated,
     know_reflectors,
     origins_of,
+    settle_round,
 )
 from dataplane.stamp.expiry_rounds import lose_round
 from dataplane.stamp.interval_rounds import close_round
@@ -142,6 +146,26 @@ class _Sessions(NamedTuple):
         return _Sessions._make(each[which] for each in self)
 
 
+class _Replies(NamedTuple):
+    """Those of some sessions that wait to be taken in, in the order of their packets."""
+
+    counts: Int64
+    """By session."""
+
+    end: Int64
+    """By session: the sequence number behind the newest."""
+
+    straight: Mask
+    """By session: they answer all packets from the first on that is not settled."""
+
+    owner: npt.NDArray[np.intp]
+    """By reply: the index of its session."""
+
+    sequences: Int64
+    at: Int64
+    """By reply: the place of its slot in the arena, in words."""
+
+
 def expire_together(table: SessionTable, rows: Rows, commands: Commands, now_ns: int) -> None:
     """Drain what has come, and close the interval that is over, as far as that goes together.
 
@@ -153,24 +177,31 @@ def expire_together(table: SessionTable, rows: Rows, commands: Commands, now_ns:
 
 def _expire_some(table: SessionTable, rows: Rows, commands: Commands, now_ns: int) -> None:
     columns, words = table.columns, table.arena.words
+    collection, stateful = columns[COLLECTION_AT][rows], _are_stateful(table, rows)
     fit = (columns[STATE][rows] != 0) & (columns[FIT][rows] != 0) & (columns[APART][rows] == 0)
-    fit &= words[columns[COLLECTION_AT][rows] + BREAKS_AT] == columns[CALM][rows]
+    turns = table.arena.quarters[2 * collection + TURNS_AT]
+    fit &= turns == columns[TURNS_SEEN][rows]
+    fit &= ~stateful | (words[collection + BREAKS_AT] == columns[CALM][rows])
     fit &= now_ns - columns[LENGTH_NS][rows] < columns[END_NS][rows]
     rows = rows[fit]
     if not len(rows):
         return
     found = _asked(table, rows, commands, now_ns)
-    found = found.where(_are_calm(table, found, now_ns))
+    found = found.where(_are_simple(table, found))
+    found, replies = _waiting(table, found, now_ns)
     rows = found.rows
     state = columns[STATE][rows]
     words[state + VERSION] |= 1
     _fold(table, found)
-    _take_in(table, found)
+    _take_in(table, found, replies)
     lose_round(table, rows, now_ns)
     columns[FRESH_NS][rows] = now_ns
     over = found.where(columns[END_NS][rows] <= now_ns)
     _close(table, over, commands, now_ns)
     lose_round(table, over.rows, now_ns)
+    breaks = columns[BREAKS_SEEN][rows] = found.running["breaks"].astype(np.int64)
+    settled = columns[SETTLED][rows] > columns[NEWEST][rows]
+    columns[CALM][rows] = np.where(settled, breaks, -1)
     words[state + VERSION] |= 1
     begun = over._replace(parity=1 - over.parity, sums=over.following)
     simple = _are_simple(table, begun)
@@ -178,6 +209,12 @@ def _expire_some(table: SessionTable, rows: Rows, commands: Commands, now_ns: in
     words[state + VERSION] = (words[state + VERSION] | 1) + 1
     for row in begun.rows[~simple].tolist():
         table.collectors[row].drain(now_ns)
+
+
+def _are_stateful(table: SessionTable, rows: Rows) -> Mask:
+    kinds = np.array([kind.stateful for kind in table.kinds], np.bool_)
+    stateful: Mask = kinds[table.columns[KIND][rows]]
+    return stateful
 
 
 def _asked(table: SessionTable, rows: Rows, commands: Commands, now_ns: int) -> _Sessions:
@@ -203,23 +240,33 @@ def _asked(table: SessionTable, rows: Rows, commands: Commands, now_ns: int) -> 
     return _Sessions(rows, parity, running, sums, following)
 
 
-def _are_calm(table: SessionTable, found: _Sessions, now_ns: int) -> Mask:
-    """Where replies have come in the order of their packets, without a gap since the last
-    one that was drained, and no loss is to be told by direction."""
+def _waiting(table: SessionTable, found: _Sessions, now_ns: int) -> tuple[_Sessions, _Replies]:
+    """Those sessions of which the replies that have not been taken over yet came in the order
+    of their packets; and these replies. Of a stateful Session-Reflector, only those whose
+    packets have all been replied to so far, so that no loss is to be told by direction."""
     columns, words = table.columns, table.arena.words
     rows, running = found.rows, found.running
+    settled, mask = columns[SETTLED][rows], columns[MASK][rows]
     count = running["received"].astype(np.int64) - columns[DRAINED][rows]
-    settled, mask = columns[SETTLED][rows] + count, columns[MASK][rows]
-    calm: Mask = running["breaks"].astype(np.int64) == columns[CALM][rows]
-    calm &= settled <= columns[NEXT][rows]
-    sent_ns = words[columns[TIMES][rows] + (settled & mask)]
-    kept = (settled == columns[NEXT][rows]) | (now_ns <= sent_ns + columns[TIMEOUT_NS][rows])
-    stateful = np.array([kind.stateful for kind in table.kinds], np.bool_)
-    calm &= kept | ~stateful[columns[KIND][rows]]
-    at = columns[SLOTS_AT][rows] + (settled - 1 & mask) * SLOT_WORDS
-    calm &= (count == 0) | (words[at + _TAG] == settled - 1 << 1 | 1)
-    calm &= _are_simple(table, found)
-    return calm
+    first = np.maximum(columns[NEWEST][rows] + 1, settled)
+    end = np.where(count > 0, running["highest"].astype(np.int64), first)
+    owner, within = _runs(np.maximum(end - first, 0))
+    sequences = first[owner] + within
+    at = columns[SLOTS_AT][rows][owner] + (sequences & mask[owner]) * SLOT_WORDS
+    came = words[at + _TAG] == sequences << 1 | 1
+    owner, sequences, at = owner[came], sequences[came], at[came]
+    in_order = np.bincount(owner, minlength=len(rows)) == count
+    in_order &= running["turns"].astype(np.int64) == columns[TURNS_SEEN][rows]
+    sent_ns = words[columns[TIMES][rows] + (end & mask)]
+    calm = running["breaks"].astype(np.int64) == columns[CALM][rows]
+    calm &= (end == columns[NEXT][rows]) | (now_ns <= sent_ns + columns[TIMEOUT_NS][rows])
+    in_order &= calm | ~_are_stateful(table, rows)
+    owners, mine = in_order.cumsum() - 1, in_order[owner]
+    straight = (first == settled) & (end - first == count)
+    return found.where(in_order), _Replies(
+        *(count[in_order], end[in_order], straight[in_order]),
+        *(owners[owner[mine]], sequences[mine], at[mine]),
+    )
 
 
 def _are_simple(table: SessionTable, found: _Sessions) -> Mask:
@@ -337,22 +384,18 @@ def _begin_octaves(arena: Arena, at: Int64, directory: Int64, some: Mask) -> Non
         missing = np.delete(missing, first)
 
 
-def _take_in(table: SessionTable, found: _Sessions) -> None:
+def _take_in(table: SessionTable, found: _Sessions, replies: _Replies) -> None:
     """As `DriverCollector._take_run` of all records that are waiting."""
     columns, arena, words = table.columns, table.arena, table.arena.words
-    received = found.running["received"].astype(np.int64)
-    some = np.flatnonzero(received != columns[DRAINED][found.rows])
+    some = np.flatnonzero(replies.counts)
     if not len(some):
         return
-    rows, received = found.rows[some], received[some]
-    count, mask = received - columns[DRAINED][rows], columns[MASK][rows]
-    first, end = columns[SETTLED][rows], columns[SETTLED][rows] + count
-    owner, within = _runs(count)
-    arena.bytes[columns[FATES][rows][owner] + (first[owner] + within & mask[owner])] = RECEIVED
+    places = replies.sequences & columns[MASK][found.rows][replies.owner]
+    arena.bytes[columns[FATES][found.rows][replies.owner] + places] = RECEIVED
+    rows, count, end = found.rows[some], replies.counts[some], replies.end[some]
     kept = np.minimum(count, columns[SLOTS][rows] - 1)
     owner, within = _runs(kept)
-    places = (end - kept)[owner] + within & mask[owner]
-    at = columns[SLOTS_AT][rows][owner] + places * SLOT_WORDS
+    at = replies.at[(count.cumsum() - kept)[owner] + within]
     slots = arena.pick(at, SLOT_WORDS).view(SLOT)[:, 0]
     records = records_of(slots)
     ring = columns[RING][rows]
@@ -369,12 +412,14 @@ def _take_in(table: SessionTable, found: _Sessions) -> None:
     words[state + LAST_RECEIVED_AT] = last["t4_ns"]
     arena.bytes[8 * state + T1_METHOD_AT] = last["t1_method"]
     arena.bytes[8 * state + T4_METHOD_AT] = last["t4_method"]
-    columns[SETTLED][rows] = end
-    columns[DRAINED][rows] = received
+    columns[DRAINED][rows] += count
     columns[NEWEST][rows] = end - 1
     columns[NEWEST_NUMBER][rows] = last["reflector_sequence"]
     columns[TOGETHER][rows] += count
     columns[TOGETHER_T3_NS][rows] = last["t3_ns"]
+    straight = replies.straight[some]
+    columns[SETTLED][rows[straight]] = end[straight]
+    settle_round(table, rows[~straight])
 
 
 def _close(table: SessionTable, over: _Sessions, commands: Commands, now_ns: int) -> None:

@@ -49,7 +49,8 @@ CALM: Final = EXTRA + 4
 """As long as the program has counted so many `breaks`, the replies to all packets from the
 first that is not settled up to the `highest` have come; -1: some have not."""
 FIT: Final = EXTRA + 5
-"""Not 0: nothing but `CALM` decides whether `expire_together` can be used."""
+"""Not 0: nothing but what the program has counted decides whether `expire_together` can be
+used."""
 NEWEST: Final = EXTRA + 6
 """The highest sequence number of those records; -1 before the first."""
 NEWEST_NUMBER: Final = EXTRA + 7
@@ -65,6 +66,9 @@ TOGETHER: Final = EXTRA + 13
 """Packets that were settled together with others', which `LossAttribution` is to be told of."""
 TOGETHER_T3_NS: Final = EXTRA + 14
 """Of the reply to the last of these."""
+BREAKS_SEEN: Final = EXTRA + 15
+TURNS_SEEN: Final = EXTRA + 16
+"""Those that the program had counted with the records that have been taken over."""
 
 
 SLOT_WORDS = SLOT.itemsize // 8
@@ -98,9 +102,8 @@ def stale(table: SessionTable, rows: Rows, now_ns: int) -> npt.NDArray[np.bool_]
     cells, words = table.cells, table.arena.words
     collection = cells[COLLECTION_AT, rows]
     found: npt.NDArray[np.bool_] = next_looks(table, rows, now_ns) <= now_ns
-    found |= words[collection + RECEIVED_AT] != cells[DRAINED, rows]
     # Of copies and late replies alone the store hears when it is next brought up to date.
-    found |= words[collection + BREAKS_AT] != cells[CALM, rows]
+    found |= words[collection + RECEIVED_AT] != cells[DRAINED, rows]
     return found
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dataplane.bpf.syscall import XDP_PASS
 from dataplane.engines.xdp.driver_expiry import expire_together
-from dataplane.engines.xdp.driver_rounds import FRESH_NS, next_looks
+from dataplane.engines.xdp.driver_rounds import FRESH_NS, next_looks, stale
 from dataplane.engines.xdp.session_maps import Commands
 from dataplane.stamp.session_table import END_NS
 from tests.integration.engines.xdp.collecting import NTP, PTP, Node
@@ -272,3 +272,28 @@ def test_packets_are_lost_together(node: Node) -> None:
                     collector.expire(now_ns)
             compare_stores(one, many)
         assert many.stores[0].state.head.counters.lost > 20
+
+
+def test_replies_around_losses_are_taken_in_together(node: Node) -> None:
+    """Unless losses are told by direction."""
+    with sides(node, [1, 3, 5, 5] * 2) as (one, many, table):
+        commands, rows = Commands(node.module), np.array([c.ssid for c in many.configs], np.intp)
+        replies = Replies(one, many, 11)
+        now_ns = 0
+        for sequence in range(60):
+            now_ns += 50 * MS
+            for number in range(SESSIONS):
+                for side in (one, many):
+                    side.collectors[number].sent(sequence, UNIX_NS + now_ns, now_ns)
+                what = "" if (sequence + number) % 3 else "lost"
+                run_step(one, replies, number, 1, what, now_ns + 9 * MS)
+            now_ns += 10 * MS
+            expire_together(table, rows, commands, now_ns)
+            assert (table.columns[FRESH_NS][rows] == now_ns).all()
+            assert not stale(table, rows, now_ns).any()
+            for collector in one.collectors:
+                collector.drain(now_ns)
+                collector.expire(now_ns)
+            compare(one, many, table, now_ns)
+            compare_stores(one, many)
+        assert all(store.state.head.counters.lost >= 17 for store in many.stores)
