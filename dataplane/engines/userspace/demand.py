@@ -48,8 +48,8 @@ class Demand:
             return True
         span_ns = now_ns - self._since_ns
         if span_ns >= SPAN_NS:
-            flood = self._from_pps * span_ns // NS_PER_S
-            if self._packets >= (flood if self._until_ns is None else flood // 2):
+            pps = self._packets * NS_PER_S / span_ns
+            if pps >= self._from_pps / (1 if self._until_ns is None else 2):
                 self._until_ns = now_ns + CALM_NS
             self._since_ns, self._packets = now_ns, 0
         if self._until_ns is not None and now_ns >= self._until_ns:

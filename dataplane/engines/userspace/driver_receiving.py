@@ -73,6 +73,7 @@ class DriverReceiving:
         self._claims = claims
         self._sockets: dict[DriverSocket, list[tuple[XdpSocket, int]]] = {}
         from_pps, now_ns = demand_pps(), monotonic_ns()
+        self._always = not from_pps
         self._demand = {role: Demand(from_pps, now_ns) for role in Role}
         self._roles: frozenset[Role] = frozenset()
         """Whose packets are to be received in the driver."""
@@ -108,9 +109,9 @@ class DriverReceiving:
             self._loop.call(lambda: self._configured(found))
 
     def wait(self) -> None:
-        """Until the program is loaded or refused, if it is wanted; not in the thread of the
-        loop."""
-        if self._roles:
+        """Until the program is loaded or refused, where roles are to begin with it; not in the
+        thread of the loop."""
+        if self._roles and self._always:
             self._settled.wait(WAIT_S)
 
     def open(
@@ -183,8 +184,8 @@ class DriverReceiving:
         names = {} if self._found is None else self._found.names
         roles = frozenset(role for role in names if self._demand[role].is_there(now_ns))
         for role in roles ^ self._roles:
-            way = "fast: in the driver" if role in roles else "no longer fast: by UDP sockets"
-            log.info("%s: packets come %s from now on", role.value, way)
+            way = "in the driver, if possible" if role in roles else "by UDP sockets"
+            log.info("%s: packets are to be received %s", role.value, way)
         self._roles = roles
         if self._program is None:
             self._tell()
@@ -389,8 +390,9 @@ class DriverReceiving:
         del self._sockets[sock]
 
     def _flooded(self, sock: DriverSocket, overrun: bool) -> None:
-        if self._moderation is not None:
-            interfaces = {each.pool.ifindex for each, _ in self._sockets[sock]}
+        interfaces = {each.pool.ifindex for each, _ in self._sockets[sock]}
+        # What comes by the UDP socket is not what any interface was moderated for.
+        if interfaces and self._moderation is not None:
             self._moderation.flooded(interfaces, overrun)
 
     def _shortcoming(self, role: Role, problem: str | None = None) -> str | None:

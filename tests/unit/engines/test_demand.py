@@ -55,6 +55,15 @@ def test_half_as_many_keep_it() -> None:
     assert role.receives(500, seconds=3 * CALM_NS // NS_PER_S)
 
 
+def test_few_are_enough_where_so_configured() -> None:
+    demand, now_ns = Demand(1, START_NS), START_NS + SPAN_NS
+    assert not demand.is_there(now_ns)
+    demand.count(1)
+    now_ns += NS_PER_S
+    assert demand.is_there(now_ns)
+    assert not demand.is_there(now_ns + CALM_NS)
+
+
 def test_a_moment_s_burst_is_no_flood() -> None:
     demand = Demand(1_000, START_NS)
     demand.count(400)

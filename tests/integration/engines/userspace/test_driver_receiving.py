@@ -210,6 +210,31 @@ def test_the_program_comes_with_a_flood_and_goes_afterwards(
     eventually(lambda: told() == ((), None), "and so is the state")
 
 
+def test_no_edit_waits_for_the_compiler(
+    run: Callable[[], Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(DEMAND_SETTING, "1")
+    compiling, go_on = threading.Event(), threading.Event()
+
+    def compile_long() -> DriverProgram:
+        compiling.set()
+        go_on.wait(10)
+        return DriverProgram()
+
+    monkeypatch.setattr(driver_receiving, "DriverProgram", compile_long)
+    running = run()
+    running.engine.configure(Node(reflector=REFLECTOR))
+    try:
+        for _ in range(100):
+            running.stand.inject(MAIN, packet(wire.request(0, 5)))
+        assert compiling.wait(10)
+        before_s = time.monotonic()
+        running.engine.configure(Node(reflector=REFLECTOR, sender=SENDER))
+        assert time.monotonic() - before_s < 5
+    finally:
+        go_on.set()
+
+
 def test_what_is_in_the_way_is_told_when_it_matters(
     run: Callable[[], Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -90,6 +90,20 @@ def test_interrupts_are_moderated_in_a_flood_and_not_afterwards(
     eventually(lambda: interface.napi == [before], "interrupts as before")
 
 
+def test_a_flood_by_udp_sockets_is_none_of_the_interfaces(
+    engine: UserspaceEngine, interface: Interface, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[bool] = []
+    moderation = engine._driver._moderation
+    monkeypatch.setattr(moderation, "flooded", lambda _, overrun: told.append(overrun))
+    flood(engine)
+    assert told
+    told.clear()
+    engine._loop.call(lambda: engine._driver._attach(()))
+    flood(engine)
+    assert not told
+
+
 def test_what_the_operator_has_set_stays(engine: UserspaceEngine, interface: Interface) -> None:
     (found,) = interface.napi
     own = found._replace(deferrals=2, wait_ns=20_000)
