@@ -98,6 +98,12 @@ class Measurement:
         finally:
             self._system.stop()
 
+    def warm_up(self, rate_pps: int) -> None:
+        """Have the system be as it is while that much comes."""
+        deadline_s = time.monotonic() + self._system.warm_up_s
+        while time.monotonic() < deadline_s:
+            self.observe(rate_pps)
+
     def trial(self, rate_pps: int) -> Observed:
         """Offer `rate_pps`, data and STAMP packets together.
 

@@ -102,7 +102,8 @@ class Runner:
         baseline = None
         if key != baseline_key:
             baseline, _ = self._search(baseline_key, self._make_system(baseline_key))
-        side, counters = self._search(key, system)
+        warm_up_pps = None if baseline is None else round(baseline.pps)
+        side, counters = self._search(key, system, warm_up_pps)
         return Run(
             started=started,
             duration_ns=monotonic_ns() - began_ns,
@@ -112,7 +113,9 @@ class Runner:
             notes=_notes(side, baseline, counters),
         )
 
-    def _search(self, key: CellKey, system: System) -> tuple[Side, dict[str, int]]:
+    def _search(
+        self, key: CellKey, system: System, warm_up_pps: int | None = None
+    ) -> tuple[Side, dict[str, int]]:
         counters: Counter[str] = Counter()
         settings = self._settings.search
         # The first search of a cell begins where that of its neighbour ended.
@@ -128,6 +131,8 @@ class Runner:
             return seen.trial
 
         with measurement.running():
+            if warm_up_pps:
+                measurement.warm_up(warm_up_pps)
             outcome = run_search(make_search(key.metric, settings), trial)
         if outcome.pps:
             self._known[key] = self._latest[key.role, key.system] = outcome.pps

@@ -43,6 +43,10 @@ by other means is measured then."""
 BARE_PROGRAMS = {"xdp-tx": "bare_tx", "xdp-drop": "bare_drop", "xdp-pass": "pass_on"}
 """Names of systems, and of functions of sink.c."""
 
+WARM_UP_S = {"userspace": 4.0}
+"""Engines that receive in another way once packets come fast, and how long that may take: the
+compiler shares their core."""
+
 _LOG = "log"
 _FIRST_PACKETS_S = 1.5
 """Sessions spread their first packet over a second."""
@@ -53,6 +57,10 @@ class System(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def warm_up_s(self) -> float:
+        """For how long packets come before it is as it is to be measured."""
 
     def start(self, bed: Bed, role: Role) -> None:
         """Raises BenchError where it cannot run here."""
@@ -85,6 +93,10 @@ class Idle:
     @property
     def name(self) -> str:
         return self._name
+
+    @property
+    def warm_up_s(self) -> float:
+        return 0.0
 
     def start(self, bed: Bed, role: Role) -> None:
         pass
@@ -180,6 +192,10 @@ class EngineSystem:
     @property
     def name(self) -> str:
         return self._engine
+
+    @property
+    def warm_up_s(self) -> float:
+        return WARM_UP_S.get(self._engine, 0.0)
 
     def start(self, bed: Bed, role: Role) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="stamp-bench-", dir="/dev/shm")

@@ -2,8 +2,9 @@
 
 Rules that hold here:
 
-- It is for roles with configured interfaces; it is attached there and nowhere else, by
-  links that end with this process.
+- It is for roles with configured interfaces, while packets come fast enough for it to be
+  worth it (`Demand`); it is attached there and nowhere else, by links that end with this
+  process.
 - Only a driver's own XDP is worth it, and no other program is replaced: where there is
   none, or another, packets are received by UDP sockets, and the role's state says so.
 - An engine that cannot do without the hook gets it (`HookClaims`).
@@ -12,6 +13,7 @@ Rules that hold here:
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import platform
 import threading
@@ -26,6 +28,7 @@ from dataplane.engines.driver.attach import Attachments, Wanted
 from dataplane.engines.driver.interfaces import Devices, Interface
 from dataplane.engines.driver.loading import Load, not_filled_text
 from dataplane.engines.hook_claims import HookClaims
+from dataplane.engines.userspace.demand import Demand, demand_pps
 from dataplane.engines.userspace.driver_program import DriverProgram
 from dataplane.engines.userspace.driver_socket import DriverSocket
 from dataplane.engines.userspace.moderation import Moderation, make_moderation
@@ -58,6 +61,8 @@ _MACHINES = ("x86_64",)
 _CAPABILITIES = {12: "CAP_NET_ADMIN", 13: "CAP_NET_RAW", 38: "CAP_PERFMON", 39: "CAP_BPF"}
 _SYS_ADMIN, _PART_OF_SYS_ADMIN = 21, 1 << 38 | 1 << 39
 
+log = logging.getLogger(__name__)
+
 
 class DriverReceiving:
     """Belongs to the thread of its loop, but for `configure`, `wait` and `close`."""
@@ -67,6 +72,11 @@ class DriverReceiving:
         self._clock = clock
         self._claims = claims
         self._sockets: dict[DriverSocket, list[tuple[XdpSocket, int]]] = {}
+        from_pps, now_ns = demand_pps(), monotonic_ns()
+        self._demand = {role: Demand(from_pps, now_ns) for role in Role}
+        self._roles: frozenset[Role] = frozenset()
+        """Whose packets are to be received in the driver."""
+
         self._pools: dict[int, list[Pool]] = {}
         self._refusals: dict[int, tuple[str, int]] = {}
         self._vacated_ns: dict[int, int] = {}
@@ -98,8 +108,9 @@ class DriverReceiving:
             self._loop.call(lambda: self._configured(found))
 
     def wait(self) -> None:
-        """Until the program is loaded or refused; not in the thread of the loop."""
-        if self._is_wanted():
+        """Until the program is loaded or refused, if it is wanted; not in the thread of the
+        loop."""
+        if self._roles:
             self._settled.wait(WAIT_S)
 
     def open(
@@ -149,22 +160,34 @@ class DriverReceiving:
     def _configured(self, found: Surroundings) -> None:
         self._found = found
         self._refusals.clear()
-        self._timer.no_later_than(monotonic_ns() + REFRESH_NS)
+        now_ns = monotonic_ns()
+        self._timer.no_later_than(now_ns + REFRESH_NS)
+        self._look_for_demand(now_ns)
         if self._program is not None:
             self._attend()
-        elif self._is_wanted():
+        elif self._roles:
             self._load()
 
     def _tick(self, now_ns: int) -> None:
         """Once a second: look after what is attached, and what may be tried again."""
         self._timer.at(now_ns + REFRESH_NS, EASY_NS)
+        self._look_for_demand(now_ns)
         if self._program is not None:
             self._attend()
-        elif self._is_wanted() and now_ns - self._failed_ns >= RETRY_NS:
+        elif self._roles and now_ns - self._failed_ns >= RETRY_NS:
             self._load()
 
-    def _is_wanted(self) -> bool:
-        return self._found is not None and bool(self._found.names)
+    def _look_for_demand(self, now_ns: int) -> None:
+        for sock in self._sockets:
+            self._demand[sock.role].count(sock.take_received())
+        names = {} if self._found is None else self._found.names
+        roles = frozenset(role for role in names if self._demand[role].is_there(now_ns))
+        for role in roles ^ self._roles:
+            way = "fast: in the driver" if role in roles else "no longer fast: by UDP sockets"
+            log.info("%s: packets come %s from now on", role.value, way)
+        self._roles = roles
+        if self._program is None:
+            self._tell()
 
     def _seen(self, found: Surroundings) -> None:
         """How things stand now."""
@@ -190,9 +213,13 @@ class DriverReceiving:
         self._loading = None
         self._problem = problem
         self._failed_ns = monotonic_ns()
+        self._tell()
+        self._settled.set()
+
+    def _tell(self) -> None:
+        """Of what is in the way of everything."""
         for sock in self._sockets:
             sock.shortcoming = self._shortcoming(sock.role)
-        self._settled.set()
 
     def _loaded(self, program: DriverProgram) -> None:
         self._loading = None
@@ -228,12 +255,13 @@ class DriverReceiving:
                 self._fill(found)
             except OSError as error:
                 found, problem = None, not_filled_text(error)
-        self._attach(() if found is None else found.devices.interfaces)
+        self._attach(() if found is None else found.interfaces(self._roles))
         self._problem = problem or self._problem
         for sock in self._sockets:
-            self._equip(sock, None if found is None else found.by_role.get(sock.role))
-            if problem is not None:
-                sock.shortcoming = self._shortcoming(sock.role)
+            devices = None if found is None else found.by_role.get(sock.role)
+            self._equip(sock, devices if sock.role in self._roles else None)
+        if problem is not None:
+            self._tell()
 
     def _fill(self, found: Surroundings) -> None:
         """Tell the program. Raises OSError."""
@@ -367,8 +395,7 @@ class DriverReceiving:
 
     def _shortcoming(self, role: Role, problem: str | None = None) -> str | None:
         problem = problem or self._problem
-        served = self._found is not None and role in self._found.names
-        if not served or problem is None:
+        if role not in self._roles or problem is None:
             return None
         return f"packets are received by UDP sockets, not in the driver: {problem}"
 

@@ -11,6 +11,7 @@ import select
 from collections.abc import Callable
 from ipaddress import IPv6Address
 
+from dataplane.clock import wall_ns
 from dataplane.engines.base import Attachment, Role
 from dataplane.engines.common.batch import Batch
 from dataplane.engines.common.transport import Datagram
@@ -24,7 +25,8 @@ class DriverSocket(UdpSocket):
     """Readable while any of its sockets is.
 
     The sockets are read in turn, so that none of them waits for ever, and none is
-    closed before it has been emptied.
+    closed before it has been emptied. Where the way of packets changes, those that have
+    come by the old one are read before those that come by the new one: order matters.
     """
 
     def __init__(
@@ -57,7 +59,11 @@ class DriverSocket(UdpSocket):
         self._sockets: list[XdpSocket] = []
         self._leaving: set[XdpSocket] = set()
         self._lost = 0
+        self._received = 0
         self._next = 0
+        self._attached_ns: int | None = None
+        """When packets began to come past the UDP socket, which still has earlier ones."""
+
         self._epoll = select.epoll()
         self._epoll.register(super().fileno(), select.EPOLLIN)
 
@@ -74,6 +80,8 @@ class DriverSocket(UdpSocket):
 
     def attach(self, sock: XdpSocket) -> None:
         """Read `sock`, too; it belongs to this object from now on."""
+        if len(self._leaving) == len(self._sockets):
+            self._attached_ns = wall_ns()
         self._sockets.append(sock)
         self._epoll.register(sock.fileno(), select.EPOLLIN)
 
@@ -125,14 +133,33 @@ class DriverSocket(UdpSocket):
         """See `BatchTransport`."""
         self._on_flood(self, overrun)
 
+    def take_received(self) -> int:
+        """Packets received since the last call."""
+        received, self._received = self._received, 0
+        return received
+
     def _receive_next(self, batch: Batch) -> bool:
         """From the socket whose turn it is; whether it may have more."""
+        full = self._receive_by(self._turn(), batch)
+        self._received += batch.count
+        return full
+
+    def _turn(self) -> XdpSocket | None:
+        """None for the UDP socket."""
+        if self._attached_ns is not None:
+            return None
+        if self._leaving:
+            return next(iter(self._leaving))
         turn, sockets = self._next, self._sockets
-        if turn >= len(sockets):
-            self._next = 0
-            return super().receive_batch(batch)
-        self._next = turn + 1
-        sock = sockets[turn]
+        self._next = turn + 1 if turn < len(sockets) else 0
+        return sockets[turn] if turn < len(sockets) else None
+
+    def _receive_by(self, sock: XdpSocket | None, batch: Batch) -> bool:
+        if sock is None:
+            full = super().receive_batch(batch)
+            if not full or batch.received_ns[batch.count - 1] >= (self._attached_ns or 0):
+                self._attached_ns = None
+            return full
         receive_arrivals(sock, batch)
         if sock in self._leaving and not sock.waiting():
             self._let_go(sock)

@@ -107,15 +107,17 @@ class Receiver:
         messages["control"] = _addresses(self._control, rows)
 
     def receive(self, fd: int, batch: Batch, family: Family = IPV6) -> None:
-        """What has arrived at a socket of `family`; `batch.count` is 0 where nothing has."""
+        """What has arrived at a socket of `family`, as far as there is room for it here and in
+        `batch`; `batch.count` is 0 where nothing has."""
+        room = min(batch.capacity, self._capacity)
         if batch.data is not self._data:
-            rows = np.arange(self._capacity, dtype=np.uint64)
-            self._vectors["base"][:, 0] = _addresses(batch.data, rows)
+            rows = np.arange(room, dtype=np.uint64)
+            self._vectors["base"][:room, 0] = _addresses(batch.data, rows)
             self._data = batch.data
         messages = self._messages
         messages["name_length"][: self._used] = NAME
         messages["control_length"][: self._used] = CONTROL
-        count = _libc.recvmmsg(fd, messages.ctypes.data, self._capacity, socket.MSG_DONTWAIT, None)
+        count = _libc.recvmmsg(fd, messages.ctypes.data, room, socket.MSG_DONTWAIT, None)
         batch.count = self._used = max(0, count)
         if count > 0:
             self._fill(batch, count, family)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from dataplane.clock import monotonic_ns
@@ -16,7 +16,7 @@ from dataplane.config import IPAddress
 from dataplane.engines.base import Role
 from dataplane.engines.common.loop import EASY_NS, Loop
 from dataplane.engines.driver.doorbell import Doorbell
-from dataplane.engines.driver.interfaces import LOOK_NS, Devices, Kernel
+from dataplane.engines.driver.interfaces import LOOK_NS, Devices, Interface, Kernel
 from dataplane.engines.driver.layouts import LocalFlag
 
 NICE = 10
@@ -37,6 +37,14 @@ class Surroundings:
 
     by_role: dict[Role, Devices]
     locals: dict[IPAddress, LocalFlag]
+
+    def interfaces(self, roles: Collection[Role]) -> tuple[Interface, ...]:
+        """Of these roles."""
+        theirs = {
+            each.index for role, devices in self.by_role.items() if role in roles
+            for each in devices.interfaces
+        }  # fmt: skip
+        return tuple(each for each in self.devices.interfaces if each.index in theirs)
 
 
 class Watch:

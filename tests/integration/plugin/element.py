@@ -137,7 +137,8 @@ class Element:
         return session
 
     def counter(self, ssid: int, name: str) -> int:
-        return int(self.session(ssid)["counters"][name])
+        """0 for a session that has not begun."""
+        return int(self.session(ssid).get("counters", {}).get(name, 0))
 
     def await_state(self, ssid: int, oper_state: str) -> Tree:
         def reached() -> Tree | None:

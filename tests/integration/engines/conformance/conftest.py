@@ -11,6 +11,7 @@ import pytest
 
 from dataplane.engines.base import AttachmentMode, ReflectorStatusReport
 from dataplane.engines.registry import ENGINES
+from dataplane.engines.userspace.demand import DEMAND_SETTING
 from tests.integration.engines.conformance.stand import MAIN, OTHER, Running, Stand
 from tests.integration.engines.other_end import counting_at
 
@@ -37,9 +38,10 @@ in_both_modes = pytest.mark.parametrize("running", [*_ALL, NATIVE], indirect=Tru
 def running(request: pytest.FixtureRequest, stand: Stand) -> Iterator[Running]:
     in_driver = request.param == IN_DRIVER
     if in_driver:
+        monkeypatch = request.getfixturevalue("monkeypatch")
+        monkeypatch.setenv(DEMAND_SETTING, "0")
         # On a busy machine the compiler takes its time.
-        waited = "dataplane.engines.userspace.driver_receiving.WAIT_S"
-        request.getfixturevalue("monkeypatch").setattr(waited, 60.0)
+        monkeypatch.setattr("dataplane.engines.userspace.driver_receiving.WAIT_S", 60.0)
     name = {IN_DRIVER: "userspace", NATIVE: "xdp"}.get(request.param, request.param)
     with (
         ExitStack() as other_ends,

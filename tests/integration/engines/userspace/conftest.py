@@ -15,6 +15,7 @@ from dataplane.clock import read_clock_status
 from dataplane.engines.common.batch import Batch
 from dataplane.engines.driver.interfaces import Kernel
 from dataplane.engines.userspace.arrivals import receive_arrivals
+from dataplane.engines.userspace.demand import DEMAND_SETTING
 from dataplane.engines.userspace.driver_program import DriverProgram
 from dataplane.engines.userspace.sockets import UdpSocket
 from dataplane.engines.userspace.xsk import Pool, XdpSocket
@@ -104,8 +105,9 @@ class Node:
 
 
 @pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy machine takes its time to compile."""
+def always_in_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few packets come; and a busy machine takes its time to compile."""
+    monkeypatch.setenv(DEMAND_SETTING, "0")
     monkeypatch.setattr("dataplane.engines.userspace.driver_receiving.WAIT_S", 60.0)
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from ipaddress import IPv6Address
 from pathlib import Path
@@ -19,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from dataplane.bpf.syscall import XDP_FLAGS_DRV_MODE, attach_xdp, program_info
-from dataplane.config import Node, Reflector, ReflectorSession, Sender, SenderSession
+from dataplane.config import Node, Reflector, ReflectorMode, ReflectorSession, Sender, SenderSession
 from dataplane.engines.base import (
     Attachment,
     AttachmentMode,
@@ -36,7 +37,8 @@ from dataplane.engines.driver.interfaces import Kernel
 from dataplane.engines.driver.layouts import LocalFlag
 from dataplane.engines.driver.tables import NodeTables
 from dataplane.engines.hook_claims import HookClaims, Yield
-from dataplane.engines.userspace import driver_receiving
+from dataplane.engines.userspace import demand, driver_receiving
+from dataplane.engines.userspace.demand import DEMAND_SETTING
 from dataplane.engines.userspace.driver_program import DriverProgram
 from dataplane.engines.userspace.driver_receiving import RING_SETTING, ring_size
 from dataplane.engines.userspace.driver_socket import DriverSocket
@@ -46,6 +48,7 @@ from dataplane.host.messages import difference
 from dataplane.host.results import Results
 from dataplane.host.server import EngineSet
 from dataplane.stamp.errors import DiscardReason
+from dataplane.stamp.timestamp import NS_PER_S
 from tests.integration.engines.conformance import wire
 from tests.integration.engines.conformance.reflecting import packet
 from tests.integration.engines.conformance.stand import MAIN, OTHER, Stand
@@ -162,6 +165,71 @@ def test_requests_come_through_the_driver(running: Running) -> None:
     assert udp_received(running.stand) == before
     assert running.stand.has_program(MAIN)
     assert not running.stand.has_program(OTHER)
+
+
+def test_the_program_comes_with_a_flood_and_goes_afterwards(
+    run: Callable[[], Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Packets are answered once and in order, whichever way they come."""
+    monkeypatch.setenv(DEMAND_SETTING, "400")
+    monkeypatch.setattr(demand, "CALM_NS", NS_PER_S)
+    running = run()
+    stand, numbers = running.stand, list[int]()
+    stateful = dataclasses.replace(SERVED, mode=ReflectorMode.STATEFUL)
+    reflector = dataclasses.replace(REFLECTOR, sessions={stateful.key: stateful})
+    running.engine.configure(Node(reflector=reflector, sender=SENDER))
+    sent = 0
+
+    def sends(number: int, until: Callable[[], bool]) -> bool:
+        nonlocal sent
+        for _ in range(number):
+            stand.inject(MAIN, packet(wire.request(sent, 5)))
+            sent += 1
+        replies = (each for each in stand.seen(MAIN) if each.ports[0] == 862)
+        numbers.extend(int.from_bytes(each.payload[:4], "big") for each in replies)
+        return until()
+
+    def told() -> tuple[tuple[Attachment, ...], str | None]:
+        status = running.reflector()
+        assert status is not None
+        return status.attachments, status.last_error
+
+    time.sleep(1.5)
+    assert not sends(20, lambda: stand.has_program(MAIN))
+    assert told() == ((), None)
+    eventually(lambda: sends(50, lambda: stand.has_program(MAIN)), "the program is attached")
+    before = udp_received(stand)
+    sends(50, lambda: True)
+    assert udp_received(stand) - before < 50
+    attached = (Attachment(MAIN.device, AttachmentMode.NATIVE, None),)
+    eventually(lambda: told() == (attached, None), "the state says so")
+    eventually(lambda: sends(1, lambda: not stand.has_program(MAIN)), "the program has gone")
+    sends(20, lambda: True)
+    eventually(lambda: sends(0, lambda: len(numbers) >= sent), "every request is answered")
+    assert numbers == list(range(sent))
+    eventually(lambda: told() == ((), None), "and so is the state")
+
+
+def test_what_is_in_the_way_is_told_when_it_matters(
+    run: Callable[[], Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(DEMAND_SETTING, "400")
+    monkeypatch.setattr("platform.machine", lambda: "sparc64")
+    running = run()
+    running.engine.configure(Node(reflector=REFLECTOR))
+
+    def told(requests: int) -> str | None:
+        for number in range(requests):
+            running.stand.inject(MAIN, packet(wire.request(number, 5)))
+        status = running.reflector()
+        assert status is not None
+        assert (status.oper_state, status.attachments) == (OperState.RUNNING, ())
+        return status.last_error
+
+    time.sleep(1.5)
+    assert told(20) is None
+    problem = BY_SOCKETS + "no AF_XDP rings on sparc64"
+    eventually(lambda: told(50) == problem, "it is told in a flood")
 
 
 def test_replies_come_through_the_driver(running: Running) -> None:

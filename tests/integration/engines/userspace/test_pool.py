@@ -87,6 +87,37 @@ def test_what_waits_outlives_the_pool(
     assert (batch.count, sock.sources) == (5, 1)
 
 
+def test_order_outlives_a_change_of_the_way(node: Node, sock: DriverSocket) -> None:
+    """From the UDP socket to the driver's and back, while packets wait at both."""
+    sent, read, batch = iter(range(30)), list[int](), Batch(4)
+
+    def send_ten() -> None:
+        for _, number in zip(range(10), sent, strict=False):
+            node.stand.inject(MAIN, packet(wire.request(number, 5), ports=(49_862, OTHER_PORT)))
+
+    def reads(number: int) -> None:
+        def enough() -> bool:
+            sock.receive_batch(batch)
+            read.extend(batch.data[: batch.count, :4].copy().view(">u4")[:, 0].tolist())
+            return len(read) >= number
+
+        eventually(enough, f"{number} packets")
+
+    send_ten()
+    beside = node.open()
+    with node.attached():
+        place = node.program.add(ANY, OTHER_PORT, beside)
+        sock.attach(beside)
+        send_ten()
+        reads(12)
+        node.program.remove(ANY, OTHER_PORT, beside, place)
+        sock.detach(beside)
+        send_ten()
+    reads(30)
+    assert read == list(range(30))
+    assert (sock.take_received(), sock.take_received(), sock.sources) == (30, 0, 1)
+
+
 def test_a_queue_is_free_once_nobody_reads_it(
     node: Node, sock: DriverSocket, served: tuple[XdpSocket, int]
 ) -> None:
