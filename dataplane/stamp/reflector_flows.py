@@ -34,8 +34,8 @@ from dataplane.stamp.timestamp_arrays import encode_timestamps
 
 SETS = 16_384
 WAYS = 2
-"""Flows that are remembered: `WAYS` of each of `SETS` groups that a hash tells apart.
-One flow more replaces one that is then judged anew."""
+"""Flows that are remembered: `WAYS` of each of `SETS` groups that a hash tells apart, the
+newest first. One flow more replaces the oldest, which is then judged anew."""
 
 Bytes = npt.NDArray[np.uint8]
 Integers = npt.NDArray[Any]
@@ -81,8 +81,6 @@ class Flow:
     state: SessionState
     stateful: bool
     fmt: TimestampFormat
-    lane: int
-    """The caller's word for what replies of this flow are sent with."""
 
 
 @dataclass(slots=True)
@@ -97,7 +95,7 @@ class Replies:
     """Index, in `flows`, of the flow of each row."""
 
     lane: Integers
-    """Of each row."""
+    """Of each row, as it was learnt."""
 
     def take(self, order: Integers) -> Replies:
         """The same replies in another order."""
@@ -142,24 +140,23 @@ class ReflectorFlows:
         return np.where(known, first + place, -1)
 
     def learn(self, request: Requests, reply: Reply, lane: int) -> None:
-        """`reply` is what `SessionReflector.receive` made of the one request given."""
+        """`reply` is what `SessionReflector.receive` made of the one request given; `lane` is
+        the caller's word for what replies of its flow are sent with. Places found before are
+        no longer good."""
         keys, sets = _keys(request)
-        first = int(sets[0]) * WAYS
-        ways = range(first, first + WAYS)
-        place = next((at for at in ways if at not in self._flows), first)
-        if place == first and first in self._flows:
-            # The newer of the two moves on, so that the older one goes next time.
-            self._keys[first + 1] = self._keys[first]
-            self._lane[first + 1] = self._lane[first]
-            self._flows[first + 1] = self._flows[first]
+        newest = int(sets[0]) * WAYS
+        for place in range(newest + WAYS - 1, newest, -1):
+            if place - 1 in self._flows:
+                self._keys[place] = self._keys[place - 1]
+                self._lane[place] = self._lane[place - 1]
+                self._flows[place] = self._flows[place - 1]
         session = reply.session
-        self._keys[place] = keys[0]
-        self._lane[place] = lane
-        self._flows[place] = Flow(
+        self._keys[newest] = keys[0]
+        self._lane[newest] = lane
+        self._flows[newest] = Flow(
             reply.state,
             session is not None and session.mode is ReflectorMode.STATEFUL,
             reply.timestamp_format,
-            lane,
         )
 
     def reflect(self, requests: Requests, places: Integers, tai_offset_s: int) -> Replies:
