@@ -159,7 +159,7 @@ def traffic(drawn: Any) -> list[Arrival]:
     return found
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     events,
     st.sampled_from(ReflectorMode),
@@ -251,7 +251,6 @@ def alike(one: DelaySummary | None, other: DelaySummary | None, whole: DelaySumm
     )
 
 
-@settings(deadline=None)
 @given(st.integers(1, 12), st.lists(st.integers(0, 40), max_size=10), st.integers(0, 50))
 def test_records_appended_at_once(capacity: int, sizes: list[int], fetched: int) -> None:
     rings = []
@@ -275,7 +274,6 @@ def test_records_appended_at_once(capacity: int, sizes: list[int], fetched: int)
 
 
 @given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1))
-@settings(deadline=None)
 def test_buckets(values: list[int]) -> None:
     values += [2**k + d for k in range(62) for d in (-1, 0, 1)]
     buckets = buckets_of(np.array(values, np.int64))

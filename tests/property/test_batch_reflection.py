@@ -220,7 +220,7 @@ def traffic(draw: st.DrawFn) -> list[Datagram]:
     return found
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     traffic(),
     st.booleans(),

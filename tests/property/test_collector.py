@@ -30,7 +30,7 @@ def lost(fates: list[Fate]) -> tuple[int, int]:
     return forward, sum(not any(replies for _, replies in f.copies) for f in fates) - forward
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(in_order, max_size=150), st.integers(0, 2**32 - 1), st.integers(-S, S))
 def test_losses_by_direction_are_exact(fates: list[Fate], counter: int, offset_ns: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -49,7 +49,7 @@ def test_losses_by_direction_are_exact(fates: list[Fate], counter: int, offset_n
         assert snapshot.round_trip.max_ns == 5 * MS
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(overtaking, max_size=80))
 def test_losses_are_exact_when_packets_overtake_each_other(fates: list[Fate]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -70,7 +70,7 @@ def test_losses_are_exact_when_packets_overtake_each_other(fates: list[Fate]) ->
         assert loss.backward <= backward
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(anything, min_size=1, max_size=80),
     st.sampled_from(ReflectorMode),

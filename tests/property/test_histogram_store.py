@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import numpy.typing as npt
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dataplane.histogram import BUCKETS, SUB_BUCKETS, moved
@@ -42,7 +42,6 @@ def sparse(found: tuple[npt.NDArray[np.intp], Counts]) -> Counter[int]:
     return Counter({at: n for at, n in zip(*(each.tolist() for each in found), strict=True) if n})
 
 
-@settings(deadline=None)
 @given(st.lists(steps, max_size=60))
 def test_samples_are_found_again(taken: list[tuple[str, int, int, int]]) -> None:
     view = memoryview(bytearray(SIZE))

@@ -32,7 +32,7 @@ def check(summary: DelaySummary | None, values: list[int], *origins_ns: int) -> 
         assert abs(summary.percentiles[percent] - exact) <= error, percent
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.lists(st.integers(-(10**6), 10**9), min_size=1, max_size=40), min_size=1, max_size=4

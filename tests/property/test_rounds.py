@@ -88,7 +88,7 @@ steps = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(kinds, steps)
 def test_replies_taken_in_rounds(kinds: list[int], steps: Any) -> None:
     with sides(configured(kinds)) as (one, many):
@@ -206,7 +206,7 @@ def expire_together(table: SessionTable, side: Side, now_ns: int) -> None:
     assert (next_expiries(table, rows[done]) > now_ns).all()
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(
     kinds,
     st.lists(

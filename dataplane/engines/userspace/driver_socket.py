@@ -80,8 +80,7 @@ class DriverSocket(UdpSocket):
 
     def attach(self, sock: XdpSocket) -> None:
         """Read `sock`, too; it belongs to this object from now on."""
-        if len(self._leaving) == len(self._sockets):
-            self._attached_ns = wall_ns()
+        self._attached_ns = wall_ns()
         self._sockets.append(sock)
         self._epoll.register(sock.fileno(), select.EPOLLIN)
 

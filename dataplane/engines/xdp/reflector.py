@@ -124,7 +124,9 @@ class ReflectorRole:
         self._program.tables.set_clock(self._clock.status)
         status = self._status
         failed = status is not None and status.oper_state is OperState.FAILED
-        if failed or monotonic_ns() - self._looked_ns >= LOOK_NS:
+        if monotonic_ns() - self._looked_ns >= LOOK_NS:
+            self._locals_due = True
+        if failed or self._locals_due:
             self._attend("recovered")
 
     def close(self) -> None:

@@ -92,7 +92,7 @@ messages = st.one_of(
 )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(messages)
 def test_message_round_trip(message: Message) -> None:
     data = encode(message)
@@ -100,13 +100,13 @@ def test_message_round_trip(message: Message) -> None:
     assert decode(data[LENGTH.size :]) == message
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(nodes, nodes)
 def test_difference_leads_from_old_to_new(old: Node, new: Node) -> None:
     assert patched(old, difference(old, new)) == new
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(nodes)
 def test_no_difference_names_no_session(node: Node) -> None:
     delta = difference(node, node)
@@ -118,7 +118,7 @@ def test_no_difference_names_no_session(node: Node) -> None:
         assert delta.reflector.removed == ()
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(messages, max_size=4), st.integers(1, 50))
 def test_splitter_does_not_depend_on_how_bytes_arrive(sent: list[Message], size: int) -> None:
     stream = b"".join(map(encode, sent))

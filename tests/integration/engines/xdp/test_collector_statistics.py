@@ -40,9 +40,7 @@ def run(node: Node, changes: dict[str, Any], options: dict[str, Any], script: An
 modes = st.sampled_from(ReflectorMode)
 
 
-@settings(
-    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(in_order, max_size=150), st.integers(0, 2**32 - 1), st.integers(-S, S), modes,
     st.sampled_from(DelayMode),
@@ -59,9 +57,7 @@ def test_lost_and_duplicated_as_the_core(
     run(node, {"reflector_mode": mode, "delay_mode": delays}, options, script)
 
 
-@settings(
-    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(overtaking, max_size=80), modes)
 def test_overtaking_as_the_core(node: Node, fates: list[Fate], mode: ReflectorMode) -> None:
     def script(network: TwinNetwork) -> None:
@@ -76,9 +72,7 @@ def test_overtaking_as_the_core(node: Node, fates: list[Fate], mode: ReflectorMo
     run(node, {"reflector_mode": mode}, {}, script)
 
 
-@settings(
-    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(anything, min_size=1, max_size=80), modes, st.sampled_from([None, 0, 5, 2**31]))
 def test_anything_as_the_core(
     node: Node, fates: list[Fate], mode: ReflectorMode, restart_at: int | None
@@ -104,9 +98,7 @@ STEPS = st.one_of(
 )
 
 
-@settings(
-    deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(STEPS, max_size=80), modes, st.booleans())
 def test_a_life_as_the_core(
     node: Node, steps: list[tuple[Any, ...]], mode: ReflectorMode, late_start: bool

@@ -123,9 +123,7 @@ before_ends = st.sampled_from([-MS, -5 * MS, -12 * MS, -20 * MS, -30 * MS, -30 *
 """So long before the end of the interval of the first session."""
 
 
-@settings(
-    deadline=None, max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.integers(0, 5), min_size=SESSIONS, max_size=SESSIONS),
     st.lists(

@@ -38,9 +38,7 @@ def announce_together(many: Side, table: SessionTable, numbers: list[int], now_n
     announce_round(table, rows, now_ns)
 
 
-@settings(
-    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.integers(0, 5), min_size=SESSIONS, max_size=SESSIONS),
     st.lists(

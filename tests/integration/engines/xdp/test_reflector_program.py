@@ -100,9 +100,7 @@ def test_every_length_to_a_return_path(bench: Bench, length: int) -> None:
     apart_ns=st.integers(0, 10**9),
     ptp=st.booleans(),
 )
-@settings(
-    max_examples=2_000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=2_000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_timestamps_are_rounded_as_the_core_rounds(
     bench: Bench, t2_ns: int, apart_ns: int, ptp: bool
 ) -> None:

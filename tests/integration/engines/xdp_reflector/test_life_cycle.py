@@ -16,15 +16,17 @@ from typing import cast
 
 import pytest
 
-from dataplane.config import Node, ReflectorSession, Sender
+from dataplane.config import IPAddress, Node, ReflectorSession, Sender
 from dataplane.engines.base import (
     AttachmentMode,
     OperState,
     ReflectorStatusReport,
     reflector_store_path,
 )
+from dataplane.engines.driver.doorbell import Doorbell
 from dataplane.engines.driver.interfaces import Kernel
 from dataplane.engines.driver.layouts import LocalFlag
+from dataplane.engines.driver.tables import NodeTables
 from dataplane.engines.xdp.program import ReflectorProgram
 from dataplane.stamp.session_reflector import SessionState
 from tests.integration.engines.network import SENDER, Network, eventually, inside, ip, sysctl
@@ -97,6 +99,31 @@ def test_too_many_addresses_for_a_while(
     ask(asking, 6, BASE)
     eventually(lambda: reflector.counted().reflected == 1, "the reply is counted")
     assert not any(reflector.counted().discards.values())
+
+
+def test_an_address_that_nobody_tells_of(
+    network: Network, run: Callable[[], Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel is asked now and then, though it tells of nearly all changes."""
+    told: set[IPAddress] = set()
+    fill, heard = NodeTables.set_locals, Doorbell.rung
+
+    def set_locals(tables: NodeTables, known: dict[IPAddress, LocalFlag]) -> None:
+        told.update(known)
+        fill(tables, known)
+
+    def deaf(doorbell: Doorbell) -> bool:
+        heard(doorbell)
+        return False
+
+    monkeypatch.setattr(NodeTables, "set_locals", set_locals)
+    monkeypatch.setattr(Doorbell, "rung", deaf)
+    monkeypatch.setattr("dataplane.engines.xdp.reflector.LOOK_NS", 1)
+    reflector = run()
+    reflector.serve(SERVED)
+    reflector.becomes(OperState.RUNNING)
+    ip("-n", network.reflector, "address", "add", "fd00:99::1/128", "dev", "lo")
+    eventually(lambda: IPv6Address("fd00:99::1") in told, "the program is told of it")
 
 
 def test_interface_comes_back(network: Network, reflector: Running, asking: socket.socket) -> None:
