@@ -70,7 +70,8 @@ from dataplane.stamp.state_words import (
     RING_WORDS,
     T1_METHOD_AT,
     T4_METHOD_AT,
-    VERSION,
+    begin_write,
+    end_write,
     word_of,
 )
 from dataplane.stamp.timestamp import ErrorEstimate
@@ -221,8 +222,7 @@ def take_round(
     their Error Estimates, wire values."""
     columns, arena = table.columns, table.arena
     words, state = arena.words, columns[STATE][rows]
-    version = words[state + VERSION] | 1
-    words[state + VERSION] = version
+    versions = begin_write(words, state)
     _append(table, rows, records)
     words[state + _RECEIVED] += 1
     words[state + LAST_RECEIVED_AT] = records["t4_ns"]
@@ -257,7 +257,7 @@ def take_round(
     apart = columns[APART][rows].nonzero()[0]
     for row, sequence in zip(rows[apart].tolist(), sequences[apart].tolist(), strict=True):
         table.collectors[row].forget(sequence)
-    words[state + VERSION] = version + 1
+    end_write(words, state, versions)
 
 
 def know_reflectors(table: SessionTable, rows: Rows, estimates: npt.NDArray[np.uint16]) -> None:

@@ -20,7 +20,7 @@ from dataplane.stamp.session_table import (
     STATEFUL,
     SessionTable,
 )
-from dataplane.stamp.state_words import COUNTERS_AT, VERSION, word_of
+from dataplane.stamp.state_words import COUNTERS_AT, begin_write, end_write, word_of
 from dataplane.stamp.window import LOST
 
 _LOST = COUNTERS_AT + word_of(Counters, "lost")
@@ -48,10 +48,9 @@ def lose_round(table: SessionTable, rows: Rows, as_of_ns: int) -> None:
         if not len(rows):
             return
         words, state = arena.words, columns[STATE][rows]
-        version = words[state + VERSION] | 1
-        words[state + VERSION] = version
+        versions = begin_write(words, state)
         settled = columns[SETTLED][rows]
         arena.bytes[columns[FATES][rows] + (settled & columns[MASK][rows])] = LOST
         words[state + _LOST] += 1
         settle_round(table, rows)
-        words[state + VERSION] = version + 1
+        end_write(words, state, versions)

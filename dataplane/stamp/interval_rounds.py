@@ -63,7 +63,8 @@ from dataplane.stamp.state_words import (
     HEAD_AT,
     INTERVAL_WORDS,
     INTERVALS_AT,
-    VERSION,
+    begin_write,
+    end_write,
     word_of,
     words_of,
 )
@@ -135,8 +136,7 @@ def close_round(table: SessionTable, rows: Rows, kind: Kind, as_of_ns: int | Int
     """
     columns, words = table.columns, table.arena.words
     state = columns[STATE][rows]
-    version = words[state + VERSION] | 1
-    words[state + VERSION] = version
+    versions = begin_write(words, state)
     number = words[state + CLOSED_AT] + 1
     new = number & 1
     closing, following = (
@@ -179,7 +179,7 @@ def close_round(table: SessionTable, rows: Rows, kind: Kind, as_of_ns: int | Int
         collector = table.collectors[int(rows[index])]
         collector.move_origin(int(new[index]), direction, origin_ns)
     words[state + CLOSED_AT] = number
-    words[state + VERSION] = version + 1
+    end_write(words, state, versions)
     for row, closed in zip(rows.tolist(), number.tolist(), strict=True):
         table.collectors[row].closed_together(closed)
 
@@ -187,13 +187,12 @@ def close_round(table: SessionTable, rows: Rows, kind: Kind, as_of_ns: int | Int
 def set_local_clock(table: SessionTable, rows: Rows, status: ClockStatus) -> None:
     """As `Collector.set_local_clock` of each session; and the TAI offset."""
     words, state = table.arena.words, table.columns[STATE][rows]
-    version = words[state + VERSION] | 1
-    words[state + VERSION] = version
+    versions = begin_write(words, state)
     words[state + _LOCAL_ERROR] = min(status.error_ns, INT64_MAX)
     synchronization = Synchronization.of(status.synchronized).value
     table.arena.bytes[8 * state + _LOCAL_SYNCHRONIZATION] = synchronization
     table.columns[TAI_OFFSET_S][rows] = status.tai_offset_s
-    words[state + VERSION] = version + 1
+    end_write(words, state, versions)
 
 
 def _held_up(table: SessionTable, rows: Rows, now_ns: int | Int64) -> Mask:

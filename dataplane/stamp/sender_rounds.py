@@ -41,7 +41,8 @@ from dataplane.stamp.state_words import (
     COUNTERS_AT,
     HEAD_AT,
     T1_METHOD_AT,
-    VERSION,
+    begin_write,
+    end_write,
     word_of,
 )
 from dataplane.stamp.window import UNDER_WAY
@@ -86,8 +87,7 @@ def send_round(
     """
     columns, arena = table.columns, table.arena
     words, state = arena.words, columns[STATE][rows]
-    version = words[state + VERSION] | 1
-    words[state + VERSION] = version
+    versions = begin_write(words, state)
     sequence = columns[NEXT][rows]
     apart = columns[APART][rows].nonzero()[0]
     for row, oldest in zip(
@@ -124,7 +124,7 @@ def send_round(
     if complete.any():
         done = rows[complete]
         columns[DUE_NS][done] = columns[LATEST_NS][done] = NEVER
-    words[state + VERSION] = version + 1
+    end_write(words, state, versions)
 
 
 def all_sent(table: SessionTable, rows: Rows) -> npt.NDArray[np.bool_]:

@@ -10,6 +10,7 @@ import ctypes
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dataplane.measurement import RECORD, RingHeader
 from dataplane.session_state import IntervalState, SessionHead, SessionState
@@ -54,3 +55,18 @@ RING_WORDS = words_of(RingHeader)
 RING_HEAD_AT = word_of(RingHeader, "head")
 RECORD_WORDS = RECORD.size // 8
 """Of the ring of records, which are behind its header."""
+
+
+def begin_write(
+    words: npt.NDArray[np.int64], states: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Have readers wait for these states (`SessionHead.version`): what `end_write` wants."""
+    versions: npt.NDArray[np.int64] = words[states + VERSION] | 1
+    words[states + VERSION] = versions
+    return versions
+
+
+def end_write(
+    words: npt.NDArray[np.int64], states: npt.NDArray[np.int64], versions: npt.NDArray[np.int64]
+) -> None:
+    words[states + VERSION] = versions + 1

@@ -97,7 +97,8 @@ from dataplane.stamp.state_words import (
     RING_WORDS,
     T1_METHOD_AT,
     T4_METHOD_AT,
-    VERSION,
+    begin_write,
+    end_write,
     word_of,
 )
 from dataplane.stamp.window import RECEIVED
@@ -191,7 +192,7 @@ def _expire_some(table: SessionTable, rows: Rows, commands: Commands, now_ns: in
     found, replies = _waiting(table, found, now_ns)
     rows = found.rows
     state = columns[STATE][rows]
-    words[state + VERSION] |= 1
+    begin_write(words, state)
     _fold(table, found)
     _take_in(table, found, replies)
     lose_round(table, rows, now_ns)
@@ -202,11 +203,11 @@ def _expire_some(table: SessionTable, rows: Rows, commands: Commands, now_ns: in
     breaks = columns[BREAKS_SEEN][rows] = found.running["breaks"].astype(np.int64)
     settled = columns[SETTLED][rows] > columns[NEWEST][rows]
     columns[CALM][rows] = np.where(settled, breaks, -1)
-    words[state + VERSION] |= 1
+    begin_write(words, state)
     begun = over._replace(parity=1 - over.parity, sums=over.following)
     simple = _are_simple(table, begun)
     _fold(table, begun.where(simple))
-    words[state + VERSION] = (words[state + VERSION] | 1) + 1
+    end_write(words, state, begin_write(words, state))
     for row in begun.rows[~simple].tolist():
         table.collectors[row].drain(now_ns)
 
@@ -429,7 +430,7 @@ def _close(table: SessionTable, over: _Sessions, commands: Commands, now_ns: int
     for kind in np.unique(kinds).tolist():
         close_round(table, rows[kinds == kind], table.kinds[kind], now_ns)
     words = arena.words
-    words[columns[STATE][rows] + VERSION] |= 1
+    begin_write(words, columns[STATE][rows])
     begun = over._replace(parity=1 - over.parity)
     known = origins_of(table, begun.rows, begun.parity)
     theirs = words[columns[COLLECTION_AT][rows][:, None] + ORIGINS_AT + _DIRECTIONS]
