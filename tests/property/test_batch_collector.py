@@ -222,6 +222,8 @@ def test_batches_are_collected_as_single_replies_are(
 
 
 def compare(one: Side, many: Side) -> None:
+    for expected_store, found_store in zip(one.stores, many.stores, strict=True):
+        assert taken_up(found_store) == taken_up(expected_store)
     for expected, found in zip(one.snapshots(), many.snapshots(), strict=True):
         plain = {"forward": DelaySummary(), "backward": None, "round_trip": None, "intervals": []}
         assert dataclasses.replace(found, **plain) == dataclasses.replace(expected, **plain)
@@ -233,6 +235,16 @@ def compare(one: Side, many: Side) -> None:
         ):
             for name in ("forward", "backward", "round_trip"):
                 assert alike(getattr(ours, name), getattr(theirs, name), getattr(found, name))
+
+
+def taken_up(store: SessionStore) -> tuple[int, ...]:
+    """What a host that is started anew knows of the interval it goes on with."""
+    state = store.state
+    current = state.interval[state.head.closed % 2]
+    return (
+        *(current.start_ns, current.start_monotonic_ns, current.end_monotonic_ns),
+        *(current.suspect, current.carried, current.forward_lost, current.backward_lost),
+    )
 
 
 def alike(one: DelaySummary | None, other: DelaySummary | None, whole: DelaySummary | None) -> bool:

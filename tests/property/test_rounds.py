@@ -15,10 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataplane.arena import Arena
+from dataplane.clock import ClockStatus
 from dataplane.config import DelayMode, ReflectorMode, SenderSession
 from dataplane.stamp.collector import Collector
 from dataplane.stamp.collector_rounds import next_expiries
 from dataplane.stamp.expiry_rounds import expire_over
+from dataplane.stamp.interval_rounds import close_over, set_local_clock
 from dataplane.stamp.sender_rounds import PACKET, fit_to_send, send_round
 from dataplane.stamp.session_sender import SessionSender
 from dataplane.stamp.session_table import (
@@ -30,6 +32,7 @@ from dataplane.stamp.session_table import (
     SessionTable,
 )
 from dataplane.stamp.timestamp import ErrorEstimate, TimestampFormat
+from dataplane.statistics import INT64_MAX
 from dataplane.store import SessionStore
 from tests.property.test_batch_collector import Arrival, Side, compare
 from tests.unit.stamp.network import MS, UNIX_NS, S, reply, session
@@ -195,6 +198,45 @@ def test_origins_move_in_rounds() -> None:
             state = one.stores[0].state
             origins.add(state.interval[state.head.closed % 2].delay[0].origin_ns)
         assert len(origins) > 3
+
+
+@settings(max_examples=50)
+@given(
+    kinds,
+    st.lists(
+        st.sampled_from([-600 * MS, -1, 0, 1, 300 * MS]), min_size=SESSIONS, max_size=SESSIONS
+    ),
+)
+def test_intervals_are_closed_as_of_different_times(kinds: list[int], late_ns: list[int]) -> None:
+    """Those are suspect in which a packet has been due for as long as a whole one takes."""
+    with sides(configured(kinds)) as (one, many):
+        for side in (one, many):
+            for ssid, collector in side.collectors.items():
+                SessionSender(session(ssid=ssid), start_ns=S // 2, row=collector.row)
+        table = many.collectors[1].row.table
+        assert table is not None
+        rows = np.array(sorted(many.collectors))
+        as_of_ns = S // 2 + S + np.array(late_ns)
+        close_over(table, rows, as_of_ns)
+        stateless = table.columns[STATEFUL][rows] == 0
+        assert (table.columns[END_NS][rows] > as_of_ns)[stateless].all()
+        for side in (one, many):
+            for ssid, at_ns in zip(rows.tolist(), as_of_ns.tolist(), strict=True):
+                side.collectors[ssid].expire(at_ns)
+        compare(one, many)
+
+
+@pytest.mark.parametrize("error_ns", [16 * S, INT64_MAX + 1])
+def test_all_sessions_are_told_of_the_clock_together(error_ns: int) -> None:
+    with sides(configured([0, 1, 2])) as (one, many):
+        table = many.collectors[1].row.table
+        assert table is not None
+        set_local_clock(table, np.array([1, 3]), ClockStatus(True, error_ns, 37))
+        for ssid in (1, 3):
+            one.collectors[ssid].set_local_clock(True, error_ns)
+        compare(one, many)
+        offsets = [collector.tai_offset_s for collector in many.collectors.values()]
+        assert offsets == [37, 0, 37]
 
 
 def expire_together(table: SessionTable, side: Side, now_ns: int) -> None:
