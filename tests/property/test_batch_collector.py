@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import gc
 import math
 import tempfile
+from collections.abc import Callable
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dataplane.config import DelayMode, ReflectorMode, SenderSession
@@ -40,6 +43,8 @@ class Arrival:
     at_ns: int
     port: int = 862
     stamped: bool = True
+    source: IPv6Address = REFLECTOR
+    admitted: bool = True
 
 
 class Side:
@@ -64,7 +69,7 @@ class Side:
     def single(self, arrival: Arrival) -> None:
         self.collectors[arrival.ssid].receive(
             arrival.data,
-            source=REFLECTOR,
+            source=arrival.source,
             source_port=arrival.port,
             t4_ns=UNIX_NS + arrival.at_ns,
             now_ns=arrival.at_ns,
@@ -74,6 +79,17 @@ class Side:
         )
 
     def together(self, arrivals: list[Arrival]) -> None:
+        seen: list[int] = []
+
+        def single(row: int) -> None:
+            seen.append(row)
+            self.single(arrivals[row])
+
+        self.receive(arrivals, single)
+        assert {row for row, one in enumerate(arrivals) if not one.admitted} <= set(seen)
+        self.runs += len(arrivals) - len(seen)
+
+    def receive(self, arrivals: list[Arrival], single: Callable[[int], None]) -> None:
         count = len(arrivals)
         data = np.full((count, 128), 0xAA, np.uint8)
         for row, arrival in enumerate(arrivals):
@@ -82,21 +98,16 @@ class Side:
         replies = Replies(
             data,
             np.array([len(arrival.data) for arrival in arrivals]),
-            np.tile(np.frombuffer(REFLECTOR.packed, np.uint64), (count, 1)),
+            np.frombuffer(
+                b"".join(arrival.source.packed for arrival in arrivals), np.uint64
+            ).reshape(count, 2),
             np.array([arrival.port for arrival in arrivals], np.uint16),
-            np.ones(count, np.bool_),
+            np.array([arrival.admitted for arrival in arrivals], np.bool_),
             UNIX_NS + at_ns,
             at_ns,
             np.array([arrival.stamped for arrival in arrivals]),
         )
-        seen: list[int] = []
-
-        def single(row: int) -> None:
-            seen.append(row)
-            self.single(arrivals[row])
-
         self.batch.receive(replies, single)
-        self.runs += count - len(seen)
 
     def snapshots(self) -> list[SessionSnapshot]:
         return [store.snapshot(10_000) for store in self.stores]
@@ -104,6 +115,16 @@ class Side:
 
 TOTAL = [0, 0]
 FAR_NS = (2**31 - 10) * S
+OTHERS = {"host": IPv6Address("2001:db8::3"), "net": IPv6Address("2001:db9::2")}
+"""Who else may send replies."""
+
+ODD = [
+    *("port", "host", "net", "not admitted", "short", "long", "ntp", "zero", "sender's zero"),
+    *("old", "edge", "edge", "past edge"),
+]
+EDGE_NS = 100 * MS
+"""Intervals end, and packets are lost, at multiples of it."""
+
 events = st.lists(
     st.tuples(
         st.sampled_from([1, 2]),
@@ -113,7 +134,7 @@ events = st.lists(
         # A peer may claim whatever time it likes.
         st.one_of(*[st.integers(-3 * S, 3 * S)] * 9, st.sampled_from([-FAR_NS, FAR_NS])),
         st.sampled_from([0, MS, 7 * MS + 13, 100 * MS]),
-        st.sampled_from(["fine"] * 12 + ["port", "short", "long", "ntp", "zero", "old"]),
+        st.sampled_from(["fine"] * 15 + ODD),
         st.integers(1, 20),
     ),
     max_size=40,
@@ -132,15 +153,21 @@ def traffic(drawn: Any) -> list[Arrival]:
         for _ in range(repeat):
             sequence += 1
             now_ns += gap_ns
+            if kind in ("edge", "past edge"):
+                now_ns += ((kind == "past edge") - now_ns) % EDGE_NS
             t1_ns = UNIX_NS + now_ns - 3 * MS
             if kind == "old" and sequence % 3:
                 t1_ns -= 9 * S
             t2_ns = t1_ns + offset_ns + gap_ns * sequence % 1_001
-            changes: dict[str, Any] = {"ssid": ssid}
+            fmt = TimestampFormat.NTP if kind == "ntp" else TimestampFormat.PTPV2
+            estimate = ErrorEstimate(sequence % 2 == 0, fmt, 3, 1 + sequence % 99)
+            changes: dict[str, Any] = {
+                "ssid": ssid,
+                "error_estimate": estimate,
+                "sender_ttl": 155 + sequence % 101,
+            }
             if kind == "ntp":
-                estimate = ErrorEstimate(sequence % 2 == 0, TimestampFormat.NTP, 3, 9)
                 changes |= {
-                    "error_estimate": estimate,
                     "timestamp": encode_timestamp(t2_ns + 99, TimestampFormat.NTP),
                     "receive_timestamp": encode_timestamp(t2_ns, TimestampFormat.NTP),
                 }
@@ -151,32 +178,50 @@ def traffic(drawn: Any) -> list[Arrival]:
                 data += bytes(8)
             elif kind == "zero":
                 data = data[:13] + b"\0" + data[14:]
+            elif kind == "sender's zero":
+                data = data[:37] + b"\0" + data[38:]
             port = 863 if kind == "port" else 862
-            found.append(Arrival(ssid, data, now_ns, port, stamped=sequence % 5 != 0))
+            source, admitted = OTHERS.get(kind, REFLECTOR), kind != "not admitted"
+            found.append(
+                Arrival(ssid, data, now_ns, port, sequence % 5 != 0, source, admitted=admitted)
+            )
             if step < 10_000:
                 following[ssid] = max(following[ssid], sequence + 1)
             counters[ssid] += 1
     return found
 
 
-@settings(max_examples=100)
+TO_THE_TIMEOUT = [
+    (1, 0, 0, 0, MS, "fine", 4),
+    (2, 0, 0, 0, MS, "fine", 4),
+    (1, 0, 0, 0, EDGE_NS, "past edge", 3),
+]
+"""Runs of two sessions, one of which breaks off where packets are lost."""
+
+
+@settings(max_examples=150)
+@example(
+    *(TO_THE_TIMEOUT, ReflectorMode.STATELESS, DelayMode.TWO_WAY, (0, 37), [], 300, -5 * S, 97)
+)
 @given(
     events,
     st.sampled_from(ReflectorMode),
     st.sampled_from(DelayMode),
-    st.sampled_from([0, 37]),
+    st.sampled_from([(0, 0), (37, 37), (0, 37)]),
     st.lists(st.integers(0, 300), max_size=20),
-    st.sampled_from([2_700, 20_000]),
+    st.sampled_from([300, 2_700, 20_000]),
     st.sampled_from([-5 * S, -MS, 300 * MS]),
+    st.sampled_from([97, 97, 5]),
 )
 def test_batches_are_collected_as_single_replies_are(
     drawn: Any,
     mode: ReflectorMode,
     delay_mode: DelayMode,
-    tai_offset_s: int,
+    tai_offsets_s: tuple[int, int],
     refined: list[int],
     loss_timeout_ms: int,
     earliest_ns: int,
+    size: int,
 ) -> None:
     arrivals = traffic(drawn)
     configs = [
@@ -196,15 +241,16 @@ def test_batches_are_collected_as_single_replies_are(
             path.mkdir()
             side = Side(path, configs)
             sides.append(side)
-            for collector in side.collectors.values():
+            for ssid, tai_offset_s in enumerate(tai_offsets_s, 1):
+                collector = side.collectors[ssid]
                 collector.tai_offset_s = tai_offset_s
                 for _ in range(2):
                     collector.announce(400, UNIX_NS + earliest_ns - tai_offset_s * S, 0)
                 for sequence in refined:
                     collector.refine_t1(sequence, UNIX_NS + sequence)
         one, many = sides
-        for start in range(0, len(arrivals), 97):
-            part = arrivals[start : start + 97]
+        for start in range(0, len(arrivals), size):
+            part = arrivals[start : start + size]
             for arrival in part:
                 one.single(arrival)
             many.together(part)
@@ -219,6 +265,19 @@ def test_batches_are_collected_as_single_replies_are(
             for collector in side.collectors.values():
                 collector.expire(30 * S)
         compare(one, many)
+
+
+def test_what_is_no_longer_served_is_let_go() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        side = Side(Path(folder), [session(ssid=1)])
+        collector = side.collectors[1]
+        collector.sent(0, UNIX_NS, 0)
+        side.batch.serve(1, None)
+        seen: list[int] = []
+        side.receive([Arrival(1, reply(0, 0, UNIX_NS, UNIX_NS, UNIX_NS, ssid=1), MS)], seen.append)
+        assert seen == [0]
+        assert collector.in_flight == 1
+        assert collector not in gc.get_referents(side.batch._collectors)
 
 
 def compare(one: Side, many: Side) -> None:
