@@ -245,7 +245,9 @@ def test_batches_are_collected_as_single_replies_are(
                 collector = side.collectors[ssid]
                 collector.tai_offset_s = tai_offset_s
                 for _ in range(2):
-                    collector.announce(400, UNIX_NS + earliest_ns - tai_offset_s * S, 0)
+                    collector.announce(
+                        min(400, collector.window // 2), UNIX_NS + earliest_ns - tai_offset_s * S, 0
+                    )
                 for sequence in refined:
                     collector.refine_t1(sequence, UNIX_NS + sequence)
         one, many = sides
