@@ -26,8 +26,10 @@ from dataplane.stamp.session_sender import SessionSender
 from dataplane.stamp.session_table import (
     DUE_NS,
     END_NS,
+    LATEST_NS,
     LENGTH_NS,
     NEVER,
+    SLACK_NS,
     STATEFUL,
     SessionTable,
 )
@@ -273,11 +275,13 @@ def test_packets_sent_in_rounds(
                 senders[-1][config.ssid] = SessionSender(run, start_ns=100 * MS, row=row)
         table = many.collectors[1].row.table
         assert table is not None
+        table.cells[SLACK_NS, 1 : SESSIONS + 1] = np.arange(SESSIONS) * MS
         now_ns = whole_ns = 100 * MS
-        for gap, apart_ns, ssids in turns:
+        for turn, (gap, apart_ns, ssids) in enumerate(turns):
             whole_ns += gap * 20 * MS
             now_ns = max(now_ns, whole_ns + apart_ns)
-            t1_ns = UNIX_NS + now_ns
+            # The two clocks drift apart.
+            t1_ns = UNIX_NS + now_ns + turn * 1_000
             due = [ssid for ssid in sorted(ssids) if not senders[0][ssid].complete]
             packets = np.zeros(len(due), PACKET)
             rows = np.array(due, np.intp)
@@ -295,7 +299,9 @@ def test_packets_sent_in_rounds(
                 data = packet.tobytes()
                 assert data[:4] + data[14:] == expected[ssid][:4] + expected[ssid][14:]
                 due_ns = senders[0][ssid].next_send_ns()
+                latest_ns = NEVER if due_ns is None else due_ns + (ssid - 1) * MS
                 assert table.cells[DUE_NS, ssid] == (NEVER if due_ns is None else due_ns)
+                assert table.cells[LATEST_NS, ssid] == latest_ns
             for ssid in range(1, SESSIONS + 1):
                 ours, theirs = senders[1][ssid], senders[0][ssid]
                 assert ours.next_send_ns() == theirs.next_send_ns()
@@ -323,6 +329,28 @@ def one_by_one(collector: Collector, sender: SessionSender, now_ns: int, t1_ns: 
     if sender.skipped > skipped:
         collector.skipped(sender.skipped - skipped)
     return data
+
+
+def test_which_packets_are_sent_together() -> None:
+    """Those that fall in the current interval, and do not push out any under way."""
+    with sides(configured([0] * 5)) as (_, many):
+        collector = many.collectors[1]
+        table = collector.row.table
+        assert table is not None
+        full, ahead, gone = 2, 3, 4
+        for ssid in many.collectors:
+            SessionSender(session(ssid=ssid), start_ns=0, row=many.collectors[ssid].row)
+        rows, packets = np.array([1, full]), np.zeros(2, PACKET)
+        send_round(table, rows, packets, 0, UNIX_NS)
+        window = many.collectors[full].window
+        for now_ns in range(1, window):
+            assert fit_to_send(table, np.array([full]), now_ns).all()
+            send_round(table, np.array([full]), packets[:1], now_ns, UNIX_NS + now_ns)
+        many.collectors[ahead].sent(0, UNIX_NS, 0)
+        many.collectors[gone].close()
+        rows = np.array(sorted(many.collectors))
+        assert fit_to_send(table, rows, S - 1).tolist() == [True, False, False, False, True]
+        assert not fit_to_send(table, rows, S).any()
 
 
 def test_a_better_t1_of_a_packet_that_is_too_old_is_forgotten() -> None:
