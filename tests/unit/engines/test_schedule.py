@@ -120,6 +120,66 @@ def test_no_flight_makes_others_wait_for_longer_than_they_may(table: SessionTabl
     assert module.LATENESS * SLACK_NS <= LATENESS_MAX_NS
 
 
+def test_slow_sessions_are_not_kept_waiting_for_as_many_times_their_slack(
+    table: SessionTable,
+) -> None:
+    timers = Timers()
+    schedule = schedule_of(table, timers, 0, due_ns=0)
+    due_ns = monotonic_ns()
+    schedule.send_at(1, due_ns, LATENESS_MAX_NS // 2)
+    schedule.arm(60_000 * MS)
+    assert timers.armed_ns[-1] == due_ns + LATENESS_MAX_NS - SPIN_NS
+
+
+def test_after_a_cheap_flight_packets_wait_as_long_as_they_can(
+    table: SessionTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_ns = monotonic_ns()
+    monkeypatch.setattr(module, "monotonic_ns", lambda: now_ns)
+    timers = Timers()
+    schedule = schedule_of(table, timers, 2, due_ns=now_ns)
+    schedule.arm(1)
+    assert timers.armed_ns[-1] == now_ns + 1 + SLACK_NS - SPIN_NS
+
+
+def test_who_can_wait_least_decides(table: SessionTable) -> None:
+    """And is waited for in a busy loop for no longer than its slack."""
+    timers = Timers()
+    schedule = schedule_of(table, timers, 0, due_ns=0)
+    schedule.send_at(1, 40 * MS, 50 * MS)
+    schedule.send_at(2, 60 * MS, SPIN_NS // 2)
+    armed_ns = timers.armed_ns[-2]
+    timers.armed_ns.clear()
+    schedule.arm()
+    assert timers.armed_ns == [armed_ns] == [60 * MS]
+    assert schedule.slack_ns == SPIN_NS // 2
+    rows = np.array([1, 2])
+    assert schedule.overdue_ns(rows, 60 * MS) == -SPIN_NS // 2
+    assert schedule.overdue_ns(rows, 100 * MS) == 40 * MS - SPIN_NS // 2
+    assert schedule.overdue_ns(rows[:1], 100 * MS) == 10 * MS
+
+
+def test_runs_that_are_complete_are_not_waited_for(table: SessionTable) -> None:
+    timers = Timers()
+    schedule = schedule_of(table, timers, 2, due_ns=0)
+    schedule.send_at(1, None, SLACK_NS)
+    # Another session of the same name has nothing to send yet.
+    schedule.forget(2)
+    schedule.watch(2, None, SLACK_NS)
+    timers.armed_ns.clear()
+    schedule.arm()
+    assert timers.armed_ns == []
+    assert schedule.due(10**9).tolist() == []
+
+
+def test_packets_that_begin_an_interval_do_not_fill_a_flight(table: SessionTable) -> None:
+    timers, due_ns = Timers(), monotonic_ns() + 1_000 * MS
+    schedule = schedule_of(table, timers, 2 * FLIGHT, due_ns)
+    table.columns[module.END_NS][1 : 2 * FLIGHT + 1] = due_ns
+    schedule.arm()
+    assert timers.armed_ns[-1] == due_ns + 1 + SLACK_NS - SPIN_NS
+
+
 def test_as_many_as_leave_in_one_go_are_not_kept_waiting_for_more(table: SessionTable) -> None:
     timers, due_ns = Timers(), monotonic_ns() + 1_000 * MS
     schedule = schedule_of(table, timers, 2 * FLIGHT, due_ns)
@@ -220,6 +280,57 @@ def test_packets_have_their_turn_before_more_are_looked_after_together(
     others = expiring.together[1][0]
     assert sorted(rows + others) == [*range(1, EXPIRING + 4)]
     assert not expiring.singly
+
+
+def test_losses_of_packets_yet_to_be_sent_are_looked_for_in_time(table: SessionTable) -> None:
+    """Of the session that has the shortest timeout, and not before."""
+    expiring = Expiring(table, [60_000 * MS, 60_000 * MS])
+    table.columns[module.TIMEOUT_NS][1:3] = 3_000 * MS, 2_000 * MS
+    expiring.schedule._look(10 * MS)
+    assert expiring.armed_ns == [2_010 * MS + SLACK_NS - SPIN_NS]
+
+
+def test_sessions_with_nothing_to_expire_press_nobody(table: SessionTable) -> None:
+    expiring = Expiring(table, [module.NEVER, 20 * MS])
+    table.columns[module.TIMEOUT_NS][1:3] = 10_000 * MS
+    expiring.schedule._look(10 * MS)
+    assert not expiring.together
+    assert expiring.armed_ns == [20 * MS + SLACK_NS - SPIN_NS]
+
+
+class Timer:
+    """One that never fires."""
+
+    def __init__(self) -> None:
+        self.at_ns: int | None = None
+
+    def at(self, at_ns: int | None, _slack_ns: int = 0) -> None:
+        self.at_ns = at_ns
+
+    def no_later_than(self, at_ns: int, _slack_ns: int) -> None:
+        self.at_ns = at_ns if self.at_ns is None else min(at_ns, self.at_ns)
+
+
+def test_no_timer_is_left_running(table: SessionTable) -> None:
+    made: list[Timer] = []
+
+    def timer(_callback: object) -> Timer:
+        made.append(Timer())
+        return made[-1]
+
+    schedule = schedule_of(table, cast(Timers, SimpleNamespace(timer=timer)), 1, due_ns=0)
+    schedule.watch(1, 10 * MS, SLACK_NS)
+    assert [each.at_ns for each in made] == [1 + SLACK_NS - SPIN_NS, 1 + SLACK_NS]
+    schedule.close()
+    assert [each.at_ns for each in made] == [None, None]
+
+
+def test_what_expires_is_looked_for_when_it_cannot_wait(table: SessionTable) -> None:
+    timers = Timers()
+    schedule = schedule_of(table, timers, 0, due_ns=0)
+    table.row(1)
+    schedule.watch(1, 10 * MS, SLACK_NS)
+    assert timers.armed_ns == [10 * MS + SLACK_NS - SPIN_NS]
 
 
 def test_what_the_first_packet_leads_to_is_looked_for_in_time(table: SessionTable) -> None:
