@@ -17,14 +17,14 @@ from dataplane.engines.common.batch import Batch
 from dataplane.engines.common.batch_reflection import BatchReflection, rthdr_of
 from dataplane.engines.common.transport import Datagram
 from dataplane.stamp.errors import DiscardReason
-from dataplane.stamp.packet import SenderPacket
+from dataplane.stamp.packet import OPEN, SenderPacket
 from dataplane.stamp.rate_limit import RateLimiter
 from dataplane.stamp.session_reflector import Reply, SessionReflector
 from dataplane.stamp.timestamp import ErrorEstimate, TimestampFormat
 
 A, B = IPv6Address("fd00::a"), IPv6Address("fd00::b")
 SID = IPv6Address("fc00::1")
-OURS = (IPv6Address("fd00::1").packed, IPv6Address("fd00::2").packed)
+OURS = tuple(IPv6Address(text).packed for text in ("fd00::1", "fd00::2", "fe80::1"))
 T2_NS = 1_790_000_000_000_000_000
 
 SESSIONS: dict[tuple[int, IPAddress | None], ReflectorSession] = {
@@ -67,7 +67,7 @@ class Wire:
 
     def answer(self, payload: bytes | bytearray, request: Datagram) -> None:
         peer = socket.inet_pton(socket.AF_INET6, request.source)
-        self._put(bytes(payload), request.destination, peer, request.source_port, request.scope_id)
+        self._put(bytes(payload), request.destination, peer, request.source_port, request.zone)
 
     def send_burst(
         self,
@@ -175,6 +175,11 @@ payloads = st.builds(
     st.sampled_from([b"", b"", b"", b"", b"\x80\x01\x00\x00", bytes(100)]),
     st.sampled_from([None, None, None, None, 43, 13, 44]),
 )
+regular = st.builds(
+    lambda ssid, fmt: SenderPacket(0, 1 << 20, ErrorEstimate(False, fmt, 3, 7), ssid, b"").encode(),
+    st.sampled_from([1, 2, 3, 9]),
+    st.sampled_from(TimestampFormat),
+)
 packets = st.builds(
     Datagram,
     st.one_of(payloads, payloads, payloads, st.binary(max_size=60)),
@@ -190,10 +195,29 @@ packets = st.builds(
 )
 
 
+def siblings(flow: Datagram) -> list[Datagram]:
+    """Flows that differ from this one in one respect."""
+    found = [
+        *(flow._replace(source=str(address)) for address in (A, B, IPv6Address("fd01::a"))),
+        flow._replace(source_port=flow.source_port ^ 1),
+        *(flow._replace(destination=address) for address in OURS),
+        # To a link-local address there is one on each link.
+        flow._replace(destination=OURS[-1], interface=flow.interface ^ 1),
+    ]
+    data = flow.data
+    if len(data) == OPEN.length:
+        datas = [data[:14] + ssid.to_bytes(2, "big") + data[16:] for ssid in range(1, 5)]
+        datas.append(data[:12] + bytes([data[12] ^ 0x40]) + data[13:])
+        found += [flow._replace(data=each) for each in datas]
+    return found
+
+
 @st.composite
 def traffic(draw: st.DrawFn) -> list[Datagram]:
     """Packets of a few flows, which differ in what a verdict does not depend on."""
-    flows = draw(st.lists(packets, min_size=1, max_size=5))
+    flows = draw(st.lists(packets, min_size=1, max_size=4))
+    flows[0] = flows[0]._replace(data=draw(regular))
+    flows += draw(st.lists(st.sampled_from(siblings(flows[0])), max_size=6))
     found = []
     for flow, sequence, hop_limit, t2_ns, stamped, odd in draw(
         st.lists(

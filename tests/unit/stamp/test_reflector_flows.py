@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
+import pytest
 
+from dataplane.stamp import reflector_flows as module
 from dataplane.stamp.packet import OPEN
-from dataplane.stamp.reflector_flows import WAYS, ReflectorFlows, Requests, _keys
+from dataplane.stamp.reflector_flows import WAYS, ReflectorFlows, Replies, Requests, _keys
 from dataplane.stamp.session_reflector import Reply
 from dataplane.stamp.timestamp import TimestampFormat
 
@@ -44,3 +48,44 @@ def test_the_oldest_flow_of_a_set_goes() -> None:
         assert known == mine[max(0, count - WAYS) : count]
         lanes = [flows._lane[place] for place in places.tolist() if place >= 0]
         assert lanes == known
+
+
+def test_replies_in_another_order_are_the_same_replies() -> None:
+    payloads = np.arange(3, dtype=np.uint8)[:, None].repeat(OPEN.length, axis=1)
+    replies = Replies(payloads, [], np.array([4, 5, 6]), np.array([7, 8, 9]))
+    taken = replies.take(np.array([2, 0, 1]))
+    assert taken.payloads[:, 0].tolist() == [2, 0, 1]
+    assert (taken.which.tolist(), taken.lane.tolist()) == ([6, 4, 5], [9, 7, 8])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("source", np.array([[1, 2]], np.uint64)),
+        ("source", np.array([[2, 1]], np.uint64)),
+        ("source_port", np.array([2])),
+        ("destination", np.array([[1, 2]], np.uint64)),
+        ("destination", np.array([[2, 1]], np.uint64)),
+        ("interface", np.array([2])),
+    ],
+)
+def test_what_tells_flows_apart(
+    name: str, value: npt.NDArray[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # All are in one set.
+    monkeypatch.setattr(module, "_MIX", (np.uint64(0),) * 3)
+    flows, request = ReflectorFlows(), requests([1])
+    flows.learn(request, REPLY, lane=0)
+    assert flows.find(request).tolist() == [0]
+    assert flows.find(dataclasses.replace(request, **{name: value})).tolist() == [-1]
+
+
+@pytest.mark.parametrize(("place", "value"), [(12, 0x40), (14, 1), (15, 1)])
+def test_formats_and_ssids_tell_flows_apart(
+    place: int, value: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MIX", (np.uint64(0),) * 3)
+    flows, request, other = ReflectorFlows(), requests([1]), requests([1])
+    flows.learn(request, REPLY, lane=0)
+    other.data[0, place] = value
+    assert flows.find(other).tolist() == [-1]
