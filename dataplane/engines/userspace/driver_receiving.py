@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from ipaddress import IPv6Address
 
 from dataplane.clock import REFRESH_NS, Clock, monotonic_ns
-from dataplane.config import Node
+from dataplane.config import Node, Sender
 from dataplane.engines.base import Role
 from dataplane.engines.common.loop import EASY_NS, Loop, LoopClosedError
 from dataplane.engines.driver.attach import Attachments, Wanted
@@ -33,7 +33,7 @@ from dataplane.engines.userspace.driver_program import DriverProgram
 from dataplane.engines.userspace.driver_socket import DriverSocket
 from dataplane.engines.userspace.moderation import Moderation, make_moderation
 from dataplane.engines.userspace.receiving import Receiver
-from dataplane.engines.userspace.surroundings import Surroundings, Watch
+from dataplane.engines.userspace.surroundings import NICE, Surroundings, Watch
 from dataplane.engines.userspace.xsk import Pool, XdpSocket
 from dataplane.stamp.timestamp import NS_PER_S
 
@@ -73,7 +73,6 @@ class DriverReceiving:
         self._claims = claims
         self._sockets: dict[DriverSocket, list[tuple[XdpSocket, int]]] = {}
         from_pps, now_ns = demand_pps(), monotonic_ns()
-        self._always = not from_pps
         self._demand = {role: Demand(from_pps, now_ns) for role in Role}
         self._roles: frozenset[Role] = frozenset()
         """Whose packets are to be received in the driver."""
@@ -106,12 +105,13 @@ class DriverReceiving:
             self._watch = self._loop.call(self._begin)
         if self._watch is not None:
             found = self._watch.ask(names)
-            self._loop.call(lambda: self._configured(found))
+            pps = _configured_pps(node.sender)
+            self._loop.call(lambda: self._configured(found, pps))
 
     def wait(self) -> None:
         """Until the program is loaded or refused, where roles are to begin with it; not in the
         thread of the loop."""
-        if self._roles and self._always:
+        if any(self._demand[role].is_foreseen for role in self._roles):
             self._settled.wait(WAIT_S)
 
     def open(
@@ -158,8 +158,9 @@ class DriverReceiving:
         self._claims.attend(self, self._let_go)
         return Watch(lambda found: self._loop.post(lambda: self._seen(found)))
 
-    def _configured(self, found: Surroundings) -> None:
+    def _configured(self, found: Surroundings, sent_pps: float) -> None:
         self._found = found
+        self._demand[Role.SENDER].foresee(sent_pps)
         self._refusals.clear()
         now_ns = monotonic_ns()
         self._timer.no_later_than(now_ns + REFRESH_NS)
@@ -207,7 +208,7 @@ class DriverReceiving:
             self._not_loaded(missing)
             return
         self._loading = Load(
-            "userspace-load", self._loop, DriverProgram, self._loaded, self._not_loaded
+            "userspace-load", self._loop, _compiled, self._loaded, self._not_loaded
         )
 
     def _not_loaded(self, problem: str) -> None:
@@ -400,6 +401,19 @@ class DriverReceiving:
         if role not in self._roles or problem is None:
             return None
         return f"packets are received by UDP sockets, not in the driver: {problem}"
+
+
+def _compiled() -> DriverProgram:
+    # Packets go first: it may be their flood that asks for the program.
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+    return DriverProgram()
+
+
+def _configured_pps(sender: Sender | None) -> float:
+    """Packets a second of sessions that start by themselves: so many replies are to come."""
+    if sender is None or not sender.enabled:
+        return 0.0
+    return sum(1e6 / each.interval_us for each in sender.sessions.values() if each.autostart)
 
 
 def ring_size() -> int:

@@ -79,6 +79,15 @@ def test_it_is_counted_by_the_time_that_has_passed() -> None:
     assert demand.is_there(START_NS + 6 * NS_PER_S)
 
 
+def test_what_is_foreseen_is_not_waited_for() -> None:
+    role = Role(1_000)
+    role.demand.foresee(1_000.0)
+    assert role.receives(0, seconds=3 * CALM_NS // NS_PER_S)
+    role.demand.foresee(999.9)
+    assert not role.receives(0)
+    assert role.receives(1_000)
+
+
 def test_always() -> None:
     demand = Demand(0, START_NS)
     assert demand.is_there(START_NS)

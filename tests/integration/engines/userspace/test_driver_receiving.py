@@ -213,7 +213,7 @@ def test_the_program_comes_with_a_flood_and_goes_afterwards(
 def test_no_edit_waits_for_the_compiler(
     run: Callable[[], Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(DEMAND_SETTING, "1")
+    monkeypatch.setenv(DEMAND_SETTING, "60")
     compiling, go_on = threading.Event(), threading.Event()
 
     def compile_long() -> DriverProgram:
@@ -255,6 +255,22 @@ def test_what_is_in_the_way_is_told_when_it_matters(
     assert told(20) is None
     problem = BY_SOCKETS + "no AF_XDP rings on sparc64"
     eventually(lambda: told(50) == problem, "it is told in a flood")
+
+
+def test_sessions_that_send_fast_begin_with_the_program(
+    run: Callable[[], Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(DEMAND_SETTING, "50")
+    running = run()
+    stand, later = running.stand, dataclasses.replace(SESSION, ssid=6, autostart=False)
+    slow = dataclasses.replace(SESSION, interval_us=20_001)
+    running.engine.configure(Node(sender=dataclasses.replace(SENDER, sessions={5: slow, 6: later})))
+    assert not stand.has_program(MAIN)
+    running.engine.configure(Node(sender=SENDER))
+    assert stand.has_program(MAIN)
+    off = dataclasses.replace(SENDER, sessions={})
+    running.engine.configure(Node(sender=off))
+    assert not stand.has_program(MAIN)
 
 
 def test_replies_come_through_the_driver(running: Running) -> None:
