@@ -227,6 +227,13 @@ def test_sessions_expire_together(
         compare_stores(one, many)
 
 
+def send_all(one: Side, many: Side, sequence: int, now_ns: int) -> None:
+    """A packet of every session, on both sides."""
+    for side in (one, many):
+        for collector in side.collectors:
+            collector.sent(sequence, UNIX_NS + now_ns, now_ns)
+
+
 def test_calm_sessions_need_nothing_else(node: Node) -> None:
     """Once their first reply has been looked at, until something else happens."""
     with sides(node, [0, 1, 4, 5] * 2) as (one, many, table):
@@ -235,9 +242,8 @@ def test_calm_sessions_need_nothing_else(node: Node) -> None:
         now_ns = 0
         for sequence in range(100):
             now_ns += 100 * MS
+            send_all(one, many, sequence, now_ns)
             for number in range(SESSIONS):
-                for side in (one, many):
-                    side.collectors[number].sent(sequence, UNIX_NS + now_ns, now_ns)
                 run_step(one, replies, number, 1, "", now_ns + 9 * MS)
             now_ns += 10 * MS
             expire_together(table, rows, commands, now_ns)
@@ -259,9 +265,7 @@ def test_packets_are_lost_together(node: Node) -> None:
         now_ns = 0
         for sequence in range(30):
             now_ns += 100 * MS
-            for number in range(SESSIONS):
-                for side in (one, many):
-                    side.collectors[number].sent(sequence, UNIX_NS + now_ns, now_ns)
+            send_all(one, many, sequence, now_ns)
             now_ns += MS
             expire_together(table, rows, commands, now_ns)
             assert (next_looks(table, rows, now_ns) > now_ns).all()
@@ -280,9 +284,8 @@ def test_replies_around_losses_are_taken_in_together(node: Node) -> None:
         now_ns = 0
         for sequence in range(60):
             now_ns += 50 * MS
+            send_all(one, many, sequence, now_ns)
             for number in range(SESSIONS):
-                for side in (one, many):
-                    side.collectors[number].sent(sequence, UNIX_NS + now_ns, now_ns)
                 what = "" if (sequence + number) % 3 else "lost"
                 run_step(one, replies, number, 1, what, now_ns + 9 * MS)
             now_ns += 10 * MS

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import socket
 import struct
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from ipaddress import IPv6Address
 from pathlib import Path
 from types import SimpleNamespace
@@ -189,16 +190,24 @@ def test_refused_load(run: Callable[[], Running], monkeypatch: pytest.MonkeyPatc
     )
 
 
-def test_it_is_starting_until_the_program_is_loaded(
-    run: Callable[[], Running], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    let_go = threading.Event()
+@pytest.fixture
+def let_go(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Programs are not loaded until it is set."""
+    event = threading.Event()
 
     def load() -> ReflectorProgram:
-        assert let_go.wait(30)
+        assert event.wait(30)
         return ReflectorProgram()
 
-    monkeypatch.setattr("dataplane.engines.xdp.reflector.ReflectorProgram", load)
+    for name in ("collector.CollectorProgram", "reflector.ReflectorProgram"):
+        monkeypatch.setattr(f"dataplane.engines.xdp.{name}", load)
+    yield event
+    event.set()
+
+
+def test_it_is_starting_until_the_program_is_loaded(
+    run: Callable[[], Running], let_go: threading.Event
+) -> None:
     reflector = run()
     try:
         reflector.serve(dataclasses.replace(SERVED, enabled=False))
@@ -239,6 +248,8 @@ def test_no_program_is_left_by_an_engine_that_is_closed_at_once(
         return sum("bpf" in str(target) for target in targets)
 
     monkeypatch.setattr("dataplane.engines.xdp.collector.WAIT_S", 0.0)
+    # Of tests before, which would go meanwhile.
+    gc.collect()
     before = programs()
     reflector = run()
     reflector.engine.configure(
@@ -252,17 +263,9 @@ def test_no_program_is_left_by_an_engine_that_is_closed_at_once(
 
 
 def test_to_close_an_engine_does_not_wait_for_the_compiler(
-    run: Callable[[], Running], monkeypatch: pytest.MonkeyPatch
+    run: Callable[[], Running], monkeypatch: pytest.MonkeyPatch, let_go: threading.Event
 ) -> None:
-    let_go = threading.Event()
-
-    def load() -> ReflectorProgram:
-        assert let_go.wait(30)
-        return ReflectorProgram()
-
     monkeypatch.setattr("dataplane.engines.xdp.collector.WAIT_S", 0.0)
-    for name in ("collector.CollectorProgram", "reflector.ReflectorProgram"):
-        monkeypatch.setattr(f"dataplane.engines.xdp.{name}", load)
     reflector = run()
     try:
         reflector.engine.configure(
